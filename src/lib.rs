@@ -1,5 +1,5 @@
 //! Tollgate: an authenticating MQTT gateway. The `mod` lines stand in floor order: a module imports lower floors
-//! only (`tests/layering.rs`).
+//! and its own children only (`tests/layering.rs` holds it).
 
 // Floor 0: names, times, sizes, refusals. Pure.
 pub mod denial;
@@ -7,3 +7,12 @@ pub mod id;
 pub mod size;
 pub mod time;
 pub mod topic;
+// Floor 1: what arrives, and what proves who sent it. Pure.
+pub mod packet;
+// Floor 2: what a device may do, and how MQTT is spoken. Pure.
+pub mod policy;
+// Floor 3: decisions. Pure.
+pub mod gate;
+// Floor 4: sockets, disks, tables of what is live.
+pub mod listener;
+pub mod upstream;

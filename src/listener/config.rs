@@ -1,0 +1,53 @@
+//! What a listener is told by `config/gateway.toml`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{gate::Profile, size::Bytes};
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// What is spoken below MQTT.
+    pub transport: Transport,
+    /// Presets for those who connect here; absent: the gateway's.
+    pub profile: Profile,
+}
+
+/// What is spoken below MQTT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain TCP.
+    Tcp,
+    /// TLS 1.2 and 1.3.
+    Tls {
+        /// PEM: the server's certificate, then those between it and the root.
+        certificate: PathBuf,
+        /// PEM: its key, PKCS#8, SEC1 or PKCS#1.
+        private_key: PathBuf,
+    },
+}
+
+/// `[limits]`: what a peer may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// From accept to the whole CONNECT, TLS included. Default 10 s.
+    pub connect_timeout: Duration,
+    /// The largest packet before authentication. Default 64 KiB.
+    pub connect_packet_size_max: Bytes,
+    /// The largest packet after it. Default 260 KiB: 256 KiB of payload and its head.
+    pub maximum_packet_size: Bytes,
+    /// Open connections in all. Default 10,000.
+    pub connections_max: usize,
+    /// Connects a second from one address, with a burst of ten times that. Default 500; 0: no limit.
+    pub connects_per_second_per_ip: u32,
+    /// PUBLISH a second from one device. Default 0: no limit.
+    pub publishes_per_second_per_device: u32,
+    /// Unacknowledged PUBLISH of one device. Default 100.
+    pub receive_maximum: u16,
+    /// Subscriptions of one device (`[session] subscriptions_max`). Default 50.
+    pub subscriptions_max: usize,
+    /// Messages kept for one device that reads slowly (`[session] queue_max`). Default 1,000.
+    pub queue_max: usize,
+}

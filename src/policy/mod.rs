@@ -1,0 +1,311 @@
+//! What a device may do: a scope, resolved for one device at admission, and the permits that come from it.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    denial::Denial,
+    id::{DeviceId, KeyName, TokenId},
+    time::UnixSeconds,
+    topic::{TopicError, TopicFilter, TopicName},
+};
+
+/// A scope as the configuration writes it: filters in which `{device}` stands for the device's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeTemplate {
+    /// Filters of topics that may be published to.
+    pub publish: Vec<FilterTemplate>,
+    /// Filters that cover what may be subscribed to.
+    pub subscribe: Vec<FilterTemplate>,
+    /// Whether RETAIN may be set.
+    pub retain: bool,
+    /// The highest QoS of a PUBLISH, 0 to 2.
+    pub qos_max: u8,
+}
+
+impl ScopeTemplate {
+    /// The scope of one device.
+    pub fn for_device(&self, device: &DeviceId) -> Scope {
+        let resolve = |all: &[FilterTemplate]| all.iter().map(|f| f.for_device(device)).collect();
+        Scope::new(resolve(&self.publish), resolve(&self.subscribe), self.retain, self.qos_max)
+    }
+}
+
+/// A topic filter in which `{device}` may stand as a part of a level.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct FilterTemplate(Arc<str>);
+
+impl FilterTemplate {
+    /// Checks that it is a filter once a device id stands in it.
+    ///
+    /// # Errors
+    /// [`TopicError`] of the filter, as with any device id in the place of `{device}`.
+    pub fn new(text: &str) -> Result<Self, TopicError> {
+        TopicFilter::try_from(&*text.replace(DEVICE, "d"))?;
+        Ok(Self(text.into()))
+    }
+
+    /// The filter for one device. A device id holds no wildcard and no `/`, so it stays what it was: part of a level.
+    pub fn for_device(&self, device: &DeviceId) -> TopicFilter {
+        TopicFilter::try_from(&*self.0.replace(DEVICE, device.as_str())).expect("invariant: checked in new()")
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FilterTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// What one device may do. It only ever becomes narrower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    publish: Vec<TopicFilter>,
+    subscribe: Vec<TopicFilter>,
+    retain: bool,
+    qos_max: u8,
+}
+
+/// Rights of a token: `["publish", "subscribe"]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// May publish.
+    pub publish: bool,
+    /// May subscribe.
+    pub subscribe: bool,
+}
+
+impl Rights {
+    /// Both.
+    pub const ALL: Self = Self { publish: true, subscribe: true };
+}
+
+impl Scope {
+    /// A scope of these filters.
+    pub fn new(publish: Vec<TopicFilter>, subscribe: Vec<TopicFilter>, retain: bool, qos_max: u8) -> Self {
+        Self { publish, subscribe, retain, qos_max }
+    }
+
+    /// Without what `rights` do not hold.
+    pub fn bounded_by(mut self, rights: Rights) -> Self {
+        if !rights.publish {
+            self.publish.clear();
+        }
+        if !rights.subscribe {
+            self.subscribe.clear();
+        }
+        self
+    }
+
+    /// The part of the scope that lies in these filters, too; `None` leaves that side as it is.
+    pub fn narrowed_to(mut self, publish: Option<&[TopicFilter]>, subscribe: Option<&[TopicFilter]>) -> Self {
+        if let Some(asked) = publish {
+            self.publish = intersection(&self.publish, asked);
+        }
+        if let Some(asked) = subscribe {
+            self.subscribe = intersection(&self.subscribe, asked);
+        }
+        self
+    }
+
+    /// Whether all that `other` allows is allowed by `self`.
+    pub fn includes(&self, other: &Scope) -> bool {
+        let side = |wide: &[TopicFilter], narrow: &[TopicFilter]| narrow.iter().all(|n| wide.iter().any(|w| w.covers(n)));
+        side(&self.publish, &other.publish)
+            && side(&self.subscribe, &other.subscribe)
+            && self.retain >= other.retain
+            && self.qos_max >= other.qos_max
+    }
+
+    /// Filters of topics that may be published to.
+    pub fn publish(&self) -> &[TopicFilter] {
+        &self.publish
+    }
+
+    /// Filters that cover what may be subscribed to.
+    pub fn subscribe(&self) -> &[TopicFilter] {
+        &self.subscribe
+    }
+
+    /// The highest QoS of a PUBLISH, 0 to 2.
+    pub fn qos_max(&self) -> u8 {
+        self.qos_max
+    }
+
+    /// Whether RETAIN may be set.
+    pub fn retain(&self) -> bool {
+        self.retain
+    }
+
+    /// A permit for one PUBLISH.
+    ///
+    /// # Errors
+    /// [`Denial::TopicOutOfScope`], [`Denial::RetainNotOffered`], [`Denial::QosNotOffered`].
+    #[inline]
+    pub fn authorize_publish<'t>(&self, topic: TopicName<'t>, qos: u8, retain: bool) -> Result<Permit<'t>, Denial> {
+        let allowed = self.publish.iter().any(|filter| match filter.literal_prefix() {
+            Some(prefix) if topic.as_str().starts_with(prefix) => true,
+            _ => filter.matches(topic),
+        });
+        if !allowed {
+            return Err(Denial::TopicOutOfScope);
+        }
+        if retain && !self.retain {
+            return Err(Denial::RetainNotOffered);
+        }
+        if qos > self.qos_max {
+            return Err(Denial::QosNotOffered);
+        }
+        Ok(Permit { topic })
+    }
+
+    /// Whether `filter` may be subscribed to.
+    ///
+    /// # Errors
+    /// [`Denial::FilterOutOfScope`].
+    pub fn authorize_subscribe(&self, filter: &TopicFilter) -> Result<(), Denial> {
+        if self.subscribe.iter().any(|allowed| allowed.covers(filter)) { Ok(()) } else { Err(Denial::FilterOutOfScope) }
+    }
+}
+
+/// Leave for one PUBLISH on one topic; only a [`Scope`] makes one, and routing a message takes it.
+#[must_use]
+#[derive(Debug)]
+pub struct Permit<'t> {
+    topic: TopicName<'t>,
+}
+
+impl<'t> Permit<'t> {
+    /// The topic that may be published to.
+    pub fn topic(&self) -> TopicName<'t> {
+        self.topic
+    }
+}
+
+/// How a device proved who it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum TokenKind {
+    /// A shared access signature.
+    Sas,
+    /// A JSON Web Token.
+    Jwt,
+}
+
+impl TokenKind {
+    /// `sas` or `jwt`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sas => "sas",
+            Self::Jwt => "jwt",
+        }
+    }
+}
+
+/// What a believed token gives: made by the gate alone, held by the session for as long as it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Who.
+    pub device: DeviceId,
+    /// What it may do.
+    pub scope: Scope,
+    /// `exp` or `se` of the token.
+    pub expires_at: UnixSeconds,
+    /// `expires_at` + clock skew: from this second on the session is cut.
+    pub closes_at: UnixSeconds,
+    /// Which token.
+    pub token_id: TokenId,
+    /// `jti` of a JWT.
+    pub jti: Option<Arc<str>>,
+    /// How it was proved.
+    pub kind: TokenKind,
+    /// Which key verified it.
+    pub key: KeyName,
+    /// Fingerprint of that key's bytes: another key in the same slot is another key.
+    pub key_fingerprint: u64,
+    /// Name of the `[[issuer]]` (JWT).
+    pub issuer: Option<Arc<str>>,
+    /// Name of the `[[policy]]` (`skn` of a SAS token).
+    pub policy: Option<Arc<str>>,
+    /// `iat` of a JWT. For SAS, which has none: `se` − the longest lifetime its key may give, where there is a limit.
+    pub issued_at: Option<UnixSeconds>,
+}
+
+fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
+    let mut both: Vec<TopicFilter> = Vec::new();
+    let asked_within = asked.iter().filter(|a| have.iter().any(|h| h.covers(a)));
+    let have_within = have.iter().filter(|h| asked.iter().any(|a| a.covers(h)));
+    for filter in asked_within.chain(have_within) {
+        if !both.contains(filter) {
+            both.push(filter.clone());
+        }
+    }
+    both
+}
+
+const DEVICE: &str = "{device}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(publish: &[&str], subscribe: &[&str]) -> Scope {
+        let filters = |all: &[&str]| all.iter().map(|f| TopicFilter::try_from(*f).expect("a filter")).collect();
+        Scope::new(filters(publish), filters(subscribe), false, 1)
+    }
+
+    fn publish(scope: &Scope, topic: &str) -> Result<(), Denial> {
+        scope.authorize_publish(TopicName::new(topic.as_bytes()).expect(topic), 1, false).map(|_| ())
+    }
+
+    #[test]
+    fn a_publish_is_held_to_the_scope() {
+        let template = ScopeTemplate {
+            publish: vec![FilterTemplate::new("devices/{device}/messages/events/#").expect("a filter")],
+            subscribe: vec![],
+            retain: false,
+            qos_max: 1,
+        };
+        let scope = template.for_device(&DeviceId::try_from("dev1").expect("an id"));
+        for good in ["devices/dev1/messages/events/", "devices/dev1/messages/events", "devices/dev1/messages/events/a/b"] {
+            assert_eq!(publish(&scope, good), Ok(()), "{good}");
+        }
+        for bad in ["devices/dev10/messages/events/", "devices/dev1/messages/eventsx", "devices/dev1", "/devices/dev1/messages/events/"] {
+            assert_eq!(publish(&scope, bad), Err(Denial::TopicOutOfScope), "{bad}");
+        }
+        let topic = TopicName::new(b"devices/dev1/messages/events/").expect("a name");
+        assert_eq!(scope.authorize_publish(topic, 1, true).map(|_| ()), Err(Denial::RetainNotOffered));
+        assert_eq!(scope.authorize_publish(topic, 2, false).map(|_| ()), Err(Denial::QosNotOffered));
+    }
+
+    #[test]
+    fn a_subscribe_must_be_covered() {
+        let scope = scope(&[], &["devices/+/messages/events/#"]);
+        let ask = |f: &str| scope.authorize_subscribe(&TopicFilter::try_from(f).expect(f));
+        assert_eq!(ask("devices/a/messages/events/x"), Ok(()));
+        assert_eq!(ask("devices/+/messages/events/#"), Ok(()));
+        for bad in ["#", "devices/#", "devices/+/messages/#", "+/a/messages/events/#", "$share/g/devices/+/messages/events/#"] {
+            assert_eq!(ask(bad), Err(Denial::FilterOutOfScope), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_scope_only_becomes_narrower() {
+        let wide = scope(&["a/#", "b/c"], &["s/#"]);
+        let asked = [TopicFilter::try_from("a/b").expect("f"), TopicFilter::try_from("b/#").expect("f"), TopicFilter::try_from("x/#").expect("f")];
+        let narrow = wide.clone().narrowed_to(Some(&asked), None);
+        assert_eq!(narrow, scope(&["a/b", "b/c"], &["s/#"]));
+        assert!(wide.includes(&narrow) && !narrow.includes(&wide));
+        assert_eq!(wide.clone().bounded_by(Rights { publish: false, subscribe: true }), scope(&[], &["s/#"]));
+    }
+
+    #[test]
+    fn a_template_is_checked_when_it_is_read() {
+        assert_eq!(FilterTemplate::new("a/#/b"), Err(TopicError::Wildcard));
+        assert_eq!(FilterTemplate::new(""), Err(TopicError::Empty));
+        assert!(FilterTemplate::new("line/{device}-x/+/#").is_ok());
+    }
+}

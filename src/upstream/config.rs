@@ -1,0 +1,53 @@
+//! What the pool is told by `config/gateway.toml`.
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use crate::packet::ProtocolVersion;
+
+/// One `[[upstream]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Its name, in routes, metrics and logs.
+    pub name: String,
+    /// What it is.
+    pub kind: UpstreamKind,
+    /// Connections in all, spread over the shards, at least one a shard. Default 4.
+    pub connections: usize,
+    /// Messages in flight on one connection. Default 1,000. More covers a longer round trip, and takes memory.
+    pub window: usize,
+}
+
+/// What an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// rumqttd in this process, spoken to by the pool alone.
+    Embedded,
+    /// Any MQTT broker.
+    Mqtt(MqttHubConfig),
+}
+
+/// `kind = "mqtt"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MqttHubConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port; `mqtt://` 1883, `mqtts://` 8883.
+    pub port: u16,
+    /// `mqtts://`.
+    pub tls: Option<HubTlsConfig>,
+    /// 3.1.1 or 5.0 (`version = 4` or `5`). Default 5. On 3.1.1 nothing can be stamped on a message.
+    pub version: ProtocolVersion,
+    /// User name.
+    pub username: Option<String>,
+    /// Password, read from `password_file`.
+    pub password: Option<Zeroizing<String>>,
+}
+
+/// How a hub behind TLS is believed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct HubTlsConfig {
+    /// PEM of the CAs that may have signed its certificate; absent: the system's.
+    pub ca: Option<PathBuf>,
+}

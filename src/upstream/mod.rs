@@ -1,0 +1,5 @@
+//! Hubs: where the pool connects to, and the one that lives in this process.
+
+mod config;
+
+pub use config::{HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind};
