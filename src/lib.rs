@@ -16,3 +16,5 @@ pub mod gate;
 // Floor 4: sockets, disks, tables of what is live.
 pub mod listener;
 pub mod upstream;
+// Floor 7: files.
+pub mod config;

@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_written_as_people_do() {
-        for (text, bytes) in [("0", 0), ("512", 512), ("512 B", 512), ("64 KiB", 65536), ("260KiB", 266_240), ("1 GiB", 1 << 30)] {
+        for (text, bytes) in
+            [("0", 0), ("512", 512), ("512 B", 512), ("64 KiB", 65536), ("260KiB", 266_240), ("1 GiB", 1 << 30)]
+        {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
         for bad in ["", "KiB", "1 KB", "-1", "1.5 MiB", "99999999999999 TiB", "1 kib"] {

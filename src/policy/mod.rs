@@ -114,7 +114,8 @@ impl Scope {
 
     /// Whether all that `other` allows is allowed by `self`.
     pub fn includes(&self, other: &Scope) -> bool {
-        let side = |wide: &[TopicFilter], narrow: &[TopicFilter]| narrow.iter().all(|n| wide.iter().any(|w| w.covers(n)));
+        let side =
+            |wide: &[TopicFilter], narrow: &[TopicFilter]| narrow.iter().all(|n| wide.iter().any(|w| w.covers(n)));
         side(&self.publish, &other.publish)
             && side(&self.subscribe, &other.subscribe)
             && self.retain >= other.retain
@@ -270,10 +271,17 @@ mod tests {
             qos_max: 1,
         };
         let scope = template.for_device(&DeviceId::try_from("dev1").expect("an id"));
-        for good in ["devices/dev1/messages/events/", "devices/dev1/messages/events", "devices/dev1/messages/events/a/b"] {
+        for good in
+            ["devices/dev1/messages/events/", "devices/dev1/messages/events", "devices/dev1/messages/events/a/b"]
+        {
             assert_eq!(publish(&scope, good), Ok(()), "{good}");
         }
-        for bad in ["devices/dev10/messages/events/", "devices/dev1/messages/eventsx", "devices/dev1", "/devices/dev1/messages/events/"] {
+        for bad in [
+            "devices/dev10/messages/events/",
+            "devices/dev1/messages/eventsx",
+            "devices/dev1",
+            "/devices/dev1/messages/events/",
+        ] {
             assert_eq!(publish(&scope, bad), Err(Denial::TopicOutOfScope), "{bad}");
         }
         let topic = TopicName::new(b"devices/dev1/messages/events/").expect("a name");
@@ -287,7 +295,9 @@ mod tests {
         let ask = |f: &str| scope.authorize_subscribe(&TopicFilter::try_from(f).expect(f));
         assert_eq!(ask("devices/a/messages/events/x"), Ok(()));
         assert_eq!(ask("devices/+/messages/events/#"), Ok(()));
-        for bad in ["#", "devices/#", "devices/+/messages/#", "+/a/messages/events/#", "$share/g/devices/+/messages/events/#"] {
+        for bad in
+            ["#", "devices/#", "devices/+/messages/#", "+/a/messages/events/#", "$share/g/devices/+/messages/events/#"]
+        {
             assert_eq!(ask(bad), Err(Denial::FilterOutOfScope), "{bad}");
         }
     }
@@ -295,7 +305,11 @@ mod tests {
     #[test]
     fn a_scope_only_becomes_narrower() {
         let wide = scope(&["a/#", "b/c"], &["s/#"]);
-        let asked = [TopicFilter::try_from("a/b").expect("f"), TopicFilter::try_from("b/#").expect("f"), TopicFilter::try_from("x/#").expect("f")];
+        let asked = [
+            TopicFilter::try_from("a/b").expect("f"),
+            TopicFilter::try_from("b/#").expect("f"),
+            TopicFilter::try_from("x/#").expect("f"),
+        ];
         let narrow = wide.clone().narrowed_to(Some(&asked), None);
         assert_eq!(narrow, scope(&["a/b", "b/c"], &["s/#"]));
         assert!(wide.includes(&narrow) && !narrow.includes(&wide));

@@ -206,20 +206,47 @@ mod tests {
 
     #[test]
     fn matching_follows_section_4_7() {
-        for (f, n) in [("#", "a/b"), ("a/#", "a"), ("a/#", "a/"), ("+", "a"), ("/+", "/a"), ("+/+", "/a"), ("a/+/c", "a//c"), ("$s/#", "$s/x")] {
+        for (f, n) in [
+            ("#", "a/b"),
+            ("a/#", "a"),
+            ("a/#", "a/"),
+            ("+", "a"),
+            ("/+", "/a"),
+            ("+/+", "/a"),
+            ("a/+/c", "a//c"),
+            ("$s/#", "$s/x"),
+        ] {
             assert!(filter(f).matches(name(n)), "{f} matches {n}");
         }
-        for (f, n) in [("#", "$s/x"), ("+/x", "$s/x"), ("+", "/a"), ("a/+", "a"), ("a/b", "a/bc"), ("a/#", "ab"), ("a", "a/")] {
+        for (f, n) in
+            [("#", "$s/x"), ("+/x", "$s/x"), ("+", "/a"), ("a/+", "a"), ("a/b", "a/bc"), ("a/#", "ab"), ("a", "a/")]
+        {
             assert!(!filter(f).matches(name(n)), "{f} does not match {n}");
         }
     }
 
     #[test]
     fn covering_is_by_every_topic() {
-        for (w, n) in [("a/#", "a/+"), ("a/#", "a"), ("#", "+/x"), ("+/#", "#"), ("a/+", "a/b"), ("a/+/#", "a/b"), ("$s/#", "$s/a/#")] {
+        for (w, n) in [
+            ("a/#", "a/+"),
+            ("a/#", "a"),
+            ("#", "+/x"),
+            ("+/#", "#"),
+            ("a/+", "a/b"),
+            ("a/+/#", "a/b"),
+            ("$s/#", "$s/a/#"),
+        ] {
             assert!(filter(w).covers(&filter(n)), "{w} covers {n}");
         }
-        for (w, n) in [("a/b", "a/+"), ("a/+", "a/#"), ("#", "$s/#"), ("a/+/#", "a/#"), ("+/x", "$s/x"), ("a/b/#", "a/+/#"), ("+/+/#", "#")] {
+        for (w, n) in [
+            ("a/b", "a/+"),
+            ("a/+", "a/#"),
+            ("#", "$s/#"),
+            ("a/+/#", "a/#"),
+            ("+/x", "$s/x"),
+            ("a/b/#", "a/+/#"),
+            ("+/+/#", "#"),
+        ] {
             assert!(!filter(w).covers(&filter(n)), "{w} does not cover {n}");
         }
     }

@@ -1,0 +1,5 @@
+//! What the files say: shapes, and every mistake in them at once.
+
+mod mistake;
+
+pub use mistake::{Mistake, line_of};
