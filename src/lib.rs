@@ -14,7 +14,9 @@ pub mod policy;
 // Floor 3: decisions. Pure.
 pub mod gate;
 // Floor 4: sockets, disks, tables of what is live.
+pub mod journal;
 pub mod listener;
+pub mod registry;
 pub mod upstream;
 // Floor 7: files.
 pub mod config;

@@ -1,0 +1,179 @@
+//! What was refused and what was cut: counted, logged once, and kept for `tollgate refusals`.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    denial::{CloseReason, Denial},
+    id::TokenId,
+};
+
+/// The last refusals and cuts. One a gateway; written only when something was refused or cut.
+#[derive(Debug)]
+pub struct Journal {
+    entries: Mutex<VecDeque<Entry>>,
+    entries_max: usize,
+}
+
+/// One refusal or cut, as the operator reads it. Texts of a peer are escaped, and cut where they are long.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Entry {
+    /// RFC 3339, milliseconds.
+    pub at: String,
+    /// `refused` (CONNECT, PUBLISH or SUBSCRIBE) or `cut` (a live session was ended).
+    pub event: String,
+    /// The device, or what the client called itself.
+    pub device: String,
+    /// Where it came from.
+    pub peer: String,
+    /// Number of the denial; 0 for a cut without one.
+    pub number: u16,
+    /// Tag of the denial or of the close reason.
+    pub tag: String,
+    /// Fingerprint of the token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token_id: Option<String>,
+    /// The values that were compared, in one sentence.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub remedy: String,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), entries_max: ENTRIES_MAX }
+    }
+}
+
+impl Journal {
+    /// A CONNECT was refused.
+    pub fn connect_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
+        metrics::counter!("tollgate_connects_total", "result" => "refused", "denial" => denial.tag()).increment(1);
+        let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
+        let (token_id, number) = (who.token_text(), denial.number());
+        tracing::info!(%peer, device, denial = denial.tag(), number, token_id, detail, "connect refused");
+        self.push("refused", who, (number, denial.tag(), denial.row().remedy), detail);
+    }
+
+    /// A PUBLISH or SUBSCRIBE of a live session was refused.
+    pub fn action_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
+        let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
+        let (token_id, number) = (who.token_text(), denial.number());
+        tracing::info!(%peer, device, denial = denial.tag(), number, token_id, detail, "action refused");
+        self.push("refused", who, (number, denial.tag(), denial.row().remedy), detail);
+    }
+
+    /// A session ended; kept only when the gateway ended it.
+    pub fn closed(&self, who: &Who<'_>, reason: CloseReason, detail: &str) {
+        metrics::counter!("tollgate_sessions_closed_total", "reason" => reason.tag()).increment(1);
+        let (device, peer, token_id) = (printable(who.device), who.peer, who.token_text());
+        tracing::info!(%peer, device, reason = reason.tag(), token_id, "session closed");
+        if reason.is_cut() {
+            let (number, remedy) = match reason {
+                CloseReason::Denied(denial) => (denial.number(), denial.row().remedy),
+                _ => (0, ""),
+            };
+            self.push("cut", who, (number, reason.tag(), remedy), printable(detail));
+        }
+    }
+
+    /// The newest `last` entries, oldest first; of one device, if one is named.
+    pub fn last(&self, device: Option<&str>, last: usize) -> Vec<Entry> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |e: &&Entry| device.is_none_or(|d| e.device == d);
+        let mut found: Vec<Entry> = entries.iter().rev().filter(wanted).take(last).cloned().collect();
+        found.reverse();
+        found
+    }
+
+    fn push(&self, event: &str, who: &Who<'_>, (number, tag, remedy): (u16, &str, &str), detail: String) {
+        let entry = Entry {
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            event: event.into(),
+            device: printable(who.device),
+            peer: who.peer.to_string(),
+            number,
+            tag: tag.into(),
+            token_id: who.token_id.map(|id| id.to_string()),
+            detail,
+            remedy: remedy.into(),
+        };
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= self.entries_max {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+    }
+}
+
+/// Of whom an entry speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// The device, or what the client called itself.
+    pub device: &'a str,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Its token, if it had a well-formed one.
+    pub token_id: Option<TokenId>,
+}
+
+impl Who<'_> {
+    fn token_text(&self) -> String {
+        self.token_id.map_or_else(String::new, |id| id.to_string())
+    }
+}
+
+/// Text that quotes a peer, fit for a log line: escaped, and cut where it is long.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        if safe.len() >= PRINTABLE_BYTES_MAX {
+            safe.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Enough for the last minutes of a bad day; about half a mebibyte.
+const ENTRIES_MAX: usize = 1000;
+/// A device id has at most 128 bytes; a sentence about it needs some more.
+const PRINTABLE_BYTES_MAX: usize = 384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_refusals_are_kept_and_found_by_device() {
+        let journal = Journal { entries_max: 3, ..Journal::default() };
+        let peer = "127.0.0.1:5".parse().expect("an address");
+        for device in ["a", "b", "a", "c"] {
+            let who = Who { device, peer, token_id: None };
+            journal.connect_refused(&who, Denial::Expired, "se is 10 s past");
+        }
+        let devices: Vec<_> = journal.last(None, 10).iter().map(|e| e.device.clone()).collect();
+        assert_eq!(devices, ["b", "a", "c"]);
+        let of_a = journal.last(Some("a"), 10);
+        assert_eq!((of_a.len(), of_a[0].number, &*of_a[0].tag), (1, 300, "expired"));
+    }
+
+    #[test]
+    fn what_a_peer_says_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nb\x1b[31m"), "a\\u{a}b\\u{1b}[31m");
+        assert!(printable(&"x".repeat(10_000)).len() < 400);
+    }
+}
