@@ -13,6 +13,7 @@ pub mod packet;
 pub mod policy;
 // Floor 3: decisions. Pure.
 pub mod gate;
+pub mod route;
 // Floor 4: sockets, disks, tables of what is live.
 pub mod journal;
 pub mod listener;

@@ -22,6 +22,20 @@ pub struct GateConfig {
     pub hub_wide_tokens: bool,
 }
 
+impl Default for GateConfig {
+    fn default() -> Self {
+        let profile = Profile::default();
+        Self {
+            hostname: "localhost".into(),
+            aliases: Vec::new(),
+            clock_skew: profile.clock_skew(),
+            token_lifetime_max: profile.token_lifetime_max(),
+            accept: vec![TokenKind::Sas, TokenKind::Jwt],
+            hub_wide_tokens: false,
+        }
+    }
+}
+
 /// Presets and quirks of one ecosystem; set for the gateway, or for one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Profile {
@@ -32,4 +46,32 @@ pub enum Profile {
     Azure,
     /// As Google Cloud IoT Core did it.
     Google,
+}
+
+impl Profile {
+    /// `strict`, `azure` or `google`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Azure => "azure",
+            Self::Google => "google",
+        }
+    }
+
+    /// The preset of `clock_skew`. Azure's covers the time by which its SDKs renew too late; Google's is what it documented.
+    pub fn clock_skew(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Strict => 30,
+            Self::Azure => 300,
+            Self::Google => 600,
+        })
+    }
+
+    /// The preset of `token_lifetime_max`. Azure sets no limit; 366 days are one that its users do not notice.
+    pub fn token_lifetime_max(self) -> Duration {
+        Duration::from_hours(match self {
+            Self::Strict | Self::Google => 24,
+            Self::Azure => 366 * 24,
+        })
+    }
 }

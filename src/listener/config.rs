@@ -51,3 +51,19 @@ pub struct LimitsConfig {
     /// Messages kept for one device that reads slowly (`[session] queue_max`). Default 1,000.
     pub queue_max: usize,
 }
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            connect_packet_size_max: Bytes::kib(64),
+            maximum_packet_size: Bytes::kib(260),
+            connections_max: 10_000,
+            connects_per_second_per_ip: 500,
+            publishes_per_second_per_device: 0,
+            receive_maximum: 100,
+            subscriptions_max: 50,
+            queue_max: 1_000,
+        }
+    }
+}

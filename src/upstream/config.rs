@@ -19,6 +19,13 @@ pub struct UpstreamConfig {
     pub window: usize,
 }
 
+impl UpstreamConfig {
+    /// A hub with the default number of connections and the default window.
+    pub fn new(name: impl Into<String>, kind: UpstreamKind) -> Self {
+        Self { name: name.into(), kind, connections: 4, window: 1_000 }
+    }
+}
+
 /// What an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamKind {
