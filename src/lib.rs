@@ -17,7 +17,10 @@ pub mod route;
 // Floor 4: sockets, disks, tables of what is live.
 pub mod journal;
 pub mod listener;
+pub mod meter;
 pub mod registry;
 pub mod upstream;
+// Floor 6: what an operator asks a running gateway.
+pub mod admin;
 // Floor 7: files.
 pub mod config;

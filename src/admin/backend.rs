@@ -1,0 +1,126 @@
+//! What the desk speaks to. It sees the tables that are shared, and asks the shards through [`Control`].
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
+
+/// All that the desk needs of a running gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Backend {
+    /// `name` under [gateway].
+    pub gateway: Arc<str>,
+    /// The bearer token, from `var/admin.token`.
+    pub token: Arc<Zeroizing<String>>,
+    /// Live sessions.
+    pub registry: Arc<Registry>,
+    /// The last refusals and cuts.
+    pub journal: Arc<Journal>,
+    /// What is counted.
+    pub meters: Meters,
+    /// The revocation list, `revocations` under [gateway].
+    pub revocations: PathBuf,
+    /// What only the shards and the wiring can do.
+    pub control: Arc<dyn Control>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("gateway", &self.gateway).finish_non_exhaustive()
+    }
+}
+
+/// What the desk cannot do itself. Called on the desk's own thread: no call may wait for longer than a blink.
+pub trait Control: Send + Sync {
+    /// Closes the session of a device as [`Administrative`](crate::denial::CloseReason::Administrative); says whether
+    /// there was one.
+    fn close_session(&self, device: &DeviceId) -> bool;
+
+    /// How each hub fares, in the order of the configuration.
+    fn upstreams(&self) -> Vec<UpstreamStatus>;
+
+    /// Whether devices can be served, and if not, why.
+    fn readiness(&self) -> Readiness;
+
+    /// Reads identities, list and certificates again.
+    ///
+    /// # Errors
+    /// Every mistake that was found; what has mistakes is not applied.
+    fn reload(&self) -> Result<Reloaded, Vec<String>>;
+}
+
+/// Answer of `/readyz`. It names no device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// A sentence for each thing that is missing; empty: ready.
+    pub missing: Vec<String>,
+}
+
+/// What a reload applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// A sentence for each thing that was read and applied.
+    pub applied: Vec<String>,
+    /// What is worth knowing and stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// How one hub fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// `name` of the `[[upstream]]`.
+    pub name: String,
+    /// `embedded` or `mqtt`.
+    pub kind: String,
+    /// Where it is: `host:port`, or `in this process`.
+    pub address: String,
+    /// Whether the pool reaches it.
+    pub state: UpstreamState,
+    /// Connections of the pool that stand.
+    pub connected: usize,
+    /// Connections that should stand.
+    pub connections: usize,
+    /// Messages that may be in flight, on all connections.
+    pub window: usize,
+    /// Messages sent and not acknowledged.
+    pub inflight: usize,
+    /// Messages taken from devices and not sent.
+    pub backlog: usize,
+    /// The last error of a connection, and when (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<String>,
+}
+
+/// Whether the pool reaches a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamState {
+    /// Every connection stands.
+    Up,
+    /// Some connections stand.
+    Partial,
+    /// None stands.
+    Down,
+}
+
+impl UpstreamState {
+    /// By how many of the connections stand.
+    pub fn of(connected: usize, connections: usize) -> Self {
+        match connected {
+            0 => Self::Down,
+            n if n >= connections => Self::Up,
+            _ => Self::Partial,
+        }
+    }
+
+    /// `up`, `partial` or `down`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Partial => "partial",
+            Self::Down => "down",
+        }
+    }
+}
