@@ -1,0 +1,57 @@
+# `make test` installs what the tests need from outside, then runs every test. It fails when a tool is missing; it never
+# skips. Tests start their own mosquitto on a port of its own: the system's service is not used.
+
+PYTHON  ?= python3
+VENV    := tests/.venv
+INTEROP := tests/interop
+CARGO   ?= cargo
+
+.DEFAULT_GOAL := build
+.PHONY: build test unit interop lint deny bench tools packages clean-tools
+
+build:
+	$(CARGO) build --locked
+
+# Everything.
+test: tools unit interop
+
+# What needs no program from outside: unit, model, layering, hostile peers, cuts, outages.
+unit:
+	$(CARGO) test --locked
+
+# Real clients and a real hub.
+interop: tools
+	$(CARGO) build --locked --bins --examples
+	$(VENV)/bin/python -m unittest discover --start-directory $(INTEROP) --top-level-directory $(INTEROP)
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Advisories, licences, sources (deny.toml). Wants `cargo install cargo-deny` and the network.
+deny:
+	$(CARGO) deny check
+
+# Memory of idle connections, and the cost of forwarding beside the floor: bench/README.md.
+bench:
+	$(CARGO) build --locked --release --bin tollgate
+	bench/run
+
+tools: packages $(VENV)/.installed $(INTEROP)/node_modules/.package-lock.json
+
+# Debian packages, only when a program is missing.
+packages:
+	@tests/packages
+
+$(VENV)/.installed: tests/requirements.txt | packages
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+# npm writes this file when it has installed the whole lock file.
+$(INTEROP)/node_modules/.package-lock.json: $(INTEROP)/package.json $(INTEROP)/package-lock.json | packages
+	cd $(INTEROP) && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+clean-tools:
+	rm -rf $(VENV) $(INTEROP)/node_modules
