@@ -1,0 +1,118 @@
+//! DISCONNECT, AUTH, PINGREQ and PINGRESP (MQTT 5.0 §3.12 to §3.15).
+
+use super::{
+    Frame, PacketError, Password, ProtocolVersion,
+    property::{Property, read_properties, set},
+    wire::{Reader, put_packet, put_sized},
+};
+
+/// A DISCONNECT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Disconnect {
+    /// 0: normal. 5.0: 0x04: normal, and the will is to be published.
+    pub reason: u8,
+    /// 5.0: Session Expiry Interval, in seconds.
+    pub session_expiry: Option<u32>,
+    /// 5.0: the sentence beside the reason.
+    pub reason_string: Option<String>,
+}
+
+/// An AUTH (5.0 only).
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// 0x00 success, 0x18 continue, 0x19 re-authenticate.
+    pub reason: u8,
+    /// Authentication Method.
+    pub method: Option<String>,
+    /// Authentication Data.
+    pub data: Option<Password>,
+}
+
+/// Parses a DISCONNECT of either end.
+///
+/// # Errors
+/// Malformed: bytes behind the end, in 3.1.1 any body, a property that is none of it.
+pub fn parse_disconnect(frame: Frame<'_>, version: ProtocolVersion) -> Result<Disconnect, PacketError> {
+    let mut reader = Reader::new(frame.body());
+    let mut disconnect = Disconnect { reason: 0, session_expiry: None, reason_string: None };
+    // MQTT 5.0 §3.14.2.1: left out, the reason is 0.
+    if version == ProtocolVersion::V5_0 && !reader.is_empty() {
+        disconnect.reason = reader.u8()?;
+        if !reader.is_empty() {
+            read_properties(&mut reader, DISCONNECT_PROPERTIES, |property, _| {
+                match property {
+                    Property::SessionExpiry(seconds) => disconnect.session_expiry = Some(seconds),
+                    Property::ReasonString(text) => disconnect.reason_string = Some(text.to_owned()),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+    }
+    reader.finish()?;
+    Ok(disconnect)
+}
+
+/// Parses an AUTH of 5.0.
+///
+/// # Errors
+/// Malformed, as above; a protocol error for data without a method.
+pub fn parse_auth(frame: Frame<'_>) -> Result<Auth, PacketError> {
+    let mut reader = Reader::new(frame.body());
+    let mut auth = Auth { reason: 0, method: None, data: None };
+    // MQTT 5.0 §3.15.2.1: left out, the reason is 0 and there are no properties.
+    if !reader.is_empty() {
+        auth.reason = reader.u8()?;
+        read_properties(&mut reader, AUTH_PROPERTIES, |property, _| {
+            match property {
+                Property::AuthenticationMethod(method) => auth.method = Some(method.to_owned()),
+                Property::AuthenticationData(data) => auth.data = Some(Password::new(data)),
+                _ => {}
+            }
+            Ok(())
+        })?;
+    }
+    reader.finish()?;
+    if auth.data.is_some() && auth.method.is_none() {
+        return Err(PacketError::Protocol("authentication data without a method"));
+    }
+    Ok(auth)
+}
+
+/// Parses PINGREQ or PINGRESP.
+///
+/// # Errors
+/// Malformed: a body.
+pub fn parse_empty(frame: Frame<'_>) -> Result<(), PacketError> {
+    Reader::new(frame.body()).finish()
+}
+
+/// Appends a DISCONNECT. 3.1.1 has neither reason nor string.
+pub fn write_disconnect(out: &mut Vec<u8>, version: ProtocolVersion, reason: u8, reason_string: Option<&str>) {
+    put_packet(out, 0xE0, |out| {
+        if version == ProtocolVersion::V3_1_1 {
+            return;
+        }
+        match reason_string {
+            Some(text) => {
+                out.push(reason);
+                put_sized(out, |out| Property::ReasonString(text).write(out));
+            }
+            None if reason != 0 => out.push(reason),
+            None => {}
+        }
+    });
+}
+
+/// Appends a PINGREQ.
+pub fn write_pingreq(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0xC0, 0]);
+}
+
+/// Appends a PINGRESP.
+pub fn write_pingresp(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0xD0, 0]);
+}
+
+const DISCONNECT_PROPERTIES: u64 = set(&[0x11, 0x1C, 0x1F, 0x26]);
+const AUTH_PROPERTIES: u64 = set(&[0x15, 0x16, 0x1F, 0x26]);
