@@ -25,7 +25,7 @@ pub(super) struct Section {
 }
 
 /// A value and the line where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found<T> {
     pub(super) value: T,
     pub(super) line: usize,

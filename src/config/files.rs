@@ -1,0 +1,162 @@
+//! What `gateway.toml` points to: whether it is there, may be read by the right people, and is what it should be.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio_rustls::rustls::{
+    self,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use zeroize::Zeroizing;
+
+use super::{gateway::Config, mistake::Mistake};
+use crate::upstream::UpstreamKind;
+
+/// A file that a line of `gateway.toml` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FileUse {
+    /// What a TLS listener shows.
+    ServerIdentity { line: usize, certificate: PathBuf, private_key: PathBuf },
+    /// Who may have signed a hub's certificate.
+    Authorities { line: usize, path: PathBuf },
+    /// What the pool says to a hub; `upstream` is its place in the list.
+    HubPassword { line: usize, path: PathBuf, upstream: usize },
+}
+
+/// What is wrong with a file, and what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) what: String,
+    pub(super) remedy: String,
+}
+
+/// Looks at every file; passwords are put into their hub's configuration.
+pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut Config) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut note =
+        |line: usize, fault: Fault| mistakes.push(Mistake::at_line(gateway_toml, line, fault.what, fault.remedy));
+    for file in files {
+        match file {
+            FileUse::ServerIdentity { line, certificate, private_key } => {
+                for fault in check_server_identity(certificate, private_key) {
+                    note(*line, fault);
+                }
+            }
+            FileUse::Authorities { line, path } => {
+                if let Err(fault) = read_certificates(path) {
+                    note(*line, fault);
+                }
+            }
+            FileUse::HubPassword { line, path, upstream } => match read_secret(path) {
+                Ok(secret) => set_password(config, *upstream, &secret),
+                Err(fault) => note(*line, fault),
+            },
+        }
+    }
+    let state_dir = &config.gateway.state_dir;
+    if state_dir.exists() && !state_dir.is_dir() {
+        let what = format!("`state_dir`: {} is no directory.", state_dir.display());
+        mistakes.push(Mistake::of_file(gateway_toml, what, "Name a directory; it is made when it is missing."));
+    }
+    mistakes
+}
+
+/// A text that nobody but the owner may read, without its last line break.
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Fault> {
+    check_mode(path)?;
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| unreadable(path, &error))?);
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(fault(path, "is empty", "Write the secret into it, and nothing else."));
+    }
+    Ok(Zeroizing::new(secret.to_owned()))
+}
+
+/// Threat T30: group and others may not read a secret. Links are followed: a mounted secret is one.
+pub(super) fn check_mode(path: &Path) -> Result<(), Fault> {
+    let mode = fs::metadata(path).map_err(|error| unreadable(path, &error))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let what = format!("holds a secret, and its mode {mode:04o} lets group or others at it");
+    Err(fault(path, &what, &format!("Run: chmod 600 {}", path.display())))
+}
+
+fn check_server_identity(certificate: &Path, private_key: &Path) -> Vec<Fault> {
+    let chain = read_certificates(certificate);
+    let key = check_mode(private_key).and_then(|()| read_private_key(private_key));
+    match (chain, key) {
+        (Ok(chain), Ok(key)) => check_pair(certificate, private_key, chain, key).err().into_iter().collect(),
+        (chain, key) => chain.err().into_iter().chain(key.err()).collect(),
+    }
+}
+
+fn check_pair(
+    certificate: &Path,
+    private_key: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn rustls::sign::SigningKey>,
+) -> Result<(), Fault> {
+    match CertifiedKey::new(chain, key).keys_match() {
+        Ok(()) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(fault(
+            private_key,
+            &format!("is not the key of {}", certificate.display()),
+            "The first certificate of the file must be the server's own; the others follow it.",
+        )),
+        Err(error) => Err(fault(certificate, &format!("holds no usable certificate: {error}"), "Make a new one.")),
+    }
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let remedy = "It must hold certificates in PEM: -----BEGIN CERTIFICATE-----.";
+    let chain = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| fault(path, &format!("is no PEM: {error}"), remedy))?;
+    if chain.is_empty() {
+        return Err(fault(path, "holds no certificate", remedy));
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in &chain {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| fault(path, &format!("holds a bad certificate: {error}"), remedy))?;
+    }
+    Ok(chain)
+}
+
+fn read_private_key(path: &Path) -> Result<Arc<dyn rustls::sign::SigningKey>, Fault> {
+    let pem = Zeroizing::new(fs::read(path).map_err(|error| unreadable(path, &error))?);
+    let remedy =
+        "It must hold a private key in PEM without a passphrase: PKCS#8, SEC1 or PKCS#1; P-256, P-384, Ed25519 or RSA.";
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| fault(path, "holds no private key", remedy))?;
+    aws_lc_rs::sign::any_supported_type(&key).map_err(|_| fault(path, "holds a private key of an unknown kind", remedy))
+}
+
+fn set_password(config: &mut Config, upstream: usize, secret: &str) {
+    if let Some(UpstreamKind::Mqtt(hub)) = config.upstreams.get_mut(upstream).map(|upstream| &mut upstream.kind) {
+        hub.password = Some(Zeroizing::new(secret.to_owned()));
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fault {
+    if error.kind() == io::ErrorKind::NotFound {
+        return fault(
+            path,
+            "does not exist",
+            "Correct the path (it is relative to the working directory), or make the file.",
+        );
+    }
+    fault(path, &format!("cannot be read: {error}"), "Give the gateway's user the right to read it.")
+}
+
+fn fault(path: &Path, what: &str, remedy: &str) -> Fault {
+    Fault { what: format!("{} {what}.", path.display()), remedy: remedy.to_owned() }
+}

@@ -1,0 +1,401 @@
+//! `gateway.toml` → [`Config`]: what the text alone can tell.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    document::{Found, Notes, Table},
+    files::FileUse,
+    keys,
+    listeners::read_listeners,
+    mistake::Mistake,
+    routes::read_routes,
+    upstreams::read_upstreams,
+};
+use crate::{
+    gate::{GateConfig, Profile},
+    listener::{LimitsConfig, ListenerConfig},
+    policy::TokenKind,
+    route::RouteConfig,
+    size::Bytes,
+    time::parse_duration,
+    upstream::UpstreamConfig,
+};
+
+/// All that `gateway.toml` says, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[gateway]`.
+    pub gateway: GatewayConfig,
+    /// `[gateway]` names and `[credentials]`.
+    pub gate: GateConfig,
+    /// Every `[[listener]]`.
+    pub listeners: Vec<ListenerConfig>,
+    /// `[limits]` and `[session]`.
+    pub limits: LimitsConfig,
+    /// Every `[[upstream]]`.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Every `[[route]]`, in the order of the file.
+    pub routes: Vec<RouteConfig>,
+    /// `[spool]`.
+    pub spool: SpoolConfig,
+    /// `[admin] bind`: where the admin API listens. Default 127.0.0.1:9080.
+    pub admin_bind: SocketAddr,
+}
+
+/// `[gateway]`: who this gateway is and where its files are. Paths are relative to the working directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Its name: stamped on what is forwarded, part of its client ids on a hub. Default `edge-1`.
+    pub name: String,
+    /// Presets and quirks. Default strict.
+    pub profile: Profile,
+    /// Shards, each with a thread of its own. Default 0: one per core.
+    pub shards: usize,
+    /// What the gateway itself writes. Default `var`.
+    pub state_dir: PathBuf,
+    /// Devices, policies, issuers. Default `config/identities.toml`.
+    pub identities: PathBuf,
+    /// The revocation list. Default `config/revocations.jsonl`.
+    pub revocations: PathBuf,
+}
+
+/// `[spool]`: how much may wait on disk for a hub that is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Bytes on disk. Default 1 GiB.
+    pub size_max: Bytes,
+    /// How long a message may wait. Default 0: until it is delivered.
+    pub age_max: Duration,
+    /// How late a hub's acknowledgement may be before messages go to disk; `None` (`auto`): four times its round trip.
+    pub spill_after: Option<Duration>,
+}
+
+/// What the text of the file told, before any other file was looked at.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) config: Config,
+    pub(super) mistakes: Vec<Mistake>,
+    pub(super) warnings: Vec<Mistake>,
+    pub(super) files: Vec<FileUse>,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            name: "edge-1".into(),
+            profile: Profile::default(),
+            shards: 0,
+            state_dir: "var".into(),
+            identities: "config/identities.toml".into(),
+            revocations: "config/revocations.jsonl".into(),
+        }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self { size_max: Bytes::mib(1024), age_max: Duration::ZERO, spill_after: None }
+    }
+}
+
+/// Reads the file.
+pub(super) fn read(path: &Path) -> Result<Parsed, Mistake> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(parse(path, &text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Mistake::of_file(
+            path,
+            "no such file.",
+            "Name the configuration with --config FILE, or start in the directory that holds config/.",
+        )),
+        Err(error) => Err(Mistake::of_file(path, format!("cannot be read: {error}."), "Correct the file or its mode.")),
+    }
+}
+
+/// Parses its text.
+pub(super) fn parse(path: &Path, text: &str) -> Parsed {
+    let notes = Notes::new(path, text);
+    let document = notes.parse();
+    let file = Table::new(&notes, &keys::FILE, document.get_ref(), 1);
+    let mut files = Vec::new();
+
+    let (gateway, gate) = read_gateway(&notes, &file);
+    let admin = read_admin(&notes, &file);
+    let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
+    let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
+    let routes = read_routes(&notes, &file, &upstreams);
+    let (limits, spool) = (read_limits(&file), read_spool(&notes, &file));
+    let config = Config { gateway, gate, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
+    let (mistakes, warnings) = notes.into_parts();
+    Parsed { config, mistakes, warnings, files }
+}
+
+fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConfig) {
+    let (mut gateway, mut gate) = (GatewayConfig::default(), GateConfig::default());
+    if let Some(table) = file.table("gateway", &keys::GATEWAY) {
+        gateway.name = table.parsed("name", plain_name).map_or(gateway.name, |found| found.value);
+        gateway.profile = table.one_of("profile", &PROFILES).map_or(gateway.profile, |found| found.value);
+        gateway.shards = table.number("shards", 0..=SHARDS_MAX).map_or(gateway.shards, |found| found.value);
+        for (key, path) in [
+            ("state_dir", &mut gateway.state_dir),
+            ("identities", &mut gateway.identities),
+            ("revocations", &mut gateway.revocations),
+        ] {
+            *path = table.text_or(key, &path.to_string_lossy()).into();
+        }
+        gate.hostname = table.parsed("hostname", hostname).map_or(gate.hostname, |found| found.value);
+        for alias in table.texts("aliases").map(|found| found.value).unwrap_or_default() {
+            match hostname(alias.value) {
+                Ok(alias) => gate.aliases.push(alias),
+                Err(error) => notes.mistake(alias.line, format!("`aliases`: {error}."), "Write a host name alone."),
+            }
+        }
+    }
+    gate.clock_skew = gateway.profile.clock_skew();
+    gate.token_lifetime_max = gateway.profile.token_lifetime_max();
+    read_credentials(notes, file, &mut gate);
+    (gateway, gate)
+}
+
+fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) {
+    let Some(table) = file.table("credentials", &keys::CREDENTIALS) else { return };
+    if let Some(found) = table.duration("clock_skew", Duration::ZERO..=CLOCK_SKEW_MAX) {
+        gate.clock_skew = found.value;
+    }
+    if let Some(found) = table.duration("token_lifetime_max", TOKEN_LIFETIME_MIN..=TOKEN_LIFETIME_MAX) {
+        gate.token_lifetime_max = found.value;
+    }
+    if let Some(found) = table.words("accept", &[("sas", TokenKind::Sas), ("jwt", TokenKind::Jwt)]) {
+        if found.value.is_empty() {
+            notes.mistake(found.line, "`accept` is empty: no device could connect.", "Write \"sas\", \"jwt\" or both.");
+        }
+        gate.accept = found.value;
+    }
+    if let Some(found) = table.flag("hub_wide_tokens") {
+        gate.hub_wide_tokens = found.value;
+        if found.value {
+            notes.warn(
+                found.line,
+                "one hub-wide token connects as any device.",
+                "Let policies sign tokens for single devices, and take `hub_wide_tokens` out.",
+            );
+        }
+    }
+    if let Some(found) = table.parsed("revocation_age_max", parse_duration)
+        && !found.value.is_zero()
+    {
+        notes.not_in_this_version(
+            found.line,
+            "a limit on the age of a signed list (`revocation_age_max` other than \"0\")",
+        );
+    }
+}
+
+fn read_limits(file: &Table<'_>) -> LimitsConfig {
+    let mut limits = LimitsConfig::default();
+    if let Some(table) = file.table("limits", &keys::LIMITS) {
+        set(&mut limits.connect_timeout, table.duration("connect_timeout", CONNECT_TIMEOUT_MIN..=CONNECT_TIMEOUT_MAX));
+        set(&mut limits.connect_packet_size_max, table.size("connect_packet_size_max", Bytes::kib(1)..=Bytes::mib(1)));
+        set(&mut limits.maximum_packet_size, table.size("maximum_packet_size", Bytes::kib(1)..=Bytes::mib(4)));
+        set(&mut limits.connections_max, table.number("connections_max", 1..=10_000_000));
+        set(&mut limits.connects_per_second_per_ip, table.number("connects_per_second_per_ip", 0..=1_000_000));
+        set(
+            &mut limits.publishes_per_second_per_device,
+            table.number("publishes_per_second_per_device", 0..=1_000_000),
+        );
+        set(&mut limits.receive_maximum, table.number("receive_maximum", 1..=u16::MAX));
+    }
+    if let Some(table) = file.table("session", &keys::SESSION) {
+        set(&mut limits.queue_max, table.number("queue_max", 0..=1_000_000));
+        set(&mut limits.subscriptions_max, table.number("subscriptions_max", 0..=10_000));
+    }
+    limits
+}
+
+fn read_spool(notes: &Notes<'_>, file: &Table<'_>) -> SpoolConfig {
+    let mut spool = SpoolConfig::default();
+    let Some(table) = file.table("spool", &keys::SPOOL) else { return spool };
+    notes.warn(
+        table.line(),
+        "[spool] has no effect in this version: while a hub is away the gateway stops reading from devices.",
+        "Leave it, or take it out.",
+    );
+    set(&mut spool.size_max, table.size("size_max", Bytes::mib(1)..=Bytes(u64::MAX)));
+    set(&mut spool.age_max, table.duration("age_max", Duration::ZERO..=Duration::MAX));
+    let spill_after = table.parsed("spill_after", |text| match text {
+        "auto" => Ok(None),
+        _ => parse_duration(text).map(Some),
+    });
+    set(&mut spool.spill_after, spill_after);
+    spool
+}
+
+fn read_admin(notes: &Notes<'_>, file: &Table<'_>) -> Found<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9080));
+    let table = file.table("admin", &keys::ADMIN);
+    let bind = table.and_then(|table| table.parsed("bind", socket_address));
+    let bind = bind.unwrap_or(Found { value: default, line: table.map_or(1, |table| table.line()) });
+    if !bind.value.ip().is_loopback() {
+        notes.mistake(
+            bind.line,
+            format!("the admin API speaks plain HTTP, and {} is not a loopback address.", bind.value.ip()),
+            "Bind it to 127.0.0.1 or [::1], and reach it through a tunnel or a proxy that speaks TLS.",
+        );
+    }
+    bind
+}
+
+/// `127.0.0.1:1883`, `[::1]:8883`, `0.0.0.0:8883`.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no address with a port, like \"127.0.0.1:1883\" or \"[::]:8883\""))
+}
+
+/// A name that can stand in client ids of any hub and in a metric.
+pub(super) fn plain_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match text.chars().find(|c| !allowed(*c)) {
+        Some(found) => Err(format!("a name may hold letters, digits and -_. only, and {text:?} holds {found:?}")),
+        None if text.is_empty() || text.len() > NAME_BYTES_MAX => {
+            Err(format!("a name has 1 to {NAME_BYTES_MAX} characters, and {text:?} has {}", text.len()))
+        }
+        None => Ok(text.to_owned()),
+    }
+}
+
+pub(super) fn set<T>(place: &mut T, found: Option<Found<T>>) {
+    if let Some(found) = found {
+        *place = found.value;
+    }
+}
+
+fn hostname(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let is_name = !text.is_empty() && text.len() <= HOSTNAME_BYTES_MAX && text.chars().all(allowed);
+    if is_name || text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no host name: it has no scheme, port or path"))
+}
+
+pub(super) const PROFILES: [(&str, Profile); 3] =
+    [("strict", Profile::Strict), ("azure", Profile::Azure), ("google", Profile::Google)];
+
+/// More threads than this are a slip of the pen.
+const SHARDS_MAX: usize = 256;
+/// A clock that is further off than this is to be set, not to be borne with.
+const CLOCK_SKEW_MAX: Duration = Duration::from_hours(1);
+const TOKEN_LIFETIME_MIN: Duration = Duration::from_mins(1);
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 366 * 24);
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
+/// With the shard's and the link's number behind it, a client id stays within what MQTT 3.1.1 hubs commonly take.
+const NAME_BYTES_MAX: usize = 64;
+/// RFC 1035 §2.3.4.
+const HOSTNAME_BYTES_MAX: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../config/gateway.toml");
+
+    fn mistakes(text: &str) -> Vec<String> {
+        let parsed = parse(Path::new("g.toml"), text);
+        parsed.mistakes.iter().map(ToString::to_string).collect()
+    }
+
+    fn warnings(text: &str) -> Vec<String> {
+        let parsed = parse(Path::new("g.toml"), text);
+        assert_eq!(parsed.mistakes, [], "{text}");
+        parsed.warnings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_shipped_file_says_what_an_empty_one_means() {
+        let (shipped, empty) = (parse(Path::new("g.toml"), SHIPPED), parse(Path::new("g.toml"), ""));
+        assert_eq!(shipped.config, empty.config);
+        assert_eq!(
+            (shipped.mistakes, shipped.warnings, empty.mistakes, empty.warnings),
+            (vec![], vec![], vec![], vec![])
+        );
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key_of_this_version() {
+        let words: Vec<&str> = SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).collect();
+        for section in keys::ALL {
+            let unused = ["spool", "size_max", "age_max", "spill_after", "client", "revocation_age_max"];
+            for key in section.keys.iter().filter(|key| !unused.contains(key)) {
+                assert!(words.contains(key), "{key} of {}", section.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_documentation_tells_every_key() {
+        let text = include_str!("../../docs/configuration.md");
+        for section in keys::ALL {
+            for key in section.keys.iter().copied().chain(section.later.iter().map(|(key, _)| *key)) {
+                assert!(
+                    text.contains(&format!("`{key}`")) || text.contains(&format!("[{key}]")),
+                    "{key} of {}",
+                    section.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_sets_what_the_file_does_not() {
+        let gate = |text: &str| parse(Path::new("g.toml"), text).config.gate;
+        let azure = gate("[gateway]\nprofile = 'azure'\n");
+        assert_eq!((azure.clock_skew.as_secs(), azure.token_lifetime_max.as_secs()), (300, 366 * 86_400));
+        let set = gate("[gateway]\nprofile = 'google'\n[credentials]\nclock_skew = '5s'\n");
+        assert_eq!((set.clock_skew.as_secs(), set.token_lifetime_max.as_secs()), (5, 86_400));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        let routed = "[[upstream]]\nname = 'hub'\n";
+        for text in [
+            "[token_service]\nbind = '0.0.0.0:8443'\n",
+            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'ws'\n",
+            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'wss'\n",
+            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",
+            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nclient_ca = 'x'\n",
+            "[credentials]\nrevocation_age_max = '1h'\n",
+            "[session]\nexpiry_max = '7d'\n",
+            &format!("{routed}kind = 'nats'\n"),
+            &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
+            &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient_certificate = 'x'\n"),
+            "[[route]]\nfrom = 'devices/{device}/#'\nupstream = 'hub'\nack = 'disk'\n",
+        ] {
+            let found = mistakes(text);
+            assert!(found.len() == 1 && found[0].contains("not in this version"), "{text}: {found:?}");
+        }
+        assert_eq!(mistakes("[credentials]\nrevocation_age_max = '0'\n"), Vec::<String>::new());
+        assert_eq!(mistakes(&format!("{routed}kind = 'embedded'\nclient = 'native'\n")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_works_but_not_well_is_a_warning() {
+        for (text, about) in [
+            ("[credentials]\nhub_wide_tokens = true\n", "any device"),
+            ("[spool]\nsize_max = '2 GiB'\n", "no effect"),
+            ("[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n", "in the clear"),
+            ("[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\ninsecure = true\n", "no meaning"),
+            ("[[upstream]]\nname = 'hub'\nkind = 'mqtt'\nurl = 'mqtt://hub.example'\n", "in the clear"),
+            (
+                "[[upstream]]\nname = 'hub'\nkind = 'embedded'\n[[upstream]]\nname = 'b'\nkind = 'embedded'\n",
+                "no route leads",
+            ),
+        ] {
+            let found = warnings(text);
+            assert!(found.len() == 1 && found[0].contains(about), "{text}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Every key of `gateway.toml`, section by section. `docs/configuration.md` is held to this list by a test.
+
+use super::document::Section;
+
+/// The file itself: its sections.
+pub(super) const FILE: Section = Section {
+    name: "the file",
+    keys: &["gateway", "listener", "credentials", "limits", "session", "upstream", "route", "spool", "admin"],
+    later: &[("token_service", "the token service")],
+};
+
+pub(super) const GATEWAY: Section = Section {
+    name: "[gateway]",
+    keys: &["name", "hostname", "aliases", "profile", "shards", "state_dir", "identities", "revocations"],
+    later: &[],
+};
+
+pub(super) const LISTENER: Section = Section {
+    name: "[[listener]]",
+    keys: &["bind", "transport", "certificate", "private_key", "profile", "insecure"],
+    later: &[
+        ("client_ca", "client certificates"),
+        ("client_auth", "client certificates"),
+        ("proxy_protocol_from", "the PROXY protocol"),
+        ("paths", "WebSocket"),
+        ("origins", "WebSocket"),
+    ],
+};
+
+pub(super) const CREDENTIALS: Section = Section {
+    name: "[credentials]",
+    keys: &["clock_skew", "token_lifetime_max", "accept", "hub_wide_tokens", "revocation_age_max"],
+    later: &[],
+};
+
+pub(super) const LIMITS: Section = Section {
+    name: "[limits]",
+    keys: &[
+        "connect_timeout",
+        "connect_packet_size_max",
+        "maximum_packet_size",
+        "connections_max",
+        "connects_per_second_per_ip",
+        "publishes_per_second_per_device",
+        "receive_maximum",
+    ],
+    later: &[],
+};
+
+pub(super) const SESSION: Section = Section {
+    name: "[session]",
+    keys: &["queue_max", "subscriptions_max"],
+    later: &[("expiry_max", "sessions that outlive their connection")],
+};
+
+pub(super) const UPSTREAM: Section = Section {
+    name: "[[upstream]]",
+    keys: &["name", "kind", "url", "version", "connections", "window", "client", "username", "password_file", "ca"],
+    later: &[
+        ("client_certificate", "a client certificate towards the hub"),
+        ("client_key", "a client certificate towards the hub"),
+        ("sas", "SAS tokens towards the hub"),
+    ],
+};
+
+pub(super) const ROUTE: Section = Section { name: "[[route]]", keys: &["from", "to", "upstream", "ack"], later: &[] };
+
+pub(super) const SPOOL: Section =
+    Section { name: "[spool]", keys: &["size_max", "age_max", "spill_after"], later: &[] };
+
+pub(super) const ADMIN: Section = Section { name: "[admin]", keys: &["bind"], later: &[] };
+
+/// All of them.
+#[cfg(test)]
+pub(super) const ALL: [&Section; 10] =
+    [&FILE, &GATEWAY, &LISTENER, &CREDENTIALS, &LIMITS, &SESSION, &UPSTREAM, &ROUTE, &SPOOL, &ADMIN];

@@ -1,0 +1,261 @@
+//! Every `[[upstream]]`.
+
+use std::net::IpAddr;
+
+use super::{
+    document::{Found, Notes, Table},
+    files::FileUse,
+    gateway::{plain_name, set},
+    keys,
+};
+use crate::{
+    listener::ListenerConfig,
+    packet::ProtocolVersion,
+    upstream::{HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind},
+};
+
+/// The hubs of the file, or the embedded one when it names none.
+pub(super) fn read_upstreams(
+    notes: &Notes<'_>,
+    file: &Table<'_>,
+    listeners: &[ListenerConfig],
+    files: &mut Vec<FileUse>,
+) -> Vec<UpstreamConfig> {
+    let Some(tables) = file.tables("upstream", &keys::UPSTREAM) else {
+        return vec![UpstreamConfig::new("hub", UpstreamKind::Embedded)];
+    };
+    let mut upstreams: Vec<UpstreamConfig> = Vec::new();
+    for table in &tables {
+        table.require("name", "Give it a name: routes, metrics and logs call it by that.");
+        let name = table.parsed("name", plain_name).map_or(String::new(), |found| found.value);
+        if !name.is_empty() && upstreams.iter().any(|other| other.name == name) {
+            notes.mistake(
+                table.line_of("name"),
+                format!("there is an upstream {name:?} already."),
+                "Give it another name.",
+            );
+        }
+        let mut upstream = UpstreamConfig::new(name, read_kind(notes, table, listeners));
+        set(&mut upstream.connections, table.number("connections", 1..=CONNECTIONS_MAX));
+        set(&mut upstream.window, table.number("window", 1..=WINDOW_MAX));
+        if let Some(Found { value: Client::Rumqttc, line }) =
+            table.one_of("client", &[("native", Client::Native), ("rumqttc", Client::Rumqttc)])
+        {
+            notes.not_in_this_version(line, "client = \"rumqttc\"");
+        }
+        files.extend(files_of(table, upstreams.len()));
+        upstreams.push(upstream);
+    }
+    upstreams
+}
+
+fn read_kind(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig]) -> UpstreamKind {
+    table.require("kind", "Write kind = \"embedded\" or kind = \"mqtt\".");
+    let kind = table.one_of("kind", &[("embedded", Kind::Embedded), ("mqtt", Kind::Mqtt), ("nats", Kind::Nats)]);
+    match kind {
+        Some(Found { value: Kind::Mqtt, .. }) => UpstreamKind::Mqtt(read_mqtt(notes, table, listeners)),
+        Some(Found { value: Kind::Nats, line }) => {
+            notes.not_in_this_version(line, "kind = \"nats\"");
+            UpstreamKind::Embedded
+        }
+        Some(Found { value: Kind::Embedded, .. }) => {
+            for key in ["url", "version", "username", "password_file", "ca"] {
+                if table.has(key) {
+                    let what = format!("`{key}` has no meaning where kind is \"embedded\".");
+                    notes.mistake(table.line_of(key), what, "Write kind = \"mqtt\", or take it out.");
+                }
+            }
+            UpstreamKind::Embedded
+        }
+        None => UpstreamKind::Embedded,
+    }
+}
+
+fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig]) -> MqttHubConfig {
+    table.require("url", "Write where the hub is, like url = \"mqtts://hub.example:8883\".");
+    let url = table.parsed("url", hub_url);
+    let version = table.number("version", 4..=5).map_or(5, |found: Found<u8>| found.value);
+    let username = table.text("username").map(|found| found.value.to_owned());
+    if table.has("password_file") && username.is_none() && version == 4 {
+        // MQTT 3.1.1 [MQTT-3.1.2-22].
+        notes.mistake(
+            table.line_of("password_file"),
+            "MQTT 3.1.1 has no password without a user name.",
+            "Write a `username`.",
+        );
+    }
+    let Some(Found { value: url, line }) = url else {
+        return MqttHubConfig {
+            host: String::new(),
+            port: 0,
+            tls: None,
+            version: version_of(version),
+            username,
+            password: None,
+        };
+    };
+    check_wire(notes, table, &Found { value: &url, line });
+    if let Some(own) = listeners.iter().find(|own| is_loopback(&url.host) && own.bind.port() == url.port) {
+        notes.mistake(
+            line,
+            format!("that is this gateway's own listener {}.", own.bind),
+            "Write where the hub listens.",
+        );
+    }
+    let ca = table.text("ca").map(|found| found.value.into());
+    let tls = url.tls.then_some(HubTlsConfig { ca });
+    MqttHubConfig { host: url.host, port: url.port, tls, version: version_of(version), username, password: None }
+}
+
+fn check_wire(notes: &Notes<'_>, table: &Table<'_>, url: &Found<&HubUrl>) {
+    if url.value.tls {
+        return;
+    }
+    if table.has("ca") {
+        notes.mistake(
+            table.line_of("ca"),
+            "`ca` has no meaning where the url is mqtt://.",
+            "Write mqtts://, or take it out.",
+        );
+    }
+    // Threat T38.
+    if !is_loopback(&url.value.host) {
+        let what = format!("messages go to {} in the clear, and nothing proves that it is the hub.", url.value.host);
+        notes.warn(url.line, what, "Write mqtts:// where the hub offers it.");
+    }
+}
+
+fn files_of(table: &Table<'_>, upstream: usize) -> Vec<FileUse> {
+    let password = table.text("password_file").map(|found| FileUse::HubPassword {
+        line: found.line,
+        path: found.value.into(),
+        upstream,
+    });
+    let ca = table.text("ca").map(|found| FileUse::Authorities { line: found.line, path: found.value.into() });
+    password.into_iter().chain(ca).collect()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct HubUrl {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+/// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`, and nothing more.
+fn hub_url(text: &str) -> Result<HubUrl, String> {
+    let (scheme, rest) =
+        text.split_once("://").ok_or_else(|| format!("{text:?} is no URL, like \"mqtts://hub.example:8883\""))?;
+    let tls = match scheme {
+        "mqtt" => false,
+        "mqtts" => true,
+        "ws" | "wss" => return Err(format!("{scheme}:// (WebSocket): not in this version")),
+        _ => return Err(format!("{scheme}:// is not spoken: it is mqtt:// or mqtts://")),
+    };
+    if rest.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err("a user and a password do not stand in the URL, but in `username` and `password_file`".into());
+    }
+    if rest.contains(['/', '?', '#']) && rest.find('/') != Some(rest.len() - 1) {
+        return Err(format!("{text:?} has a path, and MQTT has none"));
+    }
+    let (host, port) = split_port(rest.trim_end_matches('/'));
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    if !is_name && host.parse::<IpAddr>().is_err() {
+        return Err(format!("{text:?} names no host"));
+    }
+    let port = match port {
+        None if tls => 8883,
+        None => 1883,
+        Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("{port:?} is no port"))?,
+    };
+    Ok(HubUrl { tls, host: host.to_owned(), port })
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    // RFC 3986 §3.2.2: an IPv6 address stands in brackets.
+    if let Some((host, rest)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return match rest.strip_prefix(':') {
+            None if !rest.is_empty() => ("", None),
+            port => (host, port),
+        };
+    }
+    match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn version_of(level: u8) -> ProtocolVersion {
+    if level == 4 { ProtocolVersion::V3_1_1 } else { ProtocolVersion::V5_0 }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Embedded,
+    Mqtt,
+    Nats,
+}
+
+#[derive(Clone, Copy)]
+enum Client {
+    Native,
+    Rumqttc,
+}
+
+/// A hub with more connections than this from one gateway is being attacked by it.
+const CONNECTIONS_MAX: usize = 256;
+/// Packet ids are 16 bits.
+const WINDOW_MAX: usize = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(tls: bool, host: &str, port: u16) -> Result<HubUrl, String> {
+        Ok(HubUrl { tls, host: host.into(), port })
+    }
+
+    #[test]
+    fn a_hub_url_is_a_scheme_a_host_and_a_port() {
+        for (text, expected) in [
+            ("mqtt://hub", url(false, "hub", 1883)),
+            ("mqtts://hub.example", url(true, "hub.example", 8883)),
+            ("mqtts://10.0.0.1:1234/", url(true, "10.0.0.1", 1234)),
+            ("mqtt://[::1]:1884", url(false, "::1", 1884)),
+            ("mqtt://[::1]", url(false, "::1", 1883)),
+        ] {
+            assert_eq!(hub_url(text), expected, "{text}");
+        }
+        for bad in [
+            "",
+            "hub:1883",
+            "tcp://hub",
+            "wss://hub/mqtt",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://hub:0",
+            "mqtt://hub:65536",
+            "mqtt://hub:",
+            "mqtt://hub/mqtt",
+            "mqtt://hub?x",
+            "mqtt://a b",
+            "mqtt://::1",
+            "mqtt://[::1",
+            "mqtt://hub//",
+            "mqtt://[::1]x",
+        ] {
+            assert!(hub_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_without_repeating_it() {
+        let error = hub_url("mqtts://user:hunter2@hub").expect_err("a password");
+        assert!(error.contains("password_file") && !error.contains("hunter2"), "{error}");
+    }
+}
