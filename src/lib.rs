@@ -11,6 +11,7 @@ pub mod topic;
 pub mod packet;
 // Floor 2: what a device may do, and how MQTT is spoken. Pure.
 pub mod policy;
+pub mod session;
 // Floor 3: decisions. Pure.
 pub mod gate;
 pub mod route;

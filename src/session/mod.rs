@@ -1,0 +1,6 @@
+//! How MQTT is spoken, without a socket, a clock or a rule of ours: state machines that are handed whole packets and
+//! append their answers to a buffer.
+//!
+//! [`server`] faces a device.
+
+pub mod server;

@@ -1,0 +1,89 @@
+//! What the device has subscribed to.
+
+use crate::{
+    denial::Denial,
+    packet::{QoS, SubscriptionRequest},
+    topic::{TopicFilter, TopicName},
+};
+
+/// A subscription that was granted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subscription {
+    /// In the device's terms.
+    pub filter: TopicFilter,
+    /// The highest QoS of messages for it.
+    pub qos: QoS,
+    /// 5.0: no message of its own.
+    pub no_local: bool,
+    /// 5.0: RETAIN stays as the publisher set it.
+    pub retain_as_published: bool,
+    /// 5.0: 0: retained messages at once; 1: only if the subscription is new; 2: none.
+    pub retain_handling: u8,
+}
+
+impl Subscription {
+    pub(super) fn granted(filter: TopicFilter, qos: QoS, request: &SubscriptionRequest) -> Self {
+        Self {
+            filter,
+            qos,
+            no_local: request.no_local,
+            retain_as_published: request.retain_as_published,
+            retain_handling: request.retain_handling,
+        }
+    }
+}
+
+/// The driver's answer to one request of a SUBSCRIBE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubscribeOutcome {
+    /// Granted with this QoS at most; never more than was asked and is offered.
+    Granted(QoS),
+    /// Refused.
+    Refused(Denial),
+}
+
+/// A short list: a scan of it beats a table, and an idle session should be small.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    list: Vec<Subscription>,
+}
+
+impl Subscriptions {
+    pub(super) fn all(&self) -> &[Subscription] {
+        &self.list
+    }
+
+    /// Adds it, or takes the place of the one with the same filter [MQTT-3.8.4-3].
+    pub(super) fn insert(&mut self, subscription: Subscription) {
+        match self.list.iter_mut().find(|held| held.filter == subscription.filter) {
+            Some(held) => *held = subscription,
+            None => self.list.push(subscription),
+        }
+    }
+
+    pub(super) fn remove(&mut self, filter: &TopicFilter) -> Option<Subscription> {
+        let at = self.list.iter().position(|held| held.filter == *filter)?;
+        Some(self.list.remove(at))
+    }
+
+    /// The highest QoS of those that match (MQTT 5.0 [MQTT-3.3.4-2]); `None`: none matches.
+    pub(super) fn qos_of(&self, topic: TopicName<'_>) -> Option<QoS> {
+        self.list.iter().filter(|held| held.filter.matches(topic)).map(|held| held.qos).max()
+    }
+
+    /// Refuses the requests that would make it more than `max` filters.
+    pub(super) fn refuse_beyond(&self, max: usize, requests: &mut [SubscriptionRequest]) {
+        let mut new: Vec<TopicFilter> = vec![];
+        for request in requests {
+            let Ok(filter) = &request.filter else { continue };
+            if self.list.iter().any(|held| held.filter == *filter) || new.contains(filter) {
+                continue;
+            }
+            if self.list.len() + new.len() < max {
+                new.push(filter.clone());
+            } else {
+                request.filter = Err(Denial::SubscriptionQuota);
+            }
+        }
+    }
+}
