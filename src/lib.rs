@@ -8,6 +8,7 @@ pub mod size;
 pub mod time;
 pub mod topic;
 // Floor 1: what arrives, and what proves who sent it. Pure.
+pub mod credential;
 pub mod packet;
 // Floor 2: what a device may do, and how MQTT is spoken. Pure.
 pub mod policy;

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+pub use crate::credential::{Rights, TokenKind};
+
 use crate::{
     denial::Denial,
     id::{DeviceId, KeyName, TokenId},
@@ -68,20 +70,6 @@ pub struct Scope {
     subscribe: Vec<TopicFilter>,
     retain: bool,
     qos_max: u8,
-}
-
-/// Rights of a token: `["publish", "subscribe"]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rights {
-    /// May publish.
-    pub publish: bool,
-    /// May subscribe.
-    pub subscribe: bool,
-}
-
-impl Rights {
-    /// Both.
-    pub const ALL: Self = Self { publish: true, subscribe: true };
 }
 
 impl Scope {
@@ -184,25 +172,6 @@ impl<'t> Permit<'t> {
     /// The topic that may be published to.
     pub fn topic(&self) -> TopicName<'t> {
         self.topic
-    }
-}
-
-/// How a device proved who it is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum TokenKind {
-    /// A shared access signature.
-    Sas,
-    /// A JSON Web Token.
-    Jwt,
-}
-
-impl TokenKind {
-    /// `sas` or `jwt`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sas => "sas",
-            Self::Jwt => "jwt",
-        }
     }
 }
 

@@ -1,0 +1,379 @@
+//! JSON Web Tokens (RFC 7519, RFC 8725). Header and claims are read here, strictly; the library only verifies the
+//! signature, with the algorithm of the *key*.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, TokenKind, Trace, VerifyRules, check_not_expired,
+    json::Json, shown, token_id_of,
+};
+use crate::{
+    denial::Denial,
+    id::{DeviceId, TokenId},
+    time::UnixSeconds,
+    topic::TopicFilter,
+};
+
+/// A well-formed JWT.
+pub struct JwtToken<'t> {
+    /// `header.payload`, which is what is signed.
+    message: &'t str,
+    signature: &'t str,
+    algorithm: Algorithm,
+    kid: Option<String>,
+    claims: Json,
+    expires_at: UnixSeconds,
+    not_before: Option<UnixSeconds>,
+    issued_at: Option<UnixSeconds>,
+    token_id: TokenId,
+}
+
+impl<'t> JwtToken<'t> {
+    pub(super) fn parse(text: &'t str) -> Result<Self, Refused> {
+        let malformed = |what: String| Refused::new(Denial::CredentialMalformed, what);
+        let parts = text.rsplit_once('.').and_then(|(message, sig)| Some((message, message.split_once('.')?, sig)));
+        let (message, (header, payload), signature) =
+            parts.ok_or_else(|| malformed("It has not three parts.".into()))?;
+        // An empty signature is that of `alg: none`.
+        if signature.is_empty() {
+            return Err(malformed("The token has no signature.".into()));
+        }
+        decode_part("signature", signature).map_err(malformed)?;
+        let header = read_part("header", header).map_err(malformed)?;
+        let token_id = token_id_of(Sha256::new_with_prefix(message));
+        let about = |refused: Refused| refused.about(token_id, None);
+        check_header(&header).map_err(|what| about(malformed(what)))?;
+        let algorithm = read_algorithm(&header).map_err(about)?;
+        let kid = read_kid(&header).map_err(|what| about(malformed(what)))?;
+        let claims = read_part("payload", payload).map_err(|what| about(malformed(what)))?;
+        let date = |name: &str| read_date(&claims, name).map_err(|what| about(claim_invalid(what)));
+        check_texts(&claims).map_err(|what| about(claim_invalid(what)))?;
+        let expires_at = date("exp")?.ok_or_else(|| about(claim_invalid("The token has no `exp`.".into())))?;
+        let (not_before, issued_at) = (date("nbf")?, date("iat")?);
+        if issued_at.is_some_and(|issued_at| expires_at <= issued_at) {
+            return Err(about(claim_invalid(format!("`exp` is {expires_at}, which is not after `iat`."))));
+        }
+        Ok(Self { message, signature, algorithm, kid, claims, expires_at, not_before, issued_at, token_id })
+    }
+
+    /// The name of what the token means: of header and payload, since an ECDSA signature has a twin.
+    pub fn token_id(&self) -> TokenId {
+        self.token_id
+    }
+
+    /// `exp`.
+    pub fn expires_at(&self) -> UnixSeconds {
+        self.expires_at
+    }
+
+    /// `nbf`.
+    pub fn not_before(&self) -> Option<UnixSeconds> {
+        self.not_before
+    }
+
+    /// `iat`.
+    pub fn issued_at(&self) -> Option<UnixSeconds> {
+        self.issued_at
+    }
+
+    /// `alg` of the header: what the token says, not what its key is for.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// `kid` of the header.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// `iss`.
+    pub fn iss(&self) -> Option<&str> {
+        self.text("iss")
+    }
+
+    /// `jti`.
+    pub fn jti(&self) -> Option<&str> {
+        self.text("jti")
+    }
+
+    /// `aud`: one or several.
+    pub fn audience(&self) -> Vec<&str> {
+        self.claims.get("aud").and_then(Json::texts).unwrap_or_default()
+    }
+
+    /// A claim that is a text.
+    pub fn text(&self, claim: &str) -> Option<&str> {
+        self.claims.get(claim).and_then(Json::text)
+    }
+}
+
+impl fmt::Debug for JwtToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtToken")
+            .field("token_id", &self.token_id)
+            .field("algorithm", &self.algorithm)
+            .field("kid", &self.kid)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides whether a JWT is believed.
+pub(super) fn verify(
+    token: &JwtToken<'_>,
+    keyring: &Keyring,
+    rules: &VerifyRules,
+    trace: &mut impl Trace,
+    now: UnixSeconds,
+) -> Result<Identity, Refused> {
+    let issuer = find_issuer(token, keyring)?;
+    trace.passed("issuer", || format!("`iss` is that of the issuer {:?}", issuer.name));
+    let Some((kid, key)) = issuer.key(token.kid()) else {
+        let named = token.kid().map_or("The token has no `kid`".into(), |kid| format!("`kid` is {}", shown(kid)));
+        let detail = format!("{named}; the issuer {:?} has {}.", issuer.name, key_list(issuer));
+        return Err(Refused::new(Denial::KeyUnknown, detail));
+    };
+    let name = issuer.key_name(kid);
+    // RFC 8725 §3.1: the algorithm belongs to the key.
+    if token.algorithm != key.algorithm() {
+        let detail = format!("`alg` is {}; the key {name} is for {}.", token.algorithm, key.algorithm());
+        return Err(Refused::new(Denial::AlgorithmMismatch, detail));
+    }
+    if !key.verifies(token.message.as_bytes(), token.signature) {
+        return Err(Refused::new(Denial::SignatureInvalid, format!("The signature does not verify under {name}.")));
+    }
+    trace.passed("signature", || format!("verifies under {name} ({})", key.algorithm()));
+    check_audience(token, issuer)?;
+    trace.passed("audience", || "`aud` names this gateway".into());
+    check_required(token, issuer)?;
+    let device = read_device(token, issuer)?;
+    let about = |refused: Refused| refused.about(token.token_id, Some(&device));
+    let narrowing = read_narrowing(token, issuer).map_err(about)?;
+    trace.passed("claims", || format!("all that are required are there; `{}` is {device}", issuer.device_claim));
+    let held = keyring.find(&device).ok_or_else(|| {
+        let detail = format!(
+            "`{}` names {device}, and there is no such [[device]] and no [[group]] whose prefix it has.",
+            issuer.device_claim
+        );
+        about(Refused::new(Denial::DeviceUnknown, detail))
+    })?;
+    held.check(&device, TokenKind::Jwt).map_err(about)?;
+    trace.passed("device", || format!("{device} is known and enabled"));
+    check_times(token, held.lifetime_max(issuer.token_lifetime_max, rules), rules, now).map_err(about)?;
+    trace.passed("times", || {
+        format!("`exp` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
+    });
+    Ok(Identity {
+        kind: TokenKind::Jwt,
+        key: name,
+        key_fingerprint: key.fingerprint(),
+        token_id: token.token_id,
+        expires_at: token.expires_at,
+        issued_at: token.issued_at,
+        jti: token.jti().map(Arc::from),
+        issuer: Some(issuer.name.clone()),
+        policy: None,
+        rights: Rights::ALL,
+        narrowing,
+        device,
+    })
+}
+
+fn find_issuer<'k>(token: &JwtToken<'_>, keyring: &'k Keyring) -> Result<&'k Issuer, Refused> {
+    let unknown = |detail| Refused::new(Denial::IssuerUnknown, detail);
+    let iss = token.iss().ok_or_else(|| unknown("The token has no `iss`, which names the issuer.".to_owned()))?;
+    keyring.issuer(iss).ok_or_else(|| unknown(format!("`iss` is {}, and no [[issuer]] has it.", shown(iss))))
+}
+
+fn check_audience(token: &JwtToken<'_>, issuer: &Issuer) -> Result<(), Refused> {
+    let audience = token.audience();
+    if audience.iter().any(|named| issuer.audience.iter().any(|ours| **ours == **named)) {
+        return Ok(());
+    }
+    let named = audience.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    let detail = match named.is_empty() {
+        true => format!(
+            "The token has no `aud`; the issuer {:?} makes tokens for {}.",
+            issuer.name,
+            issuer.audience.join(", ")
+        ),
+        false => format!(
+            "`aud` is {}; the issuer {:?} makes tokens for {}.",
+            shown(&named),
+            issuer.name,
+            issuer.audience.join(", ")
+        ),
+    };
+    Err(Refused::new(Denial::AudienceMismatch, detail))
+}
+
+fn check_required(token: &JwtToken<'_>, issuer: &Issuer) -> Result<(), Refused> {
+    match issuer.require.iter().find(|claim| matches!(token.claims.get(claim), None | Some(Json::Null))) {
+        Some(claim) => {
+            Err(claim_invalid(format!("The token has no `{claim}`, which the issuer {:?} requires.", issuer.name)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read_device(token: &JwtToken<'_>, issuer: &Issuer) -> Result<DeviceId, Refused> {
+    let claim = &issuer.device_claim;
+    let text = match token.claims.get(claim) {
+        Some(Json::Text(text)) => text,
+        Some(other) => return Err(claim_invalid(format!("`{claim}` is {}, not a device id.", other.kind()))),
+        None => return Err(claim_invalid(format!("The token has no `{claim}`, which names the device."))),
+    };
+    DeviceId::try_from(&**text).map_err(|error| claim_invalid(format!("`{claim}` is {}: {error}.", shown(text))))
+}
+
+/// A malformed claim refuses the token: it does not fall back to the device's whole scope.
+fn read_narrowing(token: &JwtToken<'_>, issuer: &Issuer) -> Result<Option<Narrowing>, Refused> {
+    let Some(claim) = &issuer.scope_claim else { return Ok(None) };
+    let Some(value) = token.claims.get(claim) else { return Ok(None) };
+    let Json::Object(members) = value else {
+        return Err(claim_invalid(format!("`{claim}` is {}, not an object with `pub` and `sub`.", value.kind())));
+    };
+    let mut narrowing = Narrowing { publish: None, subscribe: None };
+    for (name, value) in members {
+        let side = match &**name {
+            "pub" => &mut narrowing.publish,
+            "sub" => &mut narrowing.subscribe,
+            _ => return Err(claim_invalid(format!("`{claim}` holds {}; it may hold `pub` and `sub`.", shown(name)))),
+        };
+        let Json::List(filters) = value else {
+            return Err(claim_invalid(format!("`{name}` in `{claim}` is {}, not a list of filters.", value.kind())));
+        };
+        let read = |filter: &Json| filter.text().and_then(|text| TopicFilter::try_from(text).ok());
+        let filters: Option<Vec<TopicFilter>> = filters.iter().map(read).collect();
+        *side = Some(
+            filters.ok_or_else(|| claim_invalid(format!("`{name}` in `{claim}` holds what is no topic filter.")))?,
+        );
+    }
+    Ok(Some(narrowing))
+}
+
+fn check_times(token: &JwtToken<'_>, limit: Duration, rules: &VerifyRules, now: UnixSeconds) -> Result<(), Refused> {
+    check_not_expired("exp", token.expires_at, rules, now)?;
+    let skew = rules.clock_skew;
+    let ahead = |name: &str, at: UnixSeconds| {
+        let (by, skew) = (at.since(now).as_secs(), skew.as_secs());
+        format!("`{name}` is {at}, which is {by} s ahead; {skew} s of clock skew are allowed.")
+    };
+    // RFC 7519 §4.1.5
+    if let Some(at) = token.not_before.filter(|at| *at > now.plus(skew)) {
+        return Err(Refused::new(Denial::NotYetValid, ahead("nbf", at)));
+    }
+    if let Some(at) = token.issued_at.filter(|at| *at > now.plus(skew)) {
+        return Err(Refused::new(Denial::IssuedInFuture, ahead("iat", at)));
+    }
+    let (from, since) = token.issued_at.map_or((now, "now"), |at| (at, "`iat`"));
+    let lifetime = token.expires_at.since(from);
+    if lifetime > limit.saturating_add(skew) {
+        let detail =
+            format!("`exp` is {} s from {since}; at most {} s are allowed.", lifetime.as_secs(), limit.as_secs());
+        return Err(Refused::new(Denial::LifetimeTooLong, detail));
+    }
+    Ok(())
+}
+
+fn check_header(header: &Json) -> Result<(), String> {
+    // RFC 7515 §4.1.11: what must be understood and is not refuses the token. We understand no extension.
+    if header.get("crit").is_some() {
+        return Err("The header has `crit`: an extension that must be understood.".into());
+    }
+    // RFC 7797
+    if header.get("b64").is_some() {
+        return Err("The header has `b64`: an unencoded payload.".into());
+    }
+    // RFC 8725 §3.11: a typ is a text; which one is not asked, since issuers write JWT, at+jwt or nothing.
+    match header.get("typ") {
+        None | Some(Json::Text(_)) => Ok(()),
+        Some(other) => Err(format!("`typ` in the header is {}.", other.kind())),
+    }
+}
+
+fn read_algorithm(header: &Json) -> Result<Algorithm, Refused> {
+    match header.get("alg") {
+        Some(Json::Text(name)) => Algorithm::from_str(name).map_err(|_| {
+            Refused::new(Denial::AlgorithmMismatch, format!("`alg` is {}, which no key here can have.", shown(name)))
+        }),
+        Some(other) => Err(Refused::new(Denial::CredentialMalformed, format!("`alg` is {}.", other.kind()))),
+        None => Err(Refused::new(Denial::CredentialMalformed, "The header has no `alg`.")),
+    }
+}
+
+/// A key is looked up by it in a map; it is never a path or an address.
+fn read_kid(header: &Json) -> Result<Option<String>, String> {
+    match header.get("kid") {
+        None => Ok(None),
+        Some(Json::Text(kid)) if is_kid(kid) => Ok(Some(kid.clone())),
+        Some(Json::Text(kid)) => {
+            Err(format!("`kid` is {}: 1 to 128 letters, digits and ._~- may stand in it.", shown(kid)))
+        }
+        Some(other) => Err(format!("`kid` is {}.", other.kind())),
+    }
+}
+
+pub(super) fn is_kid(text: &str) -> bool {
+    (1..=KID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b))
+}
+
+/// Claims whose type RFC 7519 §4.1 sets: one of the wrong type is refused, not taken for absent (CVE-2026-25537).
+fn check_texts(claims: &Json) -> Result<(), String> {
+    for name in ["iss", "sub", "jti"] {
+        match claims.get(name) {
+            None | Some(Json::Text(_)) => {}
+            Some(other) => return Err(format!("`{name}` is {}, not a text.", other.kind())),
+        }
+    }
+    if claims.get("jti").and_then(Json::text).is_some_and(|jti| jti.is_empty() || jti.len() > JTI_BYTES_MAX) {
+        return Err("`jti` has not 1 to 128 bytes.".into());
+    }
+    match claims.get("aud") {
+        Some(aud) if aud.texts().is_none() => Err(format!("`aud` is {}, not a text or a list of texts.", aud.kind())),
+        _ => Ok(()),
+    }
+}
+
+fn read_date(claims: &Json, name: &str) -> Result<Option<UnixSeconds>, String> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(value) => match value.numeric_date() {
+            Some(seconds) => Ok(Some(UnixSeconds(seconds))),
+            None => Err(format!("`{name}` is {}, not a number of seconds since 1970.", value.kind())),
+        },
+    }
+}
+
+fn read_part(name: &str, text: &str) -> Result<Json, String> {
+    Json::parse_object(&decode_part(name, text)?)
+        .map_err(|what| format!("The {name} of the token is no JSON that we take: {what}."))
+}
+
+/// Canonical base64url without padding.
+fn decode_part(name: &str, text: &str) -> Result<Vec<u8>, String> {
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| format!("The {name} of the token is no canonical base64url without padding."))
+}
+
+fn key_list(issuer: &Issuer) -> String {
+    let kids: Vec<&str> = issuer.keys.iter().take(KIDS_SHOWN_MAX).filter_map(|(kid, _)| kid.as_deref()).collect();
+    match (issuer.keys.len(), kids.is_empty()) {
+        (0, _) => "no key".into(),
+        (1, true) => "one key, without `kid`".into(),
+        (count, _) => format!("{count} keys ({})", kids.join(", ")),
+    }
+}
+
+fn claim_invalid(what: String) -> Refused {
+    Refused::new(Denial::ClaimInvalid, what)
+}
+
+const KID_BYTES_MAX: usize = 128;
+const JTI_BYTES_MAX: usize = 128;
+/// Enough to see a typing mistake, few enough for one line.
+const KIDS_SHOWN_MAX: usize = 5;

@@ -1,0 +1,301 @@
+//! All keys, as one immutable snapshot: devices, policies, groups, issuers.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use super::{Refused, Resource, Rights, Slots, TokenKind, VerifyRules, VerifyingKey};
+use crate::{
+    denial::Denial,
+    id::{DeviceId, KeyName},
+};
+
+/// What a device, or the devices of a group, may do: an index into the scopes that stand beside the keyring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScopeIndex(pub u32);
+
+/// A `[[device]]`.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its own SAS keys; none where a group derives them or where it has JWTs alone.
+    pub keys: Slots,
+    /// Whether it may connect.
+    pub enabled: bool,
+    /// Kinds of token that are accepted for it; `None`: those of the gateway.
+    pub accept: Option<Vec<TokenKind>>,
+    /// The longest life of its tokens.
+    pub token_lifetime_max: Option<Duration>,
+    /// What it may do.
+    pub scope: ScopeIndex,
+}
+
+/// A `[[policy]]`: a SAS key with a name, for any device within its resource.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// What `skn` names, exactly.
+    pub name: Arc<str>,
+    /// The widest `sr` it may sign.
+    pub resource: Resource,
+    /// Its keys.
+    pub keys: Slots,
+    /// What the tokens that it signs may do at most.
+    pub rights: Rights,
+    /// The longest life of the tokens that it signs.
+    pub token_lifetime_max: Option<Duration>,
+}
+
+/// A `[[group]]`: one key from which those of all devices with a prefix are derived.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// What the ids of its devices begin with.
+    pub prefix: Arc<str>,
+    /// Its keys; none of them ever signs a token itself.
+    pub keys: Slots,
+    /// The longest life of its devices' tokens.
+    pub token_lifetime_max: Option<Duration>,
+    /// What its devices may do.
+    pub scope: ScopeIndex,
+}
+
+/// An `[[issuer]]` of JWTs.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// What the operator calls it.
+    pub name: Arc<str>,
+    /// What `iss` names, exactly.
+    pub iss: Box<str>,
+    /// `aud` must hold one of them.
+    pub audience: Vec<Box<str>>,
+    /// Its keys by `kid`; a single key may be without.
+    pub keys: Vec<(Option<Box<str>>, VerifyingKey)>,
+    /// The claim that names the device.
+    pub device_claim: Box<str>,
+    /// The claim that narrows the scope.
+    pub scope_claim: Option<Box<str>>,
+    /// Claims that must be there.
+    pub require: Vec<Box<str>>,
+    /// The longest life of its tokens, from `iat`.
+    pub token_lifetime_max: Option<Duration>,
+}
+
+impl Issuer {
+    /// The key that a token names; without a `kid`, the single one.
+    pub(super) fn key(&self, kid: Option<&str>) -> Option<(&str, &VerifyingKey)> {
+        match (kid, self.keys.as_slice()) {
+            (None, [(name, key)]) => Some((name.as_deref().unwrap_or(UNNAMED), key)),
+            (None, _) => None,
+            (Some(kid), keys) => {
+                keys.iter().find_map(|(name, key)| name.as_deref().filter(|name| *name == kid).map(|name| (name, key)))
+            }
+        }
+    }
+
+    /// Its name as the owner of a key: `issuer:NAME/KID`.
+    pub(super) fn key_name(&self, kid: &str) -> KeyName {
+        KeyName::new(&format!("issuer:{}", self.name), kid)
+    }
+}
+
+/// Every key, by whom it belongs to. Never changed: a new one replaces it as a whole.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    devices: HashMap<DeviceId, Device>,
+    policies: HashMap<Arc<str>, Policy>,
+    /// The longest prefix first.
+    groups: Vec<Group>,
+    issuers: HashMap<Box<str>, Issuer>,
+}
+
+impl Keyring {
+    /// A keyring to be filled.
+    pub fn builder() -> KeyringBuilder {
+        KeyringBuilder::default()
+    }
+
+    /// The device or the group that it belongs to; `None`: it is unknown.
+    pub fn find(&self, id: &DeviceId) -> Option<Found<'_>> {
+        let device = self.devices.get(id);
+        let group = self.groups.iter().find(|group| id.as_str().starts_with(&*group.prefix));
+        (device.is_some() || group.is_some()).then_some(Found { device, group })
+    }
+
+    /// A `[[policy]]` by its name, exactly.
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.get(name)
+    }
+
+    /// An `[[issuer]]` by `iss`, exactly.
+    pub fn issuer(&self, iss: &str) -> Option<&Issuer> {
+        self.issuers.get(iss)
+    }
+
+    /// Every `[[device]]`, in no order.
+    pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
+        self.devices.iter()
+    }
+
+    /// Every `[[policy]]`, in no order.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
+    }
+
+    /// Every `[[group]]`, the longest prefix first.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Every `[[issuer]]`, in no order.
+    pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.values()
+    }
+
+    /// Whether the owner of the key `name` still holds one with this fingerprint, in whichever slot.
+    pub fn holds(&self, name: &KeyName, fingerprint: u64) -> bool {
+        let parts = name.as_str().rsplit_once('/').and_then(|(owner, _)| owner.split_once(':'));
+        let Some((kind, owner)) = parts else { return false };
+        match kind {
+            "device" => self.devices.get(owner).is_some_and(|device| device.keys.hold(fingerprint)),
+            "policy" => self.policies.get(owner).is_some_and(|policy| policy.keys.hold(fingerprint)),
+            "group" => self.groups.iter().any(|group| &*group.prefix == owner && group.keys.hold(fingerprint)),
+            "issuer" => self.issuers.values().any(|issuer| {
+                &*issuer.name == owner && issuer.keys.iter().any(|(_, key)| key.fingerprint() == fingerprint)
+            }),
+            _ => false,
+        }
+    }
+}
+
+/// What the keyring knows of one device.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'k> {
+    /// Its own entry.
+    pub device: Option<&'k Device>,
+    /// The group whose prefix it has.
+    pub group: Option<&'k Group>,
+}
+
+impl Found<'_> {
+    /// What the device may do.
+    pub fn scope(&self) -> ScopeIndex {
+        match (self.device, self.group) {
+            (Some(device), _) => device.scope,
+            (None, Some(group)) => group.scope,
+            (None, None) => ScopeIndex::default(),
+        }
+    }
+
+    /// Whether it may connect.
+    pub fn is_enabled(&self) -> bool {
+        self.device.is_none_or(|device| device.enabled)
+    }
+
+    /// Whether it may connect with this kind of token.
+    pub fn accepts(&self, kind: TokenKind) -> bool {
+        self.device.and_then(|device| device.accept.as_ref()).is_none_or(|kinds| kinds.contains(&kind))
+    }
+
+    pub(super) fn check(&self, id: &DeviceId, kind: TokenKind) -> Result<(), Refused> {
+        if !self.is_enabled() {
+            return Err(Refused::new(Denial::DeviceDisabled, format!("The device {id} has `enabled = false`.")));
+        }
+        if !self.accepts(kind) {
+            let detail = format!("`accept` of the device {id} does not hold {:?}.", kind.as_str());
+            return Err(Refused::new(Denial::CredentialKindNotAccepted, detail));
+        }
+        Ok(())
+    }
+
+    /// The limit of the key's owner, else the gateway's; the device's own bounds either.
+    pub(super) fn lifetime_max(&self, owner: Option<Duration>, rules: &VerifyRules) -> Duration {
+        let own = self.device.and_then(|device| device.token_lifetime_max);
+        match (owner, own) {
+            (Some(owner), Some(own)) => owner.min(own),
+            (Some(limit), None) | (None, Some(limit)) => limit,
+            (None, None) => rules.token_lifetime_max,
+        }
+    }
+}
+
+/// Collects keys; refuses names that could be taken for one another.
+#[derive(Debug, Default)]
+pub struct KeyringBuilder {
+    ring: Keyring,
+    folded: HashMap<String, DeviceId>,
+}
+
+impl KeyringBuilder {
+    /// Adds a device.
+    ///
+    /// # Errors
+    /// [`NameTaken`]: there is a device with this id, or with one that differs in case alone.
+    pub fn add_device(&mut self, id: DeviceId, device: Device) -> Result<(), NameTaken> {
+        let folded = id.as_str().to_ascii_lowercase();
+        if let Some(other) = self.folded.get(&folded) {
+            return Err(NameTaken { by: other.to_string() });
+        }
+        self.folded.insert(folded, id.clone());
+        self.ring.devices.insert(id, device);
+        Ok(())
+    }
+
+    /// Adds a policy.
+    ///
+    /// # Errors
+    /// [`NameTaken`]: there is a policy with this name.
+    pub fn add_policy(&mut self, policy: Policy) -> Result<(), NameTaken> {
+        if self.ring.policies.contains_key(&policy.name) {
+            return Err(NameTaken { by: policy.name.to_string() });
+        }
+        self.ring.policies.insert(policy.name.clone(), policy);
+        Ok(())
+    }
+
+    /// Adds a group.
+    ///
+    /// # Errors
+    /// [`NameTaken`]: there is a group with this prefix.
+    pub fn add_group(&mut self, group: Group) -> Result<(), NameTaken> {
+        if self.ring.groups.iter().any(|other| other.prefix == group.prefix) {
+            return Err(NameTaken { by: group.prefix.to_string() });
+        }
+        self.ring.groups.push(group);
+        Ok(())
+    }
+
+    /// Adds an issuer.
+    ///
+    /// # Errors
+    /// [`NameTaken`]: there is an issuer with this name or this `iss`.
+    pub fn add_issuer(&mut self, issuer: Issuer) -> Result<(), NameTaken> {
+        if let Some(other) =
+            self.ring.issuers.values().find(|other| other.name == issuer.name || other.iss == issuer.iss)
+        {
+            return Err(NameTaken { by: other.name.to_string() });
+        }
+        self.ring.issuers.insert(issuer.iss.clone(), issuer);
+        Ok(())
+    }
+
+    /// The whole keyring.
+    pub fn build(self) -> Keyring {
+        let mut ring = self.ring;
+        ring.groups.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()));
+        ring
+    }
+}
+
+/// A name is taken already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NameTaken {
+    /// By whom.
+    pub by: String,
+}
+
+impl fmt::Display for NameTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} has this name already", self.by)
+    }
+}
+
+impl std::error::Error for NameTaken {}
+
+/// The slot of a single key that has no `kid`.
+const UNNAMED: &str = "key";
