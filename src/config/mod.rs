@@ -1,16 +1,20 @@
 //! What the files say: shapes, and every mistake in them at once.
 
+mod development;
 mod document;
 mod files;
+mod first_run;
 mod gateway;
 mod keys;
 mod listeners;
 mod mistake;
+mod private_file;
 mod routes;
 mod upstreams;
 
 use std::path::Path;
 
+pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use mistake::{Mistake, line_of};
 
