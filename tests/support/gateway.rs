@@ -1,0 +1,251 @@
+//! The gateway in a process of its own, with files of its own.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use super::{Device, Login, Process, Version, device_key, folder, free_port, sas, token::ISSUER_SECRET, until};
+
+/// What a gateway is to be like; [`Plan::start`] makes it so.
+pub struct Plan {
+    hub: Hub,
+    shards: usize,
+    connections: usize,
+    devices: Vec<String>,
+    limits: String,
+    skew_seconds: u64,
+}
+
+/// Where it forwards to.
+#[derive(Clone, Copy)]
+pub enum Hub {
+    /// The one inside.
+    Embedded,
+    /// One that listens on this port of loopback.
+    At(u16, Version),
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    /// The process.
+    pub process: Process,
+    /// Its files.
+    pub folder: PathBuf,
+    /// The TCP listener.
+    pub tcp: SocketAddr,
+    /// The TLS listener.
+    pub tls: SocketAddr,
+    admin: SocketAddr,
+    ca_pem: Vec<u8>,
+}
+
+impl Plan {
+    /// A gateway that forwards to this hub, with the devices `d0` to `d9`.
+    pub fn new(hub: Hub) -> Self {
+        let devices = (0..10).map(|n| format!("d{n}")).collect();
+        Self { hub, shards: 2, connections: 2, devices, limits: String::new(), skew_seconds: 30 }
+    }
+
+    /// Shards, and at least as many connections to the hub.
+    pub fn shards(mut self, shards: usize) -> Self {
+        (self.shards, self.connections) = (shards, self.connections.max(shards));
+        self
+    }
+
+    /// The devices `d0` to `d{count - 1}`.
+    pub fn devices(mut self, count: usize) -> Self {
+        self.devices = (0..count).map(|n| format!("d{n}")).collect();
+        self
+    }
+
+    /// A line under `[limits]`.
+    pub fn limit(mut self, line: &str) -> Self {
+        writeln!(self.limits, "{line}").unwrap();
+        self
+    }
+
+    /// `clock_skew`.
+    pub fn skew_seconds(mut self, seconds: u64) -> Self {
+        self.skew_seconds = seconds;
+        self
+    }
+
+    /// Writes its files, starts it and waits until it is ready.
+    pub fn start(self) -> Gateway {
+        let folder = folder("gateway");
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (tcp, tls, admin) = (local(free_port()), local(free_port()), local(free_port()));
+        let ca_pem = self.write_certificates(&folder);
+        write_secret(&folder.join("identities.toml"), &self.identities());
+        fs::write(folder.join("revocations.jsonl"), "").unwrap();
+        fs::write(folder.join("gateway.toml"), self.configuration(&folder, tcp, tls, admin)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["run", "--config", "gateway.toml"]).current_dir(&folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let process = Process::start(&mut command, &folder.join("gateway.log"));
+        let mut gateway = Gateway { process, folder, tcp, tls, admin, ca_pem };
+        until("the gateway to be ready", Duration::from_secs(30), || {
+            if let Some(status) = gateway.process.ended() {
+                panic!("the gateway ended with {status}: {}", gateway.process.log());
+            }
+            gateway.get("/readyz").is_some_and(|(status, _)| status == 200)
+        });
+        gateway
+    }
+
+    fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
+        let (shards, connections, limits, skew) = (self.shards, self.connections, &self.limits, self.skew_seconds);
+        let upstream = match self.hub {
+            Hub::Embedded => "kind = \"embedded\"".to_owned(),
+            Hub::At(port, version) => {
+                let version = if version == Version::V5 { 5 } else { 4 };
+                format!("kind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\nversion = {version}")
+            }
+        };
+        let folder = folder.display();
+        format!(
+            r#"[gateway]
+name = "edge-test"
+hostname = "localhost"
+shards = {shards}
+state_dir = "{folder}/var"
+identities = "{folder}/identities.toml"
+revocations = "{folder}/revocations.jsonl"
+[[listener]]
+bind = "{tcp}"
+transport = "tcp"
+[[listener]]
+bind = "{tls}"
+transport = "tls"
+certificate = "{folder}/server.pem"
+private_key = "{folder}/server.key"
+[credentials]
+clock_skew = "{skew}s"
+[limits]
+{limits}
+[[upstream]]
+name = "hub"
+connections = {connections}
+{upstream}
+[[route]]
+from = "devices/{{device}}/#"
+upstream = "hub"
+[admin]
+bind = "{admin}"
+"#
+        )
+    }
+
+    fn identities(&self) -> String {
+        let mut text = String::from(IDENTITIES);
+        writeln!(text, "primary_key = \"{}\"\n", device_key("service")).unwrap();
+        for device in &self.devices {
+            let key = device_key(device);
+            write!(text, "[[device]]\nid = \"{device}\"\nprimary_key = \"{key}\"\n").unwrap();
+        }
+        text
+    }
+
+    /// A CA, and the server's certificate that it signed; gives the CA's.
+    fn write_certificates(&self, folder: &Path) -> Vec<u8> {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let server = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        fs::write(folder.join("server.pem"), server.pem()).unwrap();
+        write_secret(&folder.join("server.key"), &key.serialize_pem());
+        write_secret(&folder.join("issuer.secret"), ISSUER_SECRET);
+        ca_pem.into_bytes()
+    }
+}
+
+impl Gateway {
+    /// A plain connection on which nothing has been said.
+    pub fn open(&self, version: Version) -> Device {
+        Device::open(self.tcp, version)
+    }
+
+    /// A TLS connection on which nothing has been said.
+    pub fn open_tls(&self, version: Version) -> Device {
+        Device::open_tls(self.tls, &self.ca_pem, version)
+    }
+
+    /// A device that is admitted with a SAS token, over TCP.
+    #[track_caller]
+    pub fn connect(&self, version: Version, device: &str) -> Device {
+        self.open(version).admitted(&Login::new(version, device, &sas(device)))
+    }
+
+    /// The same over TLS.
+    #[track_caller]
+    pub fn connect_tls(&self, version: Version, device: &str) -> Device {
+        self.open_tls(version).admitted(&Login::new(version, device, &sas(device)))
+    }
+
+    /// Appends a line to the revocation list, as an operator with an editor does.
+    pub fn revoke(&self, line: &str) {
+        let mut list = OpenOptions::new().append(true).open(self.folder.join("revocations.jsonl")).unwrap();
+        list.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The sum of a metric over the series that have all of these labels (`name="value"`).
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (status, text) = self.get("/metrics").expect("the admin port answers");
+        assert_eq!(status, 200);
+        let series = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or_default();
+            rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label))
+        });
+        series.map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().unwrap()).sum()
+    }
+
+    /// GET of the admin port: status and body; `None`: it does not answer.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+}
+
+fn write_secret(path: &Path, text: &str) {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+const IDENTITIES: &str = r#"
+[defaults.scope]
+publish = ["devices/{device}/messages/events/#"]
+subscribe = ["devices/{device}/messages/devicebound/#"]
+
+[[issuer]]
+name = "factory"
+iss = "https://id.example"
+audience = ["localhost"]
+algorithms = ["HS256"]
+require = ["exp", "iat", "jti"]
+[[issuer.key]]
+kid = "k1"
+file = "issuer.secret"
+
+[[device]]
+id = "service"
+scope.publish = ["devices/+/messages/devicebound/#"]
+scope.subscribe = ["devices/+/messages/events/#"]
+"#;

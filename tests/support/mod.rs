@@ -1,0 +1,18 @@
+//! What the tests of a running gateway share: the gateway in a process of its own, devices that speak MQTT byte by byte,
+//! and a hub that records before it acknowledges.
+
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
+
+mod device;
+mod gateway;
+mod hub;
+mod process;
+mod token;
+mod wait;
+
+pub use device::{Answer, Device, Login, Version, publish_packet};
+pub use gateway::{Gateway, Hub, Plan};
+pub use hub::{Recorded, Recorder};
+pub use process::Process;
+pub use token::{device_key, jwt, sas, sas_until, unix_now};
+pub use wait::{folder, free_port, until, until_some};
