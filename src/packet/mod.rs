@@ -133,3 +133,6 @@ impl fmt::Display for PacketError {
 }
 
 impl std::error::Error for PacketError {}
+
+#[cfg(test)]
+mod tests;
