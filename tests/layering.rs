@@ -127,6 +127,7 @@ struct Source {
 fn sources() -> Vec<Source> {
     everything()
         .into_iter()
+        .filter(|(name, _)| !name.contains("/tests/") && !name.ends_with("/tests.rs"))
         .filter_map(|(name, text)| {
             let module = name.strip_prefix("src/")?.split('/').next()?.trim_end_matches(".rs").to_owned();
             Some(Source { code: code_of(&text), module, name })
