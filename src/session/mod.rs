@@ -1,6 +1,7 @@
 //! How MQTT is spoken, without a socket, a clock or a rule of ours: state machines that are handed whole packets and
 //! append their answers to a buffer.
 //!
-//! [`server`] faces a device.
+//! [`server`] faces a device, [`client`] a hub.
 
+pub mod client;
 pub mod server;
