@@ -1,0 +1,487 @@
+//! One pool member: the log, what is in flight, who waits, and the MQTT session towards the hub.
+
+use std::time::Duration;
+
+use super::{
+    LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled,
+    log::{Log, Share},
+    slots::{Slot, Slots},
+    stamp::Stamper,
+    subscriptions::{LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
+    turns::Turns,
+};
+use crate::{
+    packet::{Frame, ProtocolVersion, Publish, PublishRef, QoS, VARINT_MAX, next_frame, write_publish},
+    session::client::{Client, ClientError, Event, PACKET_BYTES_MAX},
+    time::Tick,
+    topic::{TopicFilter, TopicName},
+};
+
+/// A message of the hub, for one session at one QoS.
+pub type Deliver<'d> = dyn FnMut(SessionRef, QoS, &PublishRef<'_>) + 'd;
+
+/// One connection after another to a hub, and what must outlive them. See the module's parent.
+pub struct Link {
+    client: Client,
+    log: Log,
+    slots: Slots,
+    turns: Turns,
+    subscriptions: Subscriptions,
+    stamper: Stamper,
+    /// Messages of QoS 1 that are permitted on this connection and not acknowledged.
+    on_wire: usize,
+    /// When the hub last acknowledged something, or first had something to acknowledge.
+    progress: Tick,
+    wrote: bool,
+    found: Vec<(SessionRef, QoS)>,
+}
+
+impl Link {
+    /// A link that is down.
+    pub fn new(config: LinkConfig) -> Self {
+        let window = config.window.clamp(1, usize::from(REQUEST_ID_FIRST) - 1);
+        Self {
+            client: Client::new(config.client),
+            log: Log::new(config.log_bytes_max),
+            slots: Slots::new(u16::try_from(window).expect("invariant: clamped")),
+            turns: Turns::default(),
+            subscriptions: Subscriptions::default(),
+            stamper: Stamper::new(&config.id_prefix),
+            on_wire: 0,
+            progress: Tick::default(),
+            wrote: false,
+            found: vec![],
+        }
+    }
+
+    /// Takes a message of a session, or says why not; it is copied once, to where it is sent from. `packet_id` is the
+    /// device's, and means nothing at QoS 0.
+    #[inline]
+    pub fn offer(&mut self, from: SessionRef, packet_id: u16, message: &Outbound<'_>, now: Tick) -> Offer {
+        let version = self.client.version();
+        if version == ProtocolVersion::V5_0 {
+            self.stamper.prepare(message.received_ms);
+        }
+        let properties = [message.properties, message.stamp, self.stamper.received(), self.stamper.id()];
+        let mut publish = Publish {
+            dup: false,
+            qos: message.qos.min(QoS::AtLeastOnce),
+            retain: message.retain && self.client.agreed().retain_available,
+            topic: message.topic,
+            packet_id: 0,
+            properties: &properties,
+            payload: message.payload,
+        };
+        let len = publish.encoded_len(version);
+        if len > self.packet_bytes_max() || message.topic.len() > usize::from(u16::MAX) {
+            return Offer::TooLarge;
+        }
+        if publish.qos == QoS::AtMostOnce {
+            if let Err(offer) = room_for_most_once(&self.log, &mut self.turns, &self.client, from, len) {
+                return offer;
+            }
+            self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
+        } else {
+            let Some(id) = place_in_window(&self.log, &mut self.turns, &mut self.slots, from, len) else {
+                return Offer::Wait;
+            };
+            publish.packet_id = id;
+            let at = self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
+            self.log.retain(at);
+            self.slots.fill(id, Slot { session: from, packet_id, at, len, offered: now, resent: false });
+        }
+        self.stamper.used();
+        self.permit(now);
+        Offer::Taken
+    }
+
+    /// How many messages a session that comes now may offer: none while others wait.
+    pub fn room(&self) -> usize {
+        if self.turns.is_empty() { self.free_places() } else { 0 }
+    }
+
+    /// A session that was told to wait holds `wanted` messages: it is promised so many places when its turn comes.
+    pub fn wait_turn(&mut self, who: SessionRef, wanted: u32) {
+        self.turns.want(who, wanted as usize);
+    }
+
+    /// Promises free places to those who wait, first come, first served, and wakes exactly those. Who is woken offers
+    /// what it holds and then gives back what it does not need.
+    pub fn grants(&mut self, wake: &mut impl FnMut(SessionRef)) {
+        while let Some(turn) = self.turns.first() {
+            let places = turn.wanted.min(self.free_places());
+            let may_go = match turn.share {
+                // While the link is down, QoS 0 is woken to be dropped.
+                Share::Half => !self.is_up() || self.log.fits(turn.bytes, Share::Half),
+                Share::Whole => places > 0 && self.log.fits(turn.bytes, Share::Whole),
+            };
+            if !may_go {
+                return;
+            }
+            let places = if turn.share == Share::Half { 0 } else { places };
+            if let Some(who) = self.turns.promise(places) {
+                wake(who);
+            }
+        }
+    }
+
+    /// The session has nothing more to offer for now: what was promised to it is others'.
+    pub fn give_back(&mut self, who: SessionRef) {
+        self.turns.give_back(who);
+    }
+
+    /// The session is over: it waits for nothing, and its subscriptions end. Its messages stay.
+    pub fn session_gone(&mut self, who: SessionRef, now: Tick) {
+        self.turns.forget(who);
+        self.subscriptions.session_gone(who);
+        self.ask(now);
+    }
+
+    /// A new transport is there: CONNECT is in [`unsent`](Self::unsent).
+    pub fn start(&mut self, now: Tick) {
+        self.on_wire = 0;
+        self.client.start(now);
+    }
+
+    /// The transport is lost. All that is unacknowledged stays, and so does QoS 0 that was not written to its end.
+    pub fn down(&mut self, out: &mut LinkOutput) {
+        self.on_wire = 0;
+        self.client.down();
+        self.subscriptions.down(out);
+    }
+
+    /// Says good-bye to the hub, which keeps the session.
+    pub fn disconnect(&mut self) {
+        self.client.disconnect();
+    }
+
+    /// What is to be written next; more may follow when it is written. Empty: nothing now.
+    pub fn unsent(&self) -> &[u8] {
+        match self.source() {
+            Source::Control => self.client.unsent(),
+            Source::RestOfFrame => self.log.rest_of_frame(),
+            Source::Log => self.log.unsent(),
+        }
+    }
+
+    /// `n` bytes of [`unsent`](Self::unsent) were handed to the transport; nothing else was called in between.
+    pub fn wrote(&mut self, n: usize) {
+        self.wrote |= n > 0;
+        match self.source() {
+            Source::Control => self.client.wrote(n),
+            Source::RestOfFrame | Source::Log => {
+                self.client.progress();
+                self.log.wrote(n);
+            }
+        }
+    }
+
+    /// Takes bytes of the hub and answers how many; the rest is the beginning of a packet.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the transport must be closed. What `out` holds is true nevertheless.
+    pub fn on_bytes(
+        &mut self,
+        buf: &[u8],
+        out: &mut LinkOutput,
+        deliver: &mut Deliver<'_>,
+        now: Tick,
+    ) -> Result<usize, LinkError> {
+        self.client.heard();
+        let mut used = 0;
+        while let Some(rest) = buf.get(used..) {
+            // A plain PUBACK: nearly all that a hub sends.
+            if let [0x40, 2, high, low, ..] = *rest
+                && self.client.is_up()
+            {
+                self.acknowledged(u16::from_be_bytes([high, low]), 0, out, now)?;
+                used += 4;
+                continue;
+            }
+            let Some(frame) = next_frame(rest, PACKET_BYTES_MAX).map_err(ClientError::from)? else { break };
+            self.on_frame(frame, out, deliver, now)?;
+            used += frame.bytes().len();
+        }
+        self.permit(now);
+        self.ask(now);
+        Ok(used)
+    }
+
+    /// Asks for a filter on behalf of a session; `token` comes back in [`Placed`](super::Placed).
+    pub fn subscribe(&mut self, who: SessionRef, filter: &TopicFilter, qos: QoS, token: u64, now: Tick) -> Placement {
+        let link = if self.is_up() { LinkState::Up } else { LinkState::Down };
+        let placement = self.subscriptions.subscribe(who, filter, qos, token, link);
+        self.ask(now);
+        placement
+    }
+
+    /// The session gives a filter back.
+    pub fn unsubscribe(&mut self, who: SessionRef, filter: &TopicFilter, now: Tick) {
+        self.subscriptions.unsubscribe(who, filter);
+        self.ask(now);
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub fn deadline(&self) -> Option<Tick> {
+        let stalled = (self.is_up() && self.awaits_something()).then(|| self.progress.plus(PROGRESS_WITHIN));
+        [self.client.deadline(), stalled].into_iter().flatten().min()
+    }
+
+    /// Sends a PINGREQ when it is due, and notices a hub that does not answer.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the transport must be closed.
+    pub fn tick(&mut self, now: Tick) -> Result<(), LinkError> {
+        self.client.tick(now)?;
+        if self.is_up() && self.awaits_something() && now >= self.progress.plus(PROGRESS_WITHIN) {
+            // What is still being written to a slow line cannot be acknowledged yet.
+            if !std::mem::take(&mut self.wrote) || self.log.unsent_bytes() == 0 {
+                return Err(LinkError::Stalled);
+            }
+            self.progress = now;
+        }
+        Ok(())
+    }
+
+    /// Whether the hub accepted the connection.
+    pub fn is_up(&self) -> bool {
+        self.client.is_up()
+    }
+
+    /// Whether the hub had kept the session when it last accepted a connection.
+    pub fn session_present(&self) -> bool {
+        self.client.agreed().session_present
+    }
+
+    /// Messages of QoS 1 that the link has and the hub has not acknowledged.
+    pub fn inflight(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of messages that are not yet written on this connection.
+    pub fn unsent_bytes(&self) -> usize {
+        self.log.unsent_bytes()
+    }
+
+    /// Memory that retained messages take.
+    pub fn log_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
+    /// Places that are promised to sessions which were woken.
+    pub fn promised(&self) -> usize {
+        self.turns.promised()
+    }
+
+    fn on_frame(
+        &mut self,
+        frame: Frame<'_>,
+        out: &mut LinkOutput,
+        deliver: &mut Deliver<'_>,
+        now: Tick,
+    ) -> Result<(), LinkError> {
+        match self.client.handle(frame, now)? {
+            Event::Connected => self.connected(out, now),
+            Event::Acknowledged(ack) => self.acknowledged(ack.packet_id, ack.reason, out, now)?,
+            Event::Message(publish) => self.message(&publish, out, deliver)?,
+            Event::Subscribed(suback) => {
+                self.progress = now;
+                if !self.subscriptions.subscribed(suback.packet_id, &suback.codes, out) {
+                    return Err(ClientError::Protocol("a SUBACK that was not asked for").into());
+                }
+            }
+            Event::Unsubscribed(unsuback) => {
+                self.progress = now;
+                if !self.subscriptions.unsubscribed(unsuback.packet_id) {
+                    return Err(ClientError::Protocol("an UNSUBACK that was not asked for").into());
+                }
+            }
+            Event::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Puts what an earlier connection left behind at the head of this one, in order.
+    fn connected(&mut self, out: &mut LinkOutput, now: Tick) {
+        let agreed = self.client.agreed();
+        let (resumed, packet_bytes_max) = (agreed.session_present, self.packet_bytes_max());
+        let flags_kept = if agreed.retain_available { !DUP } else { !(DUP | RETAIN) };
+        let slots = &mut self.slots;
+        self.log.rebuild(|old| {
+            let Some(id) = old.frame.packet_id() else {
+                return (!old.finished && old.frame.len() <= packet_bytes_max)
+                    .then_some(old.frame.first_byte() & flags_kept);
+            };
+            let slot = slots.get_mut(id).filter(|slot| slot.at == old.was)?;
+            // MQTT 5.0 [MQTT-3.1.2-24]: the hub may take less than the last one did.
+            if old.frame.len() > packet_bytes_max {
+                let slot = slots.free(id)?;
+                out.settled.push(settled(&slot, PACKET_TOO_LARGE, now));
+                return None;
+            }
+            slot.at = old.becomes;
+            slot.resent |= old.begun;
+            // MQTT 5.0 [MQTT-3.3.1-1]: DUP where the hub may know the message under this packet id.
+            let dup = if slot.resent && resumed { DUP } else { 0 };
+            Some(old.frame.first_byte() & flags_kept | dup)
+        });
+        if !resumed {
+            self.subscriptions.hub_forgot();
+        }
+        self.on_wire = 0;
+        self.progress = now;
+    }
+
+    #[inline]
+    fn acknowledged(&mut self, id: u16, reason: u8, out: &mut LinkOutput, now: Tick) -> Result<(), LinkError> {
+        let sent = self.slots.get(id).is_some_and(|slot| self.log.was_sent(slot.at, slot.len));
+        let Some(slot) = sent.then(|| self.slots.free(id)).flatten() else {
+            // A hub that resumed the session may still have answers to what an earlier connection carried. They settle
+            // nothing: the message is sent again, and answered again.
+            return match self.session_present() {
+                true => Ok(()),
+                false => Err(ClientError::Protocol("a PUBACK for what was not sent").into()),
+            };
+        };
+        self.log.release(slot.at);
+        self.on_wire -= 1;
+        self.progress = now;
+        out.settled.push(settled(&slot, reason, now));
+        Ok(())
+    }
+
+    /// Each session with a matching filter gets one copy; then the hub is told that it arrived.
+    fn message(
+        &mut self,
+        publish: &PublishRef<'_>,
+        out: &mut LinkOutput,
+        deliver: &mut Deliver<'_>,
+    ) -> Result<(), LinkError> {
+        let topic = TopicName::new(publish.topic).map_err(|_| ClientError::Protocol("an invalid topic name"))?;
+        let mut found = std::mem::take(&mut self.found);
+        self.subscriptions.matches(topic, &mut found);
+        out.unclaimed += u64::from(found.is_empty());
+        for (session, qos) in &found {
+            deliver(*session, publish.qos.min(*qos), publish);
+        }
+        self.found = found;
+        if publish.qos == QoS::AtLeastOnce {
+            self.client.acknowledge(publish.packet_id)?;
+        }
+        Ok(())
+    }
+
+    /// Lets as much of the log go as the hub's Receive Maximum allows, resent or new [MQTT-3.3.4-7].
+    #[inline]
+    fn permit(&mut self, now: Tick) {
+        if !self.is_up() {
+            return;
+        }
+        // A cap of one message, to find the one that a hub closes on, belongs here.
+        let on_wire_max = usize::from(self.client.agreed().receive_maximum);
+        while self.on_wire < on_wire_max {
+            let Some(frame) = self.log.permit() else { return };
+            if frame.packet_id().is_some() {
+                if !self.awaits_something() {
+                    self.progress = now;
+                }
+                self.on_wire += 1;
+            }
+        }
+    }
+
+    /// Asks the hub for filters that are wanted, and gives back those that are not.
+    fn ask(&mut self, now: Tick) {
+        while self.is_up()
+            && let idle = !self.awaits_something()
+            && let Some((id, request)) = self.subscriptions.next_request()
+        {
+            match request {
+                Request::Subscribe(filters) => self.client.subscribe(id, filters),
+                Request::Unsubscribe(filters) => self.client.unsubscribe(id, &filters),
+            }
+            if idle {
+                self.progress = now;
+            }
+        }
+    }
+
+    fn awaits_something(&self) -> bool {
+        self.on_wire > 0 || self.subscriptions.unanswered() > 0
+    }
+
+    fn free_places(&self) -> usize {
+        self.slots.places().saturating_sub(self.turns.promised())
+    }
+
+    fn packet_bytes_max(&self) -> usize {
+        let hub = self.client.agreed().maximum_packet_size.unwrap_or(u32::MAX) as usize;
+        hub.min(VARINT_MAX as usize)
+    }
+
+    fn source(&self) -> Source {
+        match (self.client.unsent().is_empty(), self.is_up()) {
+            (true, true) => Source::Log,
+            (false, true) if !self.log.at_boundary() => Source::RestOfFrame,
+            _ => Source::Control,
+        }
+    }
+}
+
+/// Where the next byte comes from. Control packets go first, but never into the middle of a message.
+enum Source {
+    Control,
+    RestOfFrame,
+    Log,
+}
+
+/// A packet id for a message of QoS 1, if there is a place for it: promised to the session, or free while nobody waits.
+#[inline]
+fn place_in_window(log: &Log, turns: &mut Turns, slots: &mut Slots, from: SessionRef, len: usize) -> Option<u16> {
+    let promised = turns.promised_to(from) > 0;
+    let free = turns.is_empty() && slots.places() > turns.promised();
+    if !(promised || free) || !log.fits(len, Share::Whole) {
+        turns.enqueue(from, len, Share::Whole);
+        return None;
+    }
+    if promised {
+        turns.redeem(from);
+    }
+    slots.take_id()
+}
+
+/// QoS 0 needs no place in the window, but room in the log, and never passes an earlier message of its session.
+fn room_for_most_once(
+    log: &Log,
+    turns: &mut Turns,
+    client: &Client,
+    from: SessionRef,
+    len: usize,
+) -> Result<(), Offer> {
+    let fits = log.fits(len, Share::Half);
+    if fits && !turns.is_queued(from) {
+        return Ok(());
+    }
+    if !fits && !client.is_up() {
+        return Err(Offer::Dropped("hub_away"));
+    }
+    turns.enqueue(from, len, Share::Half);
+    Err(Offer::Wait)
+}
+
+fn settled(slot: &Slot, reason: u8, now: Tick) -> Settled {
+    // MQTT 5.0 §3.4.2.1: from 0x80 on it is a refusal; 0x10, no matching subscribers, is none.
+    let outcome = if reason < 0x80 { Ok(()) } else { Err(reason) };
+    let took_ms = now.0.saturating_sub(slot.offered.0);
+    Settled { session: slot.session, packet_id: slot.packet_id, outcome, took_ms }
+}
+
+/// With something to acknowledge, a hub that acknowledges nothing for so long is as good as gone.
+pub(super) const PROGRESS_WITHIN: Duration = Duration::from_secs(20);
+
+/// MQTT 5.0 §3.3.1.
+const DUP: u8 = 0x08;
+const RETAIN: u8 = 0x01;
+
+/// Reason code of MQTT 5.0 §2.4.
+const PACKET_TOO_LARGE: u8 = 0x95;

@@ -1,0 +1,169 @@
+//! From a device's PUBLISH to the hub's acknowledgement, without a socket and a clock: one [`Link`] is one pool member
+//! of one shard. It retains every message until the hub has it, sends what a lost connection leaves behind again, in
+//! order, and says who may go on when the window was full. The spool will stand behind the same [`Link::offer`].
+
+mod link;
+mod log;
+mod slots;
+mod stamp;
+mod subscriptions;
+mod turns;
+
+pub use link::Link;
+pub use stamp::session_stamp;
+
+use std::fmt;
+
+use crate::{
+    packet::QoS,
+    session::client::{ClientConfig, ClientError},
+    topic::TopicFilter,
+};
+
+/// A session of the shard, as a value: its slot, and which of the sessions that have been in the slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SessionRef {
+    /// Where the shard keeps it.
+    pub slot: u32,
+    /// Differs for each session that has been there.
+    pub generation: u32,
+}
+
+/// What a [`Link`] is told.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// How it introduces itself.
+    pub client: ClientConfig,
+    /// Messages of QoS 1 in flight, 1 to 60,000. More covers a longer round trip, and takes memory.
+    pub window: usize,
+    /// Bytes of messages that are retained. A single message that is larger still finds room in an empty log.
+    pub log_bytes_max: usize,
+    /// What `tollgate-id` begins with; unique over gateways, links and restarts.
+    pub id_prefix: String,
+}
+
+/// A message for the hub.
+#[derive(Clone, Copy)]
+pub struct Outbound<'a> {
+    /// In the hub's terms.
+    pub topic: &'a str,
+    /// 2 is forwarded as 1.
+    pub qos: QoS,
+    /// RETAIN; cleared for a hub that has no retained messages.
+    pub retain: bool,
+    /// The device's own properties that may be forwarded, encoded; for a 5.0 hub.
+    pub properties: &'a [u8],
+    /// See [`session_stamp`]; for a 5.0 hub.
+    pub stamp: &'a [u8],
+    /// The application message.
+    pub payload: &'a [u8],
+    /// When it was received: milliseconds of the wall clock since 1970.
+    pub received_ms: u64,
+}
+
+/// What became of an offered message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Offer {
+    /// The link has it. QoS 1: it will be [`Settled`] once.
+    Taken,
+    /// No room. The session stands in the queue, reads no more, and offers it again when it is woken.
+    Wait,
+    /// QoS 0 that is given up, and the tag of the reason.
+    Dropped(&'static str),
+    /// Larger than this hub takes, or than MQTT can say.
+    TooLarge,
+}
+
+/// What became of a wish to subscribe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Placement {
+    /// A [`Placed`] will say.
+    Pending,
+    /// The hub holds the filter, or will be asked for it as soon as the link is up.
+    Granted(QoS),
+}
+
+/// What the hub's bytes brought. It is the caller's to empty, and counts also when an error ends the connection.
+#[derive(Debug, Default)]
+pub struct LinkOutput {
+    /// Messages that are done with.
+    pub settled: Vec<Settled>,
+    /// Subscriptions that were waited for.
+    pub placed: Vec<Placed>,
+    /// Subscriptions that the hub refused after they had been granted.
+    pub withdrawn: Vec<Withdrawn>,
+    /// Messages of the hub that no session has a filter for.
+    pub unclaimed: u64,
+}
+
+/// A message that is done with; its session may be gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// Whose message.
+    pub session: SessionRef,
+    /// The device's packet id.
+    pub packet_id: u16,
+    /// The hub has it, or refused it with this reason code.
+    pub outcome: Result<(), u8>,
+    /// Milliseconds since it was offered.
+    pub took_ms: u64,
+}
+
+/// The hub's answer to a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// Whose subscription.
+    pub session: SessionRef,
+    /// As given to [`Link::subscribe`].
+    pub token: u64,
+    /// What was granted, or the hub's reason code.
+    pub granted: Result<QoS, u8>,
+}
+
+/// A subscription that the hub took back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Withdrawn {
+    /// Whose subscription.
+    pub session: SessionRef,
+    /// Which.
+    pub filter: TopicFilter,
+    /// The hub's reason code.
+    pub reason: u8,
+}
+
+/// Why the connection of a link must end. What is unacknowledged stays and is sent again on the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkError {
+    /// CONNACK with this code.
+    Refused(u8),
+    /// The MQTT session broke.
+    Session(ClientError),
+    /// Messages or subscriptions wait, and the hub has acknowledged none for 20 s.
+    Stalled,
+}
+
+impl From<ClientError> for LinkError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(code) => Self::Refused(code),
+            error => Self::Session(error),
+        }
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(code) => ClientError::Refused(*code).fmt(f),
+            Self::Session(error) => error.fmt(f),
+            Self::Stalled => write!(f, "the hub acknowledged nothing for {} s", link::PROGRESS_WITHIN.as_secs()),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+#[cfg(test)]
+mod tests;

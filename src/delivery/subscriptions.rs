@@ -1,0 +1,421 @@
+//! The devices' subscriptions on one hub connection: counted by reference, placed on the hub once for all who hold the
+//! same filter, and placed again after the hub has forgotten them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{LinkOutput, Placed, Placement, SessionRef, Withdrawn};
+use crate::{
+    packet::QoS,
+    topic::{FilterTree, TopicFilter, TopicName},
+};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Subscriptions {
+    entries: HashMap<TopicFilter, Entry>,
+    holders: FilterTree<Holder>,
+    by_session: HashMap<SessionRef, HashSet<TopicFilter>>,
+    /// To be asked of the hub.
+    wanted: BTreeSet<TopicFilter>,
+    /// Held by the hub and by no session.
+    unwanted: BTreeSet<TopicFilter>,
+    /// Requests that the hub has not answered, by packet id.
+    requests: HashMap<u16, Request>,
+    last_id: u16,
+}
+
+/// A request for the hub.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Request {
+    Subscribe(Vec<(TopicFilter, QoS)>),
+    Unsubscribe(Vec<TopicFilter>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Holder {
+    session: SessionRef,
+    qos: QoS,
+}
+
+#[derive(Default)]
+struct Entry {
+    holders: Vec<Holder>,
+    /// Who waits for the hub's answer, each with its token.
+    waiting: Vec<(SessionRef, u64)>,
+    /// The request that asks for it now, and at which QoS.
+    asked: Option<(u16, QoS)>,
+    /// At which QoS the hub was asked, and what it granted.
+    held: Option<(QoS, QoS)>,
+}
+
+impl Entry {
+    fn qos(&self) -> QoS {
+        self.holders.iter().map(|h| h.qos).max().unwrap_or(QoS::AtMostOnce)
+    }
+
+    fn qos_of(&self, session: SessionRef) -> Option<QoS> {
+        self.holders.iter().find(|h| h.session == session).map(|h| h.qos)
+    }
+}
+
+/// Whether requests can be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LinkState {
+    Up,
+    Down,
+}
+
+impl Subscriptions {
+    /// Adds a holder, or changes its QoS. `Granted`: nothing need be asked, or it is placed when the link is up again.
+    pub(super) fn subscribe(
+        &mut self,
+        who: SessionRef,
+        filter: &TopicFilter,
+        qos: QoS,
+        token: u64,
+        link: LinkState,
+    ) -> Placement {
+        let qos = qos.min(QoS::AtLeastOnce);
+        self.drop_holder(who, filter);
+        self.unwanted.remove(filter);
+        let holder = Holder { session: who, qos };
+        self.holders.insert(filter, holder);
+        self.by_session.entry(who).or_default().insert(filter.clone());
+        let entry = self.entries.entry(filter.clone()).or_default();
+        entry.holders.push(holder);
+        if let Some((asked, granted)) = entry.held
+            && asked >= qos
+        {
+            return Placement::Granted(granted.min(qos));
+        }
+        if entry.asked.is_none_or(|(_, asked)| asked < qos) {
+            self.wanted.insert(filter.clone());
+        }
+        if link == LinkState::Down {
+            return Placement::Granted(qos);
+        }
+        entry.waiting.push((who, token));
+        Placement::Pending
+    }
+
+    /// Removes a holder; the last one takes the filter off the hub.
+    pub(super) fn unsubscribe(&mut self, who: SessionRef, filter: &TopicFilter) {
+        if let Some(filters) = self.by_session.get_mut(&who) {
+            filters.remove(filter);
+            if filters.is_empty() {
+                self.by_session.remove(&who);
+            }
+        }
+        self.drop_holder(who, filter);
+        self.drop_entry_without_holder(filter);
+    }
+
+    /// Removes all that a session holds.
+    pub(super) fn session_gone(&mut self, who: SessionRef) {
+        for filter in self.by_session.remove(&who).unwrap_or_default() {
+            self.drop_holder(who, &filter);
+            self.drop_entry_without_holder(&filter);
+        }
+    }
+
+    /// The next request for the hub and its packet id.
+    pub(super) fn next_request(&mut self) -> Option<(u16, Request)> {
+        if self.requests.len() >= REQUESTS_MAX {
+            return None;
+        }
+        let id = self.free_id();
+        let request = if self.unwanted.is_empty() {
+            Request::Subscribe(self.next_subscribe(id)?)
+        } else {
+            let filters = std::iter::from_fn(|| self.unwanted.pop_first()).take(FILTERS_PER_REQUEST).collect();
+            Request::Unsubscribe(filters)
+        };
+        self.last_id = id;
+        self.requests.insert(id, request.clone());
+        Some((id, request))
+    }
+
+    /// Requests without an answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The hub's answer to a SUBSCRIBE: a code for each filter. Says whether it was asked for.
+    #[must_use]
+    pub(super) fn subscribed(&mut self, id: u16, codes: &[u8], out: &mut LinkOutput) -> bool {
+        let Some(Request::Subscribe(filters)) = self.requests.remove(&id) else { return false };
+        // MQTT 5.0 [MQTT-3.8.4-6]: one code for each filter.
+        if codes.len() != filters.len() {
+            return false;
+        }
+        for ((filter, asked), &code) in filters.iter().zip(codes) {
+            let Some(entry) = self.entries.get_mut(filter).filter(|e| e.asked.is_some_and(|(by, _)| by == id)) else {
+                continue;
+            };
+            entry.asked = None;
+            match code {
+                0..=2 => {
+                    let granted = if code == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+                    entry.held = Some((*asked, granted));
+                    for (session, token) in std::mem::take(&mut entry.waiting) {
+                        let qos = entry.qos_of(session).unwrap_or(QoS::AtMostOnce);
+                        out.placed.push(Placed { session, token, granted: Ok(granted.min(qos)) });
+                    }
+                }
+                reason => self.refused(filter, reason, out),
+            }
+        }
+        true
+    }
+
+    /// The hub's answer to an UNSUBSCRIBE. Says whether it was asked for.
+    #[must_use]
+    pub(super) fn unsubscribed(&mut self, id: u16) -> bool {
+        matches!(self.requests.remove(&id), Some(Request::Unsubscribe(_)))
+    }
+
+    /// A session on the hub begins anew: it holds none of the filters.
+    pub(super) fn hub_forgot(&mut self) {
+        self.unwanted.clear();
+        for (filter, entry) in &mut self.entries {
+            entry.held = None;
+            self.wanted.insert(filter.clone());
+        }
+    }
+
+    /// The connection is lost. Who waits for an answer is told that the filter will be placed, as one is who asks while
+    /// the link is down.
+    pub(super) fn down(&mut self, out: &mut LinkOutput) {
+        for request in std::mem::take(&mut self.requests).into_values() {
+            match request {
+                Request::Unsubscribe(filters) => {
+                    self.unwanted.extend(filters.into_iter().filter(|f| !self.entries.contains_key(f)));
+                }
+                Request::Subscribe(filters) => {
+                    for (filter, _) in filters {
+                        match self.entries.get_mut(&filter) {
+                            Some(entry) => {
+                                entry.asked = None;
+                                self.wanted.insert(filter);
+                            }
+                            None => drop(self.unwanted.insert(filter)),
+                        }
+                    }
+                }
+            }
+        }
+        for entry in self.entries.values_mut() {
+            for (session, token) in std::mem::take(&mut entry.waiting) {
+                let qos = entry.qos_of(session).unwrap_or(QoS::AtMostOnce);
+                out.placed.push(Placed { session, token, granted: Ok(qos) });
+            }
+        }
+    }
+
+    /// Who gets a message: each session once, at the highest QoS of its filters.
+    pub(super) fn matches(&self, topic: TopicName<'_>, found: &mut Vec<(SessionRef, QoS)>) {
+        found.clear();
+        self.holders.for_each_match(topic, |holder| found.push((holder.session, holder.qos)));
+        if found.len() > 1 {
+            found.sort_unstable_by_key(|(session, qos)| (*session, std::cmp::Reverse(*qos)));
+            found.dedup_by_key(|(session, _)| *session);
+        }
+    }
+
+    fn next_subscribe(&mut self, id: u16) -> Option<Vec<(TopicFilter, QoS)>> {
+        let mut filters = vec![];
+        while filters.len() < FILTERS_PER_REQUEST {
+            let Some(filter) = self.wanted.pop_first() else { break };
+            let Some(entry) = self.entries.get_mut(&filter) else { continue };
+            let qos = entry.qos();
+            entry.asked = Some((id, qos));
+            filters.push((filter, qos));
+        }
+        (!filters.is_empty()).then_some(filters)
+    }
+
+    /// Those who waited are told; those who had been told otherwise lose what they had.
+    fn refused(&mut self, filter: &TopicFilter, reason: u8, out: &mut LinkOutput) {
+        let Some(entry) = self.entries.remove(filter) else { return };
+        if entry.held.is_some() {
+            self.unwanted.insert(filter.clone());
+        }
+        for (session, token) in &entry.waiting {
+            out.placed.push(Placed { session: *session, token: *token, granted: Err(reason) });
+        }
+        for holder in entry.holders {
+            self.holders.remove(filter, &holder);
+            if let Some(filters) = self.by_session.get_mut(&holder.session) {
+                filters.remove(filter);
+                if filters.is_empty() {
+                    self.by_session.remove(&holder.session);
+                }
+            }
+            if !entry.waiting.iter().any(|(session, _)| *session == holder.session) {
+                out.withdrawn.push(Withdrawn { session: holder.session, filter: filter.clone(), reason });
+            }
+        }
+    }
+
+    fn drop_holder(&mut self, who: SessionRef, filter: &TopicFilter) {
+        let Some(entry) = self.entries.get_mut(filter) else { return };
+        entry.waiting.retain(|(session, _)| *session != who);
+        if let Some(at) = entry.holders.iter().position(|h| h.session == who) {
+            let holder = entry.holders.swap_remove(at);
+            self.holders.remove(filter, &holder);
+        }
+    }
+
+    fn drop_entry_without_holder(&mut self, filter: &TopicFilter) {
+        if let Some(entry) = self.entries.get(filter)
+            && entry.holders.is_empty()
+        {
+            if entry.held.is_some() || entry.asked.is_some() {
+                self.unwanted.insert(filter.clone());
+            }
+            self.entries.remove(filter);
+            self.wanted.remove(filter);
+        }
+    }
+
+    fn free_id(&self) -> u16 {
+        let mut id = self.last_id;
+        loop {
+            id = if id < REQUEST_ID_FIRST || id == u16::MAX { REQUEST_ID_FIRST } else { id + 1 };
+            if !self.requests.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// Packet ids of requests; those of messages are below.
+pub(super) const REQUEST_ID_FIRST: u16 = 60_001;
+
+/// Requests in flight: enough that a site's morning is subscribed in a few round trips.
+const REQUESTS_MAX: usize = 16;
+
+/// Filters in one request: what brokers with modest limits take.
+const FILTERS_PER_REQUEST: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(slot: u32) -> SessionRef {
+        SessionRef { slot, generation: 0 }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::try_from(text).expect(text)
+    }
+
+    fn matched(subscriptions: &Subscriptions, topic: &str) -> Vec<(u32, u8)> {
+        let mut found = vec![];
+        subscriptions.matches(TopicName::new(topic.as_bytes()).expect(topic), &mut found);
+        found.iter().map(|(session, qos)| (session.slot, *qos as u8)).collect()
+    }
+
+    /// Asks the hub for all that is wanted and lets it answer with `code`.
+    fn settle(subscriptions: &mut Subscriptions, code: u8) -> (Vec<Request>, LinkOutput) {
+        let (mut requests, mut out) = (vec![], LinkOutput::default());
+        while let Some((id, request)) = subscriptions.next_request() {
+            match &request {
+                Request::Subscribe(f) => assert!(subscriptions.subscribed(id, &vec![code; f.len()], &mut out)),
+                Request::Unsubscribe(_) => assert!(subscriptions.unsubscribed(id)),
+            }
+            requests.push(request);
+        }
+        (requests, out)
+    }
+
+    const Q0: QoS = QoS::AtMostOnce;
+    const Q1: QoS = QoS::AtLeastOnce;
+
+    #[test]
+    fn a_filter_is_placed_once_for_all_who_hold_it_and_leaves_with_the_last() {
+        let mut s = Subscriptions::default();
+        assert_eq!(s.subscribe(session(1), &filter("a/#"), Q1, 7, LinkState::Up), Placement::Pending);
+        let (requests, out) = settle(&mut s, 1);
+        assert_eq!(requests, [Request::Subscribe(vec![(filter("a/#"), Q1)])]);
+        assert_eq!(out.placed, [Placed { session: session(1), token: 7, granted: Ok(Q1) }]);
+        assert_eq!(s.subscribe(session(2), &filter("a/#"), Q0, 8, LinkState::Up), Placement::Granted(Q0));
+        assert_eq!(settle(&mut s, 1).0, []);
+        assert_eq!(matched(&s, "a/x"), [(1, 1), (2, 0)]);
+        s.unsubscribe(session(1), &filter("a/#"));
+        assert_eq!((settle(&mut s, 1).0, matched(&s, "a/x")), (vec![], vec![(2, 0)]));
+        s.session_gone(session(2));
+        assert_eq!(settle(&mut s, 1).0, [Request::Unsubscribe(vec![filter("a/#")])]);
+        assert!(s.entries.is_empty() && s.by_session.is_empty() && matched(&s, "a/x").is_empty());
+    }
+
+    #[test]
+    fn a_higher_qos_is_asked_for_again() {
+        let mut s = Subscriptions::default();
+        let _ = s.subscribe(session(1), &filter("a"), Q0, 0, LinkState::Up);
+        settle(&mut s, 0);
+        assert_eq!(s.subscribe(session(2), &filter("a"), QoS::ExactlyOnce, 1, LinkState::Up), Placement::Pending);
+        let (requests, out) = settle(&mut s, 1);
+        assert_eq!(requests, [Request::Subscribe(vec![(filter("a"), Q1)])]);
+        assert_eq!(out.placed, [Placed { session: session(2), token: 1, granted: Ok(Q1) }]);
+    }
+
+    #[test]
+    fn a_session_with_several_filters_gets_one_copy_at_the_highest_qos() {
+        let mut s = Subscriptions::default();
+        for (f, qos) in [("a/b", Q0), ("a/+", Q1), ("#", Q0)] {
+            let _ = s.subscribe(session(1), &filter(f), qos, 0, LinkState::Up);
+        }
+        assert_eq!(matched(&s, "a/b"), [(1, 1)]);
+        assert_eq!(matched(&s, "c"), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_refusal_reaches_who_waits_and_takes_from_who_had() {
+        let mut s = Subscriptions::default();
+        let _ = s.subscribe(session(1), &filter("a"), Q1, 5, LinkState::Down);
+        let _ = s.subscribe(session(2), &filter("a"), Q1, 6, LinkState::Up);
+        let (_, out) = settle(&mut s, 0x87);
+        assert_eq!(out.placed, [Placed { session: session(2), token: 6, granted: Err(0x87) }]);
+        assert_eq!(out.withdrawn, [Withdrawn { session: session(1), filter: filter("a"), reason: 0x87 }]);
+        assert!(matched(&s, "a").is_empty() && s.by_session.is_empty());
+    }
+
+    #[test]
+    fn what_changed_while_the_link_was_down_is_asked_when_it_is_up() {
+        let mut s = Subscriptions::default();
+        for f in ["kept", "left"] {
+            let _ = s.subscribe(session(1), &filter(f), Q1, 0, LinkState::Up);
+        }
+        settle(&mut s, 1);
+        let _ = s.subscribe(session(1), &filter("asked"), Q1, 9, LinkState::Up);
+        s.next_request().expect("a request");
+        let mut out = LinkOutput::default();
+        s.down(&mut out);
+        assert_eq!(out.placed, [Placed { session: session(1), token: 9, granted: Ok(Q1) }]);
+        s.unsubscribe(session(1), &filter("left"));
+        assert_eq!(s.subscribe(session(1), &filter("new"), Q1, 0, LinkState::Down), Placement::Granted(Q1));
+        let (requests, out) = settle(&mut s, 1);
+        let asked = vec![(filter("asked"), Q1), (filter("new"), Q1)];
+        assert_eq!(requests, [Request::Unsubscribe(vec![filter("left")]), Request::Subscribe(asked)]);
+        assert_eq!(out.placed, []);
+        s.down(&mut LinkOutput::default());
+        s.hub_forgot();
+        let all = ["asked", "kept", "new"].map(|f| (filter(f), Q1)).to_vec();
+        assert_eq!(settle(&mut s, 1).0, [Request::Subscribe(all)]);
+    }
+
+    #[test]
+    fn many_filters_go_in_few_requests_and_an_answer_to_nothing_is_noticed() {
+        let mut s = Subscriptions::default();
+        for i in 0..REQUESTS_MAX * FILTERS_PER_REQUEST + 1 {
+            let _ = s.subscribe(session(1), &filter(&format!("f/{i}")), Q1, 0, LinkState::Down);
+        }
+        let requests: Vec<_> = std::iter::from_fn(|| s.next_request()).collect();
+        assert_eq!((requests.len(), s.unanswered(), s.wanted.len()), (REQUESTS_MAX, REQUESTS_MAX, 1));
+        let mut out = LinkOutput::default();
+        assert!(!s.subscribed(1, &[0], &mut out), "never asked");
+        assert!(!s.subscribed(requests[0].0, &[0], &mut out), "one code for 32 filters");
+        assert!(!s.unsubscribed(requests[1].0), "it was a SUBSCRIBE");
+    }
+}
