@@ -15,7 +15,7 @@ mod sas;
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk_set};
 pub use jwt::JwtToken;
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
-pub use keyring::{Device, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
+pub use keyring::{Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, self_test};
 pub use revocation::{Added, BadLine, Facts, Hit, JtiHash, RevocationList};
 pub use sas::{Resource, SasToken};
