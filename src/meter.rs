@@ -63,6 +63,12 @@ impl Meters {
         }
     }
 
+    /// Apart from the process, for tests of who shows them.
+    #[cfg(test)]
+    pub(crate) fn apart() -> Self {
+        Self { prometheus: recorder().handle(), ack: Arc::default() }
+    }
+
     /// The text that `/metrics` answers with.
     pub fn render(&self) -> String {
         let mut text = self.prometheus.render();

@@ -1,5 +1,89 @@
 //! The desk: what an operator asks a running gateway over HTTP, and what it is told to do.
+//!
+//! Health and metrics are for everybody who can reach the port and show no device. All under `/v1` asks for the bearer
+//! token of `var/admin.token`. The listener is loopback by default.
 
+mod api;
 mod backend;
+mod guard;
+mod ledger;
+mod views;
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{delete, get, post},
+};
+use tokio::net::TcpListener;
 
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
+pub use ledger::{Ledger, LedgerError};
+pub use views::{RefusalList, RevocationAdded, SessionList, SessionView, UpstreamList};
+
+/// Answers until `shutdown` ends; then lets the requests that it has come to their end.
+///
+/// # Errors
+/// Where the listener's own address cannot be told.
+pub async fn serve(
+    listener: TcpListener,
+    backend: Backend,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let hosts = guard::Hosts::of(listener.local_addr()?);
+    let meters = backend.meters.clone();
+    let app = router(backend, hosts);
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let shutdown = async move {
+        shutdown.await;
+        // Nobody listens where serving has failed.
+        let _ = ended.send(());
+    };
+    let serving = async { axum::serve(listener, app).with_graceful_shutdown(shutdown).await };
+    let drained = async {
+        let _ = end.await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    let upkeep = async {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            meters.upkeep();
+        }
+    };
+    tokio::select! {
+        served = serving => served,
+        () = drained => Ok(()),
+        () = upkeep => Ok(()),
+    }
+}
+
+fn router(backend: Backend, hosts: guard::Hosts) -> Router {
+    let guarded = Router::new()
+        .route("/v1/sessions", get(api::sessions))
+        .route("/v1/sessions/{device}", delete(api::close_session))
+        .route("/v1/refusals", get(api::refusals))
+        .route("/v1/upstreams", get(api::upstreams))
+        .route("/v1/reload", post(api::reload))
+        .route_layer(middleware::from_fn_with_state(backend.clone(), guard::require_token));
+    Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(api::metrics))
+        .merge(guarded)
+        .fallback(api::not_found)
+        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::require_host))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(backend)
+}
+
+/// A token is at most some KiB; nothing else that is sent here is larger.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// For requests that run when the gateway ends; one that is never finished does not hold it up.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The recorder keeps every sample of a histogram until it is folded.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! One function a request.
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use metrics::gauge;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Backend, RefusalList, SessionList, SessionView, UpstreamList};
+use crate::{id::DeviceId, meter};
+
+/// `GET /healthz`: the process answers.
+pub(super) async fn healthz() -> Json<serde_json::Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// `GET /readyz`: 200 when devices can be served, else 503 and what is missing.
+pub(super) async fn readyz(State(backend): State<Backend>) -> Response {
+    let missing = backend.control.readiness().missing;
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+}
+
+/// `GET /metrics`: Prometheus' text format. What is a state and no event is read now.
+pub(super) async fn metrics(State(backend): State<Backend>) -> Response {
+    gauge!(meter::SESSIONS).set(backend.registry.len() as f64);
+    for hub in backend.control.upstreams() {
+        gauge!(meter::UPSTREAM_CONNECTED, "upstream" => hub.name.clone()).set(hub.connected as f64);
+        gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => hub.name).set(hub.inflight as f64);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], backend.meters.render()).into_response()
+}
+
+/// `GET /v1/sessions?device=&last=`: live sessions, by device.
+pub(super) async fn sessions(
+    State(backend): State<Backend>,
+    asked: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<SessionList>, Failure> {
+    let Query(which) = asked?;
+    if let Some(device) = &which.device {
+        let sessions: Vec<_> = backend.registry.of_device(device).iter().map(|live| SessionView::of(live)).collect();
+        return Ok(Json(SessionList { total: sessions.len(), sessions }));
+    }
+    let mut sessions = Vec::new();
+    backend.registry.for_each(|live| sessions.push(live.clone()));
+    sessions.sort_by(|a, b| a.grant.device.cmp(&b.grant.device));
+    let shown = sessions.iter().take(which.last.unwrap_or(SESSIONS_SHOWN)).map(|live| SessionView::of(live)).collect();
+    Ok(Json(SessionList { sessions: shown, total: sessions.len() }))
+}
+
+/// `DELETE /v1/sessions/{device}`.
+pub(super) async fn close_session(
+    State(backend): State<Backend>,
+    Path(device): Path<String>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    let device =
+        DeviceId::try_from(&*device).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    if !backend.control.close_session(&device) {
+        return Err(Failure::new(StatusCode::NOT_FOUND, format!("{device} has no live session")));
+    }
+    tracing::info!(%device, "session closed by the operator");
+    Ok(Json(json!({ "device": device.as_str(), "closed": true })))
+}
+
+/// `GET /v1/refusals?device=&last=`: the last refusals and cuts, oldest first.
+pub(super) async fn refusals(
+    State(backend): State<Backend>,
+    asked: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<RefusalList>, Failure> {
+    let Query(which) = asked?;
+    let refusals = backend.journal.last(which.device.as_deref(), which.last.unwrap_or(REFUSALS_SHOWN));
+    Ok(Json(RefusalList { refusals }))
+}
+
+/// `GET /v1/upstreams`.
+pub(super) async fn upstreams(State(backend): State<Backend>) -> Json<UpstreamList> {
+    Json(UpstreamList { upstreams: backend.control.upstreams() })
+}
+
+/// `POST /v1/reload`: files are read again; 422 and every mistake where there is one.
+pub(super) async fn reload(State(backend): State<Backend>) -> Response {
+    tracing::info!("reload asked for by the operator");
+    match backend.control.reload() {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(mistakes) => {
+            let body = json!({ "error": "what has mistakes is not applied", "mistakes": mistakes });
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
+        }
+    }
+}
+
+/// Anything else.
+pub(super) async fn not_found() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "no such path")
+}
+
+/// Of which device, and how many.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    device: Option<String>,
+    last: Option<usize>,
+}
+
+/// A request that is not answered as asked, and why: `{"error": …}`.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    error: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.error }))).into_response()
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Failure {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A screen or two; more on demand.
+const REFUSALS_SHOWN: usize = 20;
+const SESSIONS_SHOWN: usize = 1000;

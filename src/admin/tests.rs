@@ -1,0 +1,242 @@
+//! The desk over real sockets, spoken to byte by byte, with a gateway that is made up.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    denial::Denial,
+    id::{DeviceId, KeyName, TokenId},
+    journal::{Journal, Who},
+    meter::Meters,
+    packet::ProtocolVersion,
+    policy::{Grant, Scope, TokenKind},
+    registry::{Live, Registry},
+    time::UnixSeconds,
+};
+
+/// One device that can be closed, one hub, and what is missing.
+#[derive(Default)]
+struct Pretended {
+    closed: Mutex<Vec<String>>,
+    missing: Vec<String>,
+}
+
+impl Control for Pretended {
+    fn close_session(&self, device: &DeviceId) -> bool {
+        self.closed.lock().expect("not poisoned").push(device.to_string());
+        device.as_str() == "pump-17"
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        vec![UpstreamStatus {
+            name: "hub".into(),
+            kind: "mqtt".into(),
+            address: "hub.example:1883".into(),
+            state: UpstreamState::of(1, 2),
+            connected: 1,
+            connections: 2,
+            window: 2000,
+            inflight: 3,
+            backlog: 4,
+            last_error: None,
+        }]
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness { missing: self.missing.clone() }
+    }
+
+    fn reload(&self) -> Result<Reloaded, Vec<String>> {
+        Err(vec!["config/identities.toml:3: no".into()])
+    }
+}
+
+/// The desk on a port of its own.
+struct Desk {
+    address: SocketAddr,
+    control: Arc<Pretended>,
+    running: oneshot::Sender<()>,
+    served: JoinHandle<io::Result<()>>,
+}
+
+impl Desk {
+    async fn open(missing: &[&str]) -> Self {
+        let control =
+            Arc::new(Pretended { missing: missing.iter().map(|m| (*m).into()).collect(), ..Pretended::default() });
+        let registry = Arc::new(Registry::default());
+        for device in ["pump-17", "fan-2"] {
+            registry.register(&live(device));
+        }
+        let journal = Arc::new(Journal::default());
+        for device in ["pump-17", "fan-2", "pump-17"] {
+            let who = Who { device, peer: "10.0.0.9:4242".parse().expect("an address"), token_id: None };
+            journal.connect_refused(&who, Denial::Expired, "se is 10 s past");
+        }
+        let backend = Backend {
+            gateway: "edge-1".into(),
+            token: Arc::new(Zeroizing::new(TOKEN.into())),
+            registry,
+            journal,
+            meters: Meters::apart(),
+            revocations: "/nonexistent/revocations.jsonl".into(),
+            control: control.clone(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (running, ended) = oneshot::channel::<()>();
+        let served = tokio::spawn(serve(listener, backend, async { drop(ended.await) }));
+        Self { address, control, running, served }
+    }
+
+    /// Status and body of one request; `head` is what follows the request line.
+    async fn ask(&self, line: &str, head: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.expect("connected");
+        let length = body.len();
+        let request = format!("{line} HTTP/1.1\r\n{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+        (status, body.to_owned())
+    }
+
+    async fn as_operator(&self, line: &str, body: &str) -> (u16, Value) {
+        let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n");
+        let (status, body) = self.ask(line, &head, body).await;
+        (status, serde_json::from_str(&body).expect(&body))
+    }
+}
+
+fn live(device: &str) -> Arc<Live> {
+    let grant = Grant {
+        device: DeviceId::try_from(device).expect("an id"),
+        scope: Scope::new(vec![], vec![], false, 0),
+        expires_at: UnixSeconds(1_795_251_600),
+        closes_at: UnixSeconds(1_795_251_630),
+        token_id: TokenId([7; 16]),
+        jti: None,
+        kind: TokenKind::Sas,
+        key: KeyName::new(&format!("device:{device}"), "primary"),
+        key_fingerprint: 0,
+        issuer: None,
+        policy: None,
+        issued_at: None,
+    };
+    let peer = "10.0.0.9:4242".parse().expect("an address");
+    Arc::new(Live::new(grant, (peer, ProtocolVersion::V3_1_1), (1, 0, 0), UnixSeconds(1_795_250_000)))
+}
+
+#[tokio::test]
+async fn health_and_metrics_need_no_token_and_show_no_device() {
+    let desk = Desk::open(&[]).await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let (status, body) = desk.ask(&format!("GET {path}"), "Host: localhost\r\n", "").await;
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(!body.contains("pump-17"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn not_ready_says_what_is_missing() {
+    let desk = Desk::open(&["the revocation list cannot be read"]).await;
+    let (status, body) = desk.ask("GET /readyz", "Host: localhost\r\n", "").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("the revocation list cannot be read"), "{body}");
+    assert_eq!(desk.ask("GET /healthz", "Host: localhost\r\n", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn everything_else_asks_for_the_token() {
+    let desk = Desk::open(&[]).await;
+    let wrong =
+        ["", "Authorization: Bearer \r\n", "Authorization: Bearer wrong\r\n", "Authorization: Basic c2VjcmV0\r\n"];
+    for line in ["GET /v1/sessions", "DELETE /v1/sessions/pump-17", "GET /v1/refusals", "POST /v1/reload"] {
+        for head in wrong {
+            let (status, body) = desk.ask(line, &format!("Host: localhost\r\n{head}"), "").await;
+            assert_eq!(status, 401, "{line} {head}: {body}");
+        }
+    }
+    assert!(desk.control.closed.lock().expect("not poisoned").is_empty());
+}
+
+#[tokio::test]
+async fn a_foreign_host_name_is_refused_before_the_token_is_looked_at() {
+    let desk = Desk::open(&[]).await;
+    for host in ["Host: evil.example\r\n", "", "Host: localhost\r\nHost: evil.example\r\n"] {
+        let head = format!("{host}Authorization: Bearer {TOKEN}\r\n");
+        let (status, body) = desk.ask("GET /v1/sessions", &head, "").await;
+        assert!(matches!(status, 400 | 421), "{host}: {status} {body}");
+        assert!(!body.contains("pump-17"), "{body}");
+    }
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
+    assert_eq!(desk.ask("GET http://evil.example/v1/sessions", &head, "").await.0, 421);
+}
+
+#[tokio::test]
+async fn a_write_is_json() {
+    let desk = Desk::open(&[]).await;
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: text/plain\r\n");
+    assert_eq!(desk.ask("POST /v1/reload", &head, "{}").await.0, 415);
+    let (status, body) = desk.as_operator("POST /v1/reload", "{}").await;
+    assert_eq!((status, &body["mistakes"][0]), (422, &Value::from("config/identities.toml:3: no")));
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_closed() {
+    let desk = Desk::open(&[]).await;
+    let (status, body) = desk.as_operator("GET /v1/sessions", "").await;
+    let list: SessionList = serde_json::from_value(body).expect("a list");
+    let devices: Vec<_> = list.sessions.iter().map(|s| &*s.device).collect();
+    assert_eq!((status, devices, list.total), (200, vec!["fan-2", "pump-17"], 2));
+    assert_eq!(list.sessions[0].expires_at, "2026-11-21T09:00:00Z");
+    let (_, body) = desk.as_operator("GET /v1/sessions?device=pump-17", "").await;
+    assert_eq!((&body["total"], &body["sessions"][0]["mqtt"]), (&Value::from(1), &Value::from("3.1.1")));
+    assert_eq!(desk.as_operator("DELETE /v1/sessions/pump-17", "").await.0, 200);
+    assert_eq!(desk.as_operator("DELETE /v1/sessions/ghost", "").await.0, 404);
+    assert_eq!(desk.as_operator("DELETE /v1/sessions/..%2F%23", "").await.0, 400);
+    assert_eq!(*desk.control.closed.lock().expect("not poisoned"), ["pump-17", "ghost"]);
+}
+
+#[tokio::test]
+async fn refusals_are_found_by_device() {
+    let desk = Desk::open(&[]).await;
+    let (_, body) = desk.as_operator("GET /v1/refusals?device=pump-17&last=1", "").await;
+    let list: RefusalList = serde_json::from_value(body).expect("a list");
+    assert_eq!(list.refusals.len(), 1);
+    assert_eq!((list.refusals[0].number, &*list.refusals[0].detail), (300, "se is 10 s past"));
+    assert_eq!(desk.as_operator("GET /v1/refusals?last=many", "").await.0, 400);
+    assert_eq!(desk.as_operator("GET /v1/refusals?devise=x", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn hubs_are_shown() {
+    let desk = Desk::open(&[]).await;
+    let (status, body) = desk.as_operator("GET /v1/upstreams", "").await;
+    assert_eq!((status, &body["upstreams"][0]["state"]), (200, &Value::from("partial")));
+}
+
+#[tokio::test]
+async fn the_desk_ends_although_a_request_never_does() {
+    let desk = Desk::open(&[]).await;
+    let mut half = TcpStream::connect(desk.address).await.expect("connected");
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").await.expect("written");
+    assert_eq!(desk.ask("GET /healthz", "Host: localhost\r\n", "").await.0, 200, "the half request was accepted, too");
+    drop(desk.running);
+    let ended = tokio::time::timeout(DRAIN_TIMEOUT * 2, desk.served).await.expect("in time");
+    ended.expect("no panic").expect("no error");
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";

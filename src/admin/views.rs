@@ -1,0 +1,90 @@
+//! Answers of the API, as they are written here and read by the command line.
+
+use serde::{Deserialize, Serialize};
+
+use super::UpstreamStatus;
+use crate::{journal, packet::ProtocolVersion, registry::Live};
+
+/// Answer of `GET /v1/sessions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// By device.
+    pub sessions: Vec<SessionView>,
+    /// How many there are, also where fewer are shown.
+    pub total: usize,
+}
+
+/// One live session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Who.
+    pub device: String,
+    /// Where from.
+    pub peer: String,
+    /// `3.1.1` or `5.0`.
+    pub mqtt: String,
+    /// RFC 3339.
+    pub connected_at: String,
+    /// `exp` or `se` of its token, RFC 3339.
+    pub expires_at: String,
+    /// When it is cut: `expires_at` + clock skew.
+    pub closes_at: String,
+    /// `sas` or `jwt`.
+    pub kind: String,
+    /// Which key verified its token.
+    pub key: String,
+    /// Fingerprint of its token, as `{"token": "sha256:…"}` of the revocation list names it.
+    pub token_id: String,
+    /// `jti` of a JWT.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub jti: Option<String>,
+    /// Its home shard.
+    pub shard: usize,
+}
+
+impl SessionView {
+    pub(super) fn of(live: &Live) -> Self {
+        let grant = &live.grant;
+        Self {
+            device: grant.device.to_string(),
+            peer: live.peer.to_string(),
+            mqtt: match live.version {
+                ProtocolVersion::V3_1_1 => "3.1.1".into(),
+                ProtocolVersion::V5_0 => "5.0".into(),
+            },
+            connected_at: live.connected_at.to_string(),
+            expires_at: grant.expires_at.to_string(),
+            closes_at: grant.closes_at.to_string(),
+            kind: grant.kind.as_str().into(),
+            key: grant.key.to_string(),
+            token_id: grant.token_id.to_string(),
+            jti: grant.jti.as_deref().map(Into::into),
+            shard: live.shard,
+        }
+    }
+}
+
+/// Answer of `GET /v1/refusals`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalList {
+    /// Oldest first.
+    pub refusals: Vec<journal::Entry>,
+}
+
+/// Answer of `GET /v1/upstreams`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamList {
+    /// In the order of the configuration.
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// Answer of `POST /v1/revocations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationAdded {
+    /// Names the entry.
+    pub id: String,
+    /// Whether it was written: not where it was only asked what it would do.
+    pub written: bool,
+    /// Live sessions that it cuts.
+    pub cuts: Vec<SessionView>,
+}
