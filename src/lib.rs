@@ -23,6 +23,8 @@ pub mod listener;
 pub mod meter;
 pub mod registry;
 pub mod upstream;
+// Floor 5: what moves.
+pub mod feed;
 // Floor 6: what an operator asks a running gateway.
 pub mod admin;
 // Floor 7: files.

@@ -345,13 +345,7 @@ mod tests {
         let notes = Notes::new(Path::new("f.toml"), text);
         let parsed = notes.parse();
         read(&Table::new(&notes, &ROOT, parsed.get_ref(), 1));
-        let lines = notes
-            .mistakes
-            .borrow()
-            .iter()
-            .map(|m| format!("{}: {} {}", m.line.unwrap_or(0), m.what, m.remedy))
-            .collect();
-        lines
+        notes.mistakes.borrow().iter().map(|m| format!("{}: {} {}", m.line.unwrap_or(0), m.what, m.remedy)).collect()
     }
 
     fn read_all(root: &Table<'_>) {
