@@ -1,0 +1,110 @@
+"""The clients of tests/interop/clients as a test drives them."""
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+
+from place import PATIENCE, PROGRAMS, ROOT
+
+CLIENTS = ROOT / "tests/interop/clients"
+PROGRAMS_OF = {
+    "mosquitto": [sys.executable, str(CLIENTS / "mosquitto_client.py")],
+    "paho": [sys.executable, str(CLIENTS / "paho_client.py")],
+    "mqtt.js": ["node", str(CLIENTS / "mqttjs_client.js")],
+    "rumqttc": [str(PROGRAMS / "examples/rumqttc_client")],
+}
+NAMES = list(PROGRAMS_OF)
+
+
+class Client:
+    """One run of one client: connects at once; events are read as they come."""
+
+    def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
+                 user_name=None):
+        self.events, self.changed = [], threading.Condition()
+        self.process = subprocess.Popen(
+            PROGRAMS_OF[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.threads = [threading.Thread(target=self._read, daemon=True), threading.Thread(target=self._errors, daemon=True)]
+        self.errors = []
+        for thread in self.threads:
+            thread.start()
+        spec = {
+            "host": "localhost" if tls else "127.0.0.1",
+            "port": gateway.tls_port if tls else gateway.port,
+            "ca": str(gateway.authority.file) if tls else None,
+            "version": version,
+            "client_id": device,
+            "username": device if user_name is None else user_name,
+            "password": token,
+            "subscribe": [{"filter": filter_, "qos": qos} for filter_, qos in subscribe],
+            "publish": [
+                {"topic": topic, "payload": base64.b64encode(payload).decode(), "qos": qos, "retain": False}
+                for topic, payload, qos in publish
+            ],
+            "stay": stay,
+        }
+        self.process.stdin.write(json.dumps(spec) + "\n")
+        self.process.stdin.flush()
+
+    def wait(self, kind, count=1):
+        """The first `count` events of a kind, when they are there."""
+        with self.changed:
+            there = self.changed.wait_for(
+                lambda: len(self.of(kind)) >= count or (self._ended() and not self.threads[0].is_alive()), PATIENCE
+            )
+            found = self.of(kind)
+            if not there or len(found) < count:
+                raise AssertionError(f"{count} × {kind} expected, events: {self.events}, errors: {self.errors[-8:]}")
+            return found[:count]
+
+    def of(self, kind):
+        return [event for event in self.events if event["event"] == kind]
+
+    def finish(self):
+        """Lets it leave; all of its events."""
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+        self.process.wait(PATIENCE)
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        return self.events
+
+    def outcome(self):
+        """All of its events, when it has left by itself."""
+        try:
+            self.process.wait(PATIENCE * 2)
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(f"still there: {self.events}, {self.errors[-8:]}") from late
+        return self.finish()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.finish()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def _ended(self):
+        return self.process.poll() is not None
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self.changed:
+                self.events.append(json.loads(line))
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def _errors(self):
+        for line in self.process.stderr:
+            self.errors.append(line.rstrip())
+
+
+def message_of(event):
+    return event["topic"], base64.b64decode(event["payload"]), event["qos"]

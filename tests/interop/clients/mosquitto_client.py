@@ -1,0 +1,83 @@
+"""mosquitto_pub and mosquitto_sub (Debian), driven as README.md says: one program run a message or a filter."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+
+def main():
+    spec = json.loads(sys.stdin.readline())
+    common = ["-h", spec["host"], "-p", str(spec["port"]), "-V", "mqttv5" if spec["version"] == 5 else "mqttv311"]
+    common += ["-i", spec["client_id"], "-u", spec["username"], "-P", spec["password"], "-d"]
+    if spec["ca"]:
+        common += ["--cafile", spec["ca"]]
+    if spec["subscribe"]:
+        subscribe(common, spec["subscribe"])
+    for message in spec["publish"]:
+        if not publish(common, message):
+            sys.exit(1)
+    if not spec["subscribe"] and not spec["publish"]:
+        # There is no program that only connects: an unsubscribe of nothing comes nearest.
+        publish(common, None)
+    say("done")
+
+
+def publish(common, message):
+    with tempfile.NamedTemporaryFile() as file:
+        if message is None:
+            what = ["-t", "x", "-n", "-q", "0"]
+        else:
+            file.write(base64.b64decode(message["payload"]))
+            file.flush()
+            empty = not message["payload"]
+            what = ["-t", message["topic"], "-q", str(message["qos"])] + (["-n"] if empty else ["-f", file.name])
+            what += ["-r"] if message["retain"] else []
+        run = subprocess.run(["mosquitto_pub", *common, *what], capture_output=True, text=True, timeout=30)
+    for line in (run.stdout + run.stderr).splitlines():
+        answer(line)
+    return run.returncode == 0
+
+
+def subscribe(common, filters):
+    arguments = ["mosquitto_sub", *common, "-F", "MESSAGE %q %t %x"]
+    for wanted in filters:
+        arguments += ["-t", wanted["filter"], "-q", str(wanted["qos"])]
+    # stdbuf: the -d lines go through stdio.
+    run = subprocess.Popen(
+        ["stdbuf", "-oL", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    def until_told():
+        sys.stdin.read()
+        run.send_signal(signal.SIGINT)
+    threading.Thread(target=until_told, daemon=True).start()
+    for line in run.stdout:
+        answer(line.strip())
+        if line.startswith("Subscribed"):
+            say("done")
+    say("closed")
+    sys.exit(0)
+
+
+def answer(line):
+    if found := re.search(r"received CONNACK \((\d+)\)", line):
+        say("connack", code=int(found[1]))
+    elif found := re.search(r"received PUBACK \(Mid: \d+, RC:(\d+)\)", line):
+        say("puback", code=int(found[1]))
+    elif found := re.match(r"Subscribed \(mid: \d+\): ([\d, ]+)", line):
+        say("suback", codes=[int(code) for code in found[1].split(",")])
+    elif found := re.match(r"MESSAGE (\d) (\S+) ?([0-9a-f]*)$", line):
+        say("message", topic=found[2], payload=base64.b64encode(bytes.fromhex(found[3])).decode(), qos=int(found[1]))
+    elif found := re.search(r"received DISCONNECT \((\d+)\)", line):
+        say("disconnect", code=int(found[1]))
+
+
+def say(event, **fields):
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+main()
