@@ -9,6 +9,7 @@ mod keys;
 mod listeners;
 mod mistake;
 mod private_file;
+mod revocations;
 mod routes;
 mod upstreams;
 
@@ -17,12 +18,24 @@ use std::path::Path;
 pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use mistake::{Mistake, line_of};
+pub use revocations::{LoadedRevocations, load_revocations};
 
 /// A configuration that holds, and what an operator should know about it all the same.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// What works, but not well.
+    pub warnings: Vec<Mistake>,
+}
+
+/// What could be made out of `gateway.toml`, for a report.
+#[derive(Debug)]
+pub struct Examined {
+    /// Defaults stand where there are mistakes.
+    pub config: Config,
+    /// Every mistake, in the order of the file.
+    pub mistakes: Vec<Mistake>,
     /// What works, but not well.
     pub warnings: Vec<Mistake>,
 }
@@ -34,14 +47,20 @@ impl Config {
     /// # Errors
     /// Every mistake, in the order of the file.
     pub fn load(path: &Path) -> Result<Loaded, Vec<Mistake>> {
-        let mut parsed = gateway::read(path).map_err(|mistake| vec![mistake])?;
+        let Examined { config, mistakes, warnings } = Self::examine(path).map_err(|mistake| vec![mistake])?;
+        if mistakes.is_empty() { Ok(Loaded { config, warnings }) } else { Err(mistakes) }
+    }
+
+    /// As [`load`](Self::load), for one who wants to go on in spite of mistakes.
+    ///
+    /// # Errors
+    /// When the file itself cannot be read.
+    pub fn examine(path: &Path) -> Result<Examined, Mistake> {
+        let mut parsed = gateway::read(path)?;
         let faults = files::check_files(path, &parsed.files, &mut parsed.config);
         parsed.mistakes.extend(faults);
-        if parsed.mistakes.is_empty() {
-            return Ok(Loaded { config: parsed.config, warnings: parsed.warnings });
-        }
         parsed.mistakes.sort();
         parsed.mistakes.dedup();
-        Err(parsed.mistakes)
+        Ok(Examined { config: parsed.config, mistakes: parsed.mistakes, warnings: parsed.warnings })
     }
 }

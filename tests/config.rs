@@ -1,0 +1,304 @@
+//! `gateway.toml` with the files that it names: every mistake at once, each with its line and what to do.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use tollgate::{
+    config::{Config, Loaded, Mistake},
+    gate::Profile,
+    listener::Transport,
+    packet::ProtocolVersion,
+    route::Ack,
+    size::Bytes,
+    upstream::UpstreamKind,
+};
+
+/// A directory with good files, and the text of a `gateway.toml` in which `DIR` stands for it.
+struct Site {
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { directory: tempfile::tempdir().expect("a directory") };
+        for name in ["server", "other"] {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+            site.write(&format!("{name}.pem"), &made.cert.pem(), 0o644);
+            site.write(&format!("{name}.key"), &made.signing_key.serialize_pem(), 0o600);
+        }
+        site.write("password", "s3cret\n", 0o600);
+        site.write("open", "s3cret\n", 0o640);
+        site.write("empty", "\n", 0o600);
+        site.write("rubbish", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o600);
+        site
+    }
+
+    fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        path
+    }
+
+    fn load(&self, text: &str) -> Result<Loaded, Vec<Mistake>> {
+        let text = text.replace("DIR", &self.directory.path().to_string_lossy());
+        Config::load(&self.write("gateway.toml", &text, 0o644))
+    }
+
+    /// The mistakes, as (line, what), with `DIR` back in its place.
+    fn mistakes(&self, text: &str) -> Vec<(usize, String)> {
+        let directory = self.directory.path().to_string_lossy().into_owned();
+        let mistakes = match self.load(text) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes,
+        };
+        for mistake in &mistakes {
+            assert!(mistake.what.ends_with('.') && !mistake.remedy.is_empty(), "{mistake}");
+        }
+        mistakes.iter().map(|m| (m.line.unwrap_or(0), m.what.replace(&directory, "DIR"))).collect()
+    }
+
+    fn has_one_mistake(&self, text: &str, line: usize, about: &str) {
+        let found = self.mistakes(text);
+        assert!(found.len() == 1 && found[0].0 == line && found[0].1.contains(about), "{text}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_good_file_gives_what_it_says() {
+    let site = Site::new();
+    let loaded = site.load(GOOD).expect("a good file");
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.config;
+    assert_eq!(
+        (config.gateway.name.as_str(), config.gateway.profile, config.gateway.shards),
+        ("edge-7", Profile::Azure, 2)
+    );
+    assert_eq!(config.gate.aliases, ["hub.example"]);
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.listeners[0].bind, "127.0.0.1:0".parse::<SocketAddr>().expect("an address"));
+    assert_eq!(config.listeners[0].profile, Profile::Azure);
+    assert!(
+        matches!(&config.listeners[1].transport, Transport::Tls { certificate, .. } if certificate.ends_with("server.pem"))
+    );
+    assert_eq!(config.listeners[1].profile, Profile::Strict);
+    assert_eq!((config.limits.maximum_packet_size, config.limits.queue_max), (Bytes::mib(1), 7));
+    let UpstreamKind::Mqtt(hub) = &config.upstreams[0].kind else { panic!("{:?}", config.upstreams) };
+    assert_eq!((hub.host.as_str(), hub.port, hub.version), ("hub.example", 8884, ProtocolVersion::V3_1_1));
+    assert!(hub.tls.as_ref().is_some_and(|tls| tls.ca.as_ref().is_some_and(|ca| ca.ends_with("server.pem"))));
+    assert_eq!((hub.username.as_deref(), hub.password.as_ref().map(|p| p.as_str())), (Some("edge"), Some("s3cret")));
+    assert_eq!((config.upstreams[0].connections, config.upstreams[0].window), (8, 50));
+    assert_eq!(config.routes[0].to.as_deref(), Some("site/{device}/#"));
+    assert_eq!(config.routes[0].ack, Ack::Hub);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_mistake() {
+    let mistakes = Config::load(Path::new("/nowhere/gateway.toml")).expect_err("no file");
+    assert_eq!(mistakes.len(), 1);
+    assert!(mistakes[0].to_string().starts_with("/nowhere/gateway.toml: no such file."), "{}", mistakes[0]);
+}
+
+#[test]
+fn every_mistake_is_named_at_once() {
+    let found = Site::new().mistakes(BAD);
+    let expected = [
+        (2, "unknown key `nmae` in [gateway]"),
+        (3, "`profile` may not be \"lax\""),
+        (4, "`shards` is -1"),
+        (7, "plain TCP on 0.0.0.0:1883"),
+        (11, "0.0.0.0:1883 is taken by the listener in line 6"),
+        (13, "DIR/missing.pem does not exist"),
+        (13, "DIR/open holds a secret, and its mode 0640"),
+        (16, "`connect_timeout`: \"10 fortnights\" is no duration"),
+        (17, "`receive_maximum` is 70000"),
+        (21, "[[upstream]] has no `url`"),
+        (26, "there is no upstream \"hubb\""),
+        (27, "\"devices/{device}/#/x\" is no topic filter"),
+        (30, "unknown key `sessions` in the file"),
+        (31, "this is no TOML"),
+    ];
+    let summary: Vec<_> = found.iter().map(|(line, what)| format!("{line}: {what}")).collect();
+    for (line, what) in expected {
+        assert!(found.iter().any(|(l, w)| *l == line && w.contains(what)), "{line}: {what} is not in {summary:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{summary:#?}");
+}
+
+#[test]
+fn certificates_and_keys_must_be_there_belong_together_and_be_kept_private() {
+    let site = Site::new();
+    let with = |certificate: &str, key: &str| {
+        format!(
+            "[[listener]]\nbind = '0.0.0.0:0'\ntransport = 'tls'\ncertificate = 'DIR/{certificate}'\nprivate_key = 'DIR/{key}'\n"
+        )
+    };
+    assert_eq!(site.mistakes(&with("server.pem", "server.key")), []);
+    for (certificate, key, about) in [
+        ("server.pem", "other.key", "DIR/other.key is not the key of DIR/server.pem"),
+        ("none", "server.key", "DIR/none does not exist"),
+        ("empty", "server.key", "DIR/empty holds no certificate"),
+        ("rubbish", "server.key", "DIR/rubbish holds a bad certificate"),
+        ("server.pem", "rubbish", "DIR/rubbish holds no private key"),
+        ("server.pem", "open", "DIR/open holds a secret, and its mode 0640 lets group or others at it"),
+    ] {
+        site.has_one_mistake(&with(certificate, key), 4, about);
+    }
+}
+
+#[test]
+fn a_listener_has_a_port_of_its_own_and_tokens_stay_off_open_wires() {
+    let site = Site::new();
+    let tcp = |bind: &str| format!("[[listener]]\nbind = '{bind}'\ntransport = 'tcp'\n");
+    for (a, b, is_good) in [
+        ("127.0.0.1:1883", "127.0.0.1:1884", true),
+        ("127.0.0.1:1883", "127.0.0.2:1883", true),
+        ("127.0.0.1:0", "127.0.0.1:0", true),
+        ("127.0.0.1:1883", "127.0.0.1:1883", false),
+        ("127.0.0.1:9080", "127.0.0.1:1883", false),
+    ] {
+        assert_eq!(site.mistakes(&format!("{}{}", tcp(a), tcp(b))).is_empty(), is_good, "{a} {b}");
+    }
+    site.has_one_mistake(&tcp("10.0.0.1:1883"), 2, "in the clear");
+    site.has_one_mistake(&format!("{}insecure = false\n", tcp("10.0.0.1:1883")), 2, "in the clear");
+    assert_eq!(site.mistakes(&format!("{}insecure = true\n", tcp("10.0.0.1:1883"))), []);
+    site.has_one_mistake(&tcp("localhost:1883"), 2, "is no address");
+    site.has_one_mistake(&format!("{}certificate = 'x'\n", tcp("127.0.0.1:1")), 4, "no meaning");
+    site.has_one_mistake(&format!("{}[admin]\nbind = '0.0.0.0:9080'\n", tcp("127.0.0.1:1")), 5, "plain HTTP");
+}
+
+#[test]
+fn a_hub_is_named_once_and_is_not_the_gateway_itself() {
+    let site = Site::new();
+    let hub = |more: &str| format!("{LISTENER}[[upstream]]\nname = 'hub'\nkind = 'mqtt'\n{more}");
+    assert_eq!(site.mistakes(&hub("url = 'mqtts://h'\nusername = 'u'\npassword_file = 'DIR/password'\n")), []);
+    for (more, line, about) in [
+        ("url = 'http://h'\n", 7, "http:// is not spoken"),
+        ("url = 'mqtts://u:p@h'\n", 7, "do not stand in the URL"),
+        ("url = 'mqtt://localhost:1883'\n", 7, "this gateway's own listener"),
+        ("url = 'mqtts://h'\nversion = 3\n", 8, "`version` is 3"),
+        ("url = 'mqtts://h'\nversion = 4\npassword_file = 'DIR/password'\n", 9, "no password without a user name"),
+        ("url = 'mqtts://h'\npassword_file = 'DIR/open'\n", 8, "its mode 0640"),
+        ("url = 'mqtts://h'\npassword_file = 'DIR/empty'\n", 8, "is empty"),
+        ("url = 'mqtts://h'\npassword = 'x'\n", 8, "unknown key `password`"),
+        ("url = 'mqtts://h'\nca = 'DIR/rubbish'\n", 8, "bad certificate"),
+        ("url = 'mqtt://127.0.0.1:1'\nca = 'DIR/server.pem'\n", 8, "no meaning"),
+        ("url = 'mqtts://h'\nwindow = 0\n", 8, "`window` is 0"),
+        (
+            "url = 'mqtts://h'\n[[upstream]]\nname = 'hub'\nkind = 'embedded'\n",
+            9,
+            "there is an upstream \"hub\" already",
+        ),
+        ("url = 'mqtts://h'\n[[upstream]]\nname = 'a b'\nkind = 'embedded'\n", 9, "holds ' '"),
+        ("url = 'mqtts://h'\n[[upstream]]\nname = 'b'\nkind = 'embedded'\nurl = 'x'\n", 11, "no meaning"),
+    ] {
+        site.has_one_mistake(&hub(more), line, about);
+    }
+}
+
+#[test]
+fn a_route_maps_topics_there_and_back() {
+    let site = Site::new();
+    let route = |from: &str, to: &str| {
+        let to = if to.is_empty() { String::new() } else { format!("to = '{to}'\n") };
+        format!("{LISTENER}[[route]]\nupstream = 'hub'\nfrom = '{from}'\n{to}")
+    };
+    for (from, to) in [
+        ("devices/{device}/#", ""),
+        ("{device}/+/x/#", "site/{device}/+/#"),
+        ("$iothub/twin/#", "devices/{device}/iothub/twin/#"),
+        ("alarms/+", ""),
+    ] {
+        assert_eq!(site.mistakes(&route(from, to)), [], "{from} {to}");
+    }
+    for (from, to, line, about) in [
+        ("a/#/b", "", 6, "is no topic filter"),
+        ("devices/x{device}/#", "", 6, "as a whole level"),
+        ("devices/{id}/#", "", 6, "only {device} may stand in braces"),
+        ("{device}/{device}", "", 6, "more than once"),
+        ("$share/g/a", "", 6, "shared subscription"),
+        ("{device}/#", "{device}/+", 7, "wildcards"),
+        ("{device}/+/#", "{device}/#", 7, "wildcards"),
+        ("{device}/events", "events", 7, "does not hold {device}"),
+    ] {
+        site.has_one_mistake(&route(from, to), line, about);
+    }
+    let twice = format!("{}[[route]]\nupstream = 'hub'\nfrom = 'a/#'\n", route("a/#", ""));
+    site.has_one_mistake(&twice, 9, "routed to \"hub\" already");
+}
+
+/// One listener, so that the default ones, whose certificates are not there, are out of the way.
+const LISTENER: &str = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n";
+
+const GOOD: &str = r#"
+[gateway]
+name = "edge-7"
+aliases = ["hub.example"]
+profile = "azure"
+shards = 2
+[[listener]]
+bind = "127.0.0.1:0"
+transport = "tcp"
+[[listener]]
+bind = "0.0.0.0:8883"
+transport = "tls"
+certificate = "DIR/server.pem"
+private_key = "DIR/server.key"
+profile = "strict"
+[limits]
+maximum_packet_size = "1 MiB"
+[session]
+queue_max = 7
+[[upstream]]
+name = "hub"
+kind = "mqtt"
+url = "mqtts://hub.example:8884"
+version = 4
+connections = 8
+window = 50
+username = "edge"
+password_file = "DIR/password"
+ca = "DIR/server.pem"
+[[route]]
+from = "devices/{device}/#"
+to = "site/{device}/#"
+upstream = "hub"
+ack = "hub"
+"#;
+
+const BAD: &str = r#"[gateway]
+nmae = "edge-1"
+profile = "lax"
+shards = -1
+
+[[listener]]
+bind = "0.0.0.0:1883"
+transport = "tcp"
+
+[[listener]]
+bind = "0.0.0.0:1883"
+transport = "tls"
+certificate = "DIR/missing.pem"
+private_key = "DIR/open"
+[limits]
+connect_timeout = "10 fortnights"
+receive_maximum = 70000
+
+# The hub.
+
+[[upstream]]
+name = "hub"
+kind = "mqtt"
+
+[[route]]
+upstream = "hubb"
+from = "devices/{device}/#/x"
+[admin]
+bind = "127.0.0.1:1884"
+[sessions]
+x = "a text that never ends
+"#;
