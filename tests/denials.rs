@@ -22,7 +22,8 @@ fn document() -> String {
         let v4 = row.connack_v4.map_or_else(|| "–".to_owned(), |code| code.to_string());
         let azure = row.azure.map_or_else(|| "–".to_owned(), |number| number.to_string());
         let (number, tag, v5) = (row.denial.number(), row.tag, row.reason_v5);
-        let _ = writeln!(text, "| {number} | `{tag}` | {v4} | 0x{v5:02X} | {azure} | {} | {} |", row.sentence, row.remedy);
+        let _ =
+            writeln!(text, "| {number} | `{tag}` | {v4} | 0x{v5:02X} | {azure} | {} | {} |", row.sentence, row.remedy);
     }
     text.push_str(CUTS);
     for (reason, what) in REASONS {

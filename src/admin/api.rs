@@ -1,5 +1,7 @@
 //! One function a request.
 
+use std::time::SystemTime;
+
 use axum::{
     Json,
     extract::{
@@ -13,8 +15,11 @@ use metrics::gauge;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Backend, RefusalList, SessionList, SessionView, UpstreamList};
-use crate::{id::DeviceId, meter};
+use super::{
+    Backend, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded, RevocationListing,
+    SessionList, SessionView, UpstreamList, listed,
+};
+use crate::{id::DeviceId, meter, time::UnixSeconds};
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn healthz() -> Json<serde_json::Value> {
@@ -79,6 +84,39 @@ pub(super) async fn refusals(
     Ok(Json(RefusalList { refusals }))
 }
 
+/// `GET /v1/revocations?last=`: entries of the file, each with its id.
+pub(super) async fn revocations(
+    State(backend): State<Backend>,
+    asked: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<RevocationListing>, Failure> {
+    let Query(which) = asked?;
+    let last = which.last.unwrap_or(REVOCATIONS_SHOWN);
+    let ledger = Ledger::new(backend.revocations);
+    let listing = blocking(move || ledger.read().map(|text| listed(&text, last))).await?;
+    Ok(Json(listing))
+}
+
+/// `POST /v1/revocations?dry_run=`: appends an entry; answers its id and which live sessions it cuts. With
+/// `dry_run=true` nothing is written.
+pub(super) async fn revoke(
+    State(backend): State<Backend>,
+    asked: Result<Query<HowToRevoke>, QueryRejection>,
+    entry: Result<Json<NewRevocation>, JsonRejection>,
+) -> Result<Json<RevocationAdded>, Failure> {
+    let (Query(how), Json(entry)) = (asked?, entry?);
+    let (now, dry_run) = (UnixSeconds::from_system(SystemTime::now()), how.dry_run);
+    let at = entry.at.clone().or_else(|| Some(now.to_string()));
+    let revocation = Revocation::new(&NewRevocation { at, ..entry })
+        .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
+    let cuts = revocation.cuts(&backend.registry, now);
+    if !dry_run {
+        let (ledger, line) = (Ledger::new(backend.revocations), revocation.line);
+        blocking(move || ledger.append(&line)).await?;
+        tracing::info!(entry = revocation.id, cuts = cuts.len(), "revocation added by the operator");
+    }
+    Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts }))
+}
+
 /// `GET /v1/upstreams`.
 pub(super) async fn upstreams(State(backend): State<Backend>) -> Json<UpstreamList> {
     Json(UpstreamList { upstreams: backend.control.upstreams() })
@@ -109,6 +147,13 @@ pub(super) struct Which {
     last: Option<usize>,
 }
 
+/// Whether a revocation is only asked what it would do.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HowToRevoke {
+    dry_run: bool,
+}
+
 /// A request that is not answered as asked, and why: `{"error": …}`.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -134,12 +179,28 @@ impl From<QueryRejection> for Failure {
     }
 }
 
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        tracing::warn!(%error, "revocation list");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
 impl From<JsonRejection> for Failure {
     fn from(rejection: JsonRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }
 }
 
+/// Files are read and synced beside the desk's thread, so that it answers meanwhile.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, Failure> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    Ok(joined.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the work was not done"))??)
+}
+
 /// A screen or two; more on demand.
 const REFUSALS_SHOWN: usize = 20;
 const SESSIONS_SHOWN: usize = 1000;
+const REVOCATIONS_SHOWN: usize = 1000;

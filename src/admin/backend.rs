@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
+use crate::{gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
 
 /// All that the desk needs of a running gateway. Cheap to clone.
 #[derive(Clone)]
@@ -14,6 +14,8 @@ pub struct Backend {
     pub gateway: Arc<str>,
     /// The bearer token, from `var/admin.token`.
     pub token: Arc<Zeroizing<String>>,
+    /// Identities, rules and list in force.
+    pub gate: Arc<Gate>,
     /// Live sessions.
     pub registry: Arc<Registry>,
     /// The last refusals and cuts.
@@ -86,7 +88,7 @@ pub struct UpstreamStatus {
     pub window: usize,
     /// Messages sent and not acknowledged.
     pub inflight: usize,
-    /// Messages taken from devices and not sent.
+    /// Bytes of messages that are kept until the hub has acknowledged them.
     pub backlog: usize,
     /// The last error of a connection, and when (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -7,6 +7,7 @@ mod api;
 mod backend;
 mod guard;
 mod ledger;
+mod revocations;
 mod views;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
 pub use ledger::{Ledger, LedgerError};
+pub use revocations::{NewRevocation, Revocation, RevocationListing, listed};
 pub use views::{RefusalList, RevocationAdded, SessionList, SessionView, UpstreamList};
 
 /// Answers until `shutdown` ends; then lets the requests that it has come to their end.
@@ -64,6 +66,7 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/sessions", get(api::sessions))
         .route("/v1/sessions/{device}", delete(api::close_session))
         .route("/v1/refusals", get(api::refusals))
+        .route("/v1/revocations", get(api::revocations).post(api::revoke))
         .route("/v1/upstreams", get(api::upstreams))
         .route("/v1/reload", post(api::reload))
         .route_layer(middleware::from_fn_with_state(backend.clone(), guard::require_token));

@@ -2,7 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde_json::Value;
@@ -17,6 +21,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     denial::Denial,
+    gate::{Gate, GateConfig},
     id::{DeviceId, KeyName, TokenId},
     journal::{Journal, Who},
     meter::Meters,
@@ -69,10 +74,31 @@ struct Desk {
     control: Arc<Pretended>,
     running: oneshot::Sender<()>,
     served: JoinHandle<io::Result<()>>,
+    room: Room,
+}
+
+/// A directory of its own, removed at the end.
+struct Room(PathBuf);
+
+impl Room {
+    fn new() -> Self {
+        static ROOMS: AtomicUsize = AtomicUsize::new(0);
+        let number = ROOMS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("tollgate-desk-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Desk {
     async fn open(missing: &[&str]) -> Self {
+        let room = Room::new();
         let control =
             Arc::new(Pretended { missing: missing.iter().map(|m| (*m).into()).collect(), ..Pretended::default() });
         let registry = Arc::new(Registry::default());
@@ -87,17 +113,18 @@ impl Desk {
         let backend = Backend {
             gateway: "edge-1".into(),
             token: Arc::new(Zeroizing::new(TOKEN.into())),
+            gate: Arc::new(Gate::new(GateConfig::default())),
             registry,
             journal,
             meters: Meters::apart(),
-            revocations: "/nonexistent/revocations.jsonl".into(),
+            revocations: room.0.join("revocations.jsonl"),
             control: control.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (running, ended) = oneshot::channel::<()>();
         let served = tokio::spawn(serve(listener, backend, async { drop(ended.await) }));
-        Self { address, control, running, served }
+        Self { address, control, running, served, room }
     }
 
     /// Status and body of one request; `head` is what follows the request line.
@@ -219,6 +246,42 @@ async fn refusals_are_found_by_device() {
     assert_eq!((list.refusals[0].number, &*list.refusals[0].detail), (300, "se is 10 s past"));
     assert_eq!(desk.as_operator("GET /v1/refusals?last=many", "").await.0, 400);
     assert_eq!(desk.as_operator("GET /v1/refusals?devise=x", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_revocation_says_whom_it_cuts_and_is_written_when_it_is_meant() {
+    let desk = Desk::open(&[]).await;
+    let file = desk.room.0.join("revocations.jsonl");
+    std::fs::write(&file, "# by hand\n").expect("written");
+    let entry = r#"{"device": "pump-17", "reason": "scrapped", "by": "test"}"#;
+    let (status, body) = desk.as_operator("POST /v1/revocations?dry_run=true", entry).await;
+    let asked: RevocationAdded = serde_json::from_value(body).expect("an answer");
+    assert_eq!((status, asked.written, asked.cuts.len(), &*asked.cuts[0].device), (200, false, 1, "pump-17"));
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), "# by hand\n");
+    let (_, body) = desk.as_operator("POST /v1/revocations", entry).await;
+    let added: RevocationAdded = serde_json::from_value(body).expect("an answer");
+    assert_eq!((added.written, &added.id, &added.cuts), (true, &asked.id, &asked.cuts));
+    let (_, body) = desk.as_operator("GET /v1/revocations", "").await;
+    let listing: RevocationListing = serde_json::from_value(body).expect("a list");
+    assert_eq!((listing.total, listing.revocations[0]["id"].as_str()), (1, Some(&*asked.id)));
+    assert!(listing.revocations[0].contains_key("at"), "{listing:?}");
+}
+
+#[tokio::test]
+async fn an_entry_that_does_not_hold_is_not_written() {
+    let desk = Desk::open(&[]).await;
+    for (body, expected) in [
+        (r#"{"device": "+"}"#, 422),
+        ("{}", 422),
+        (r#"{"device": "a", "jti": "b"}"#, 422),
+        (r#"{"devise": "a"}"#, 422),
+        ("no", 400),
+    ] {
+        assert_eq!(desk.as_operator("POST /v1/revocations", body).await.0, expected, "{body}");
+    }
+    let long = format!(r#"{{"device": "a", "reason": "{}"}}"#, "x".repeat(BODY_BYTES_MAX));
+    assert_eq!(desk.as_operator("POST /v1/revocations", &long).await.0, 413);
+    assert!(!desk.room.0.join("revocations.jsonl").exists());
 }
 
 #[tokio::test]
