@@ -34,7 +34,6 @@ deny:
 
 # Memory of idle connections, and the cost of forwarding beside the floor: bench/README.md.
 bench:
-	$(CARGO) build --locked --release --bin tollgate
 	bench/run
 
 tools: packages $(VENV)/.installed $(INTEROP)/node_modules/.package-lock.json

@@ -1,0 +1,108 @@
+//! The gateway under load: one shard, plain TCP, as many devices as are asked for.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{devices, process::Process, token};
+
+/// A gateway that runs; its folder goes with it.
+pub struct Gateway {
+    pub process: Process,
+    pub address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Gateway {
+    pub fn start(program: &Path, hub: SocketAddr, devices: usize) -> io::Result<Self> {
+        let (address, admin) = (free_address()?, free_address()?);
+        let folder = env::temp_dir().join(format!("tollgate-bench-{}-{}", process::id(), address.port()));
+        fs::create_dir_all(&folder)?;
+        let mut identities = String::from(SCOPE);
+        for number in 0..devices {
+            let device = devices::name(number);
+            let key = token::device_key(&device);
+            writeln!(identities, "[[device]]\nid = \"{device}\"\nprimary_key = \"{key}\"").expect("a String takes all");
+        }
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(folder.join(IDENTITIES))?;
+        file.write_all(identities.as_bytes())?;
+        fs::write(folder.join("revocations.jsonl"), "")?;
+        fs::write(folder.join("gateway.toml"), configuration(address, admin, hub, devices))?;
+        let program = program.canonicalize()?;
+        let mut command = Command::new(program);
+        command.args(["run", "--config", "gateway.toml"]).current_dir(&folder).env("RUST_LOG", "warn");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let process = Process::start(&mut command, &folder.join("gateway.log"));
+        until_listens(address)?;
+        until_listens(admin)?;
+        Ok(Self { process, address, folder })
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // What is left behind is a temporary folder: no reason to fail.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// One that nobody listens on.
+pub fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+pub fn until_listens(address: SocketAddr) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match TcpStream::connect(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if started.elapsed() > Duration::from_secs(30) => return Err(error),
+            Err(_) => thread::park_timeout(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn configuration(address: SocketAddr, admin: SocketAddr, hub: SocketAddr, devices: usize) -> String {
+    let connections = devices + 1000;
+    format!(
+        r#"[gateway]
+name = "bench"
+hostname = "localhost"
+shards = 1
+state_dir = "var"
+identities = "{IDENTITIES}"
+revocations = "revocations.jsonl"
+[[listener]]
+bind = "{address}"
+transport = "tcp"
+[limits]
+connections_max = {connections}
+connects_per_second_per_ip = 0
+[[upstream]]
+name = "hub"
+kind = "mqtt"
+url = "mqtt://{hub}"
+version = 4
+connections = 1
+window = 65000
+[[route]]
+from = "devices/{{device}}/#"
+upstream = "hub"
+[admin]
+bind = "{admin}"
+"#
+    )
+}
+
+const IDENTITIES: &str = "identities.toml";
+const SCOPE: &str = "[defaults.scope]\npublish = [\"devices/{device}/messages/events/#\"]\nsubscribe = []\n";
