@@ -53,6 +53,20 @@ pub struct SessionLimits {
     pub keep_alive_max: u16,
 }
 
+impl SessionLimits {
+    /// Whether the will of a CONNECT keeps to what is offered.
+    ///
+    /// # Errors
+    /// [`Denial::QosNotOffered`] (MQTT 5.0 [MQTT-3.2.2-12]), [`Denial::RetainNotOffered`] [MQTT-3.2.2-13].
+    pub fn check_will(&self, connect: &Connect) -> Result<(), Denial> {
+        match &connect.will {
+            Some(will) if will.qos as u8 > self.qos_max => Err(Denial::QosNotOffered),
+            Some(will) if will.retain && !self.retain => Err(Denial::RetainNotOffered),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Whether CONNACK says that a session was kept (MQTT 5.0 §3.2.2.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionPresent {
@@ -426,3 +440,6 @@ fn topic_name<'a>(publish: &PublishRef<'a>, version: ProtocolVersion) -> Result<
 const USER_PROPERTIES_MAX: u32 = 100;
 /// MQTT 5.0 §3.11.3.
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+
+#[cfg(test)]
+mod tests;
