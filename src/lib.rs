@@ -25,6 +25,7 @@ pub mod registry;
 pub mod upstream;
 // Floor 5: what moves.
 pub mod feed;
+pub mod shard;
 // Floor 6: what an operator asks a running gateway.
 pub mod admin;
 // Floor 7: files.

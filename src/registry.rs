@@ -9,6 +9,7 @@ use std::{
 use dashmap::DashMap;
 
 use crate::{
+    credential::JtiHash,
     denial::CloseReason,
     id::{DeviceId, TokenId},
     packet::ProtocolVersion,
@@ -74,15 +75,15 @@ impl Live {
 pub struct Registry {
     by_device: DashMap<DeviceId, Arc<Live>>,
     by_token: DashMap<TokenId, Vec<Arc<Live>>>,
-    by_jti: DashMap<Arc<str>, Vec<Arc<Live>>>,
+    by_jti: DashMap<JtiHash, Vec<Arc<Live>>>,
 }
 
 impl Registry {
     /// Adds a session. The one that stood for the same device is answered: it is to be closed.
     pub fn register(&self, live: &Arc<Live>) -> Option<Arc<Live>> {
         self.by_token.entry(live.grant.token_id).or_default().push(live.clone());
-        if let Some(jti) = &live.grant.jti {
-            self.by_jti.entry(jti.clone()).or_default().push(live.clone());
+        for jti in jti_hashes(live) {
+            self.by_jti.entry(jti).or_default().push(live.clone());
         }
         self.by_device.insert(live.grant.device.clone(), live.clone())
     }
@@ -98,11 +99,11 @@ impl Registry {
             without(&mut held);
         }
         self.by_token.remove_if(&live.grant.token_id, |_, held| held.is_empty());
-        if let Some(jti) = &live.grant.jti {
-            if let Some(mut held) = self.by_jti.get_mut(jti) {
+        for jti in jti_hashes(live) {
+            if let Some(mut held) = self.by_jti.get_mut(&jti) {
                 without(&mut held);
             }
-            self.by_jti.remove_if(jti, |_, held| held.is_empty());
+            self.by_jti.remove_if(&jti, |_, held| held.is_empty());
         }
     }
 
@@ -116,9 +117,9 @@ impl Registry {
         self.by_token.get(&token).map_or_else(Vec::new, |held| held.clone())
     }
 
-    /// Sessions that were admitted with a JWT of this `jti`, of whichever issuer.
-    pub fn of_jti(&self, jti: &str) -> Vec<Arc<Live>> {
-        self.by_jti.get(jti).map_or_else(Vec::new, |held| held.clone())
+    /// Sessions that were admitted with a JWT that an entry of the revocation list names by its `jti`.
+    pub fn of_jti(&self, jti: JtiHash) -> Vec<Arc<Live>> {
+        self.by_jti.get(&jti).map_or_else(Vec::new, |held| held.clone())
     }
 
     /// Calls `visit` with every session; sessions that come or go meanwhile may be missed or seen.
@@ -135,6 +136,12 @@ impl Registry {
     pub fn is_empty(&self) -> bool {
         self.by_device.is_empty()
     }
+}
+
+/// How an entry may name the session's `jti`: of its issuer, or of any.
+fn jti_hashes(live: &Live) -> impl Iterator<Item = JtiHash> {
+    let issuer = live.grant.issuer.as_deref().unwrap_or_default();
+    live.grant.jti.as_deref().map(|jti| JtiHash::both(issuer, jti)).into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -156,12 +163,16 @@ mod tests {
             kind: TokenKind::Jwt,
             key: KeyName::new("issuer:x", "k"),
             key_fingerprint: 0,
-            issuer: None,
+            issuer: jti.map(|_| "factory".into()),
             policy: None,
             issued_at: None,
         };
         let peer = "127.0.0.1:1".parse().expect("an address");
         Arc::new(Live::new(grant, (peer, ProtocolVersion::V5_0), (0, 0, 0), UnixSeconds(0)))
+    }
+
+    fn of_jti(registry: &Registry) -> [usize; 2] {
+        JtiHash::both("factory", "j").map(|hash| registry.of_jti(hash).len())
     }
 
     #[test]
@@ -171,9 +182,9 @@ mod tests {
         assert!(registry.register(&a).is_none());
         assert!(registry.register(&b).is_none());
         assert!(Arc::ptr_eq(&registry.of_device("a").expect("a"), &a));
-        assert_eq!((registry.of_token(TokenId([1; 16])).len(), registry.of_jti("j").len(), registry.len()), (2, 2, 2));
+        assert_eq!((registry.of_token(TokenId([1; 16])).len(), of_jti(&registry), registry.len()), (2, [2, 2], 2));
         registry.remove(&a);
-        assert_eq!((registry.of_token(TokenId([1; 16])).len(), registry.of_jti("j").len(), registry.len()), (1, 1, 1));
+        assert_eq!((registry.of_token(TokenId([1; 16])).len(), of_jti(&registry), registry.len()), (1, [1, 1], 1));
         registry.remove(&b);
         assert!(registry.is_empty() && registry.by_token.is_empty() && registry.by_jti.is_empty());
     }

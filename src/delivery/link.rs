@@ -137,6 +137,11 @@ impl Link {
         self.ask(now);
     }
 
+    /// Who it says it is from the next [`start`](Self::start) on.
+    pub fn set_credentials(&mut self, user_name: &str, password: &[u8]) {
+        self.client.set_credentials(user_name, password);
+    }
+
     /// A new transport is there: CONNECT is in [`unsent`](Self::unsent).
     pub fn start(&mut self, now: Tick) {
         self.on_wire = 0;

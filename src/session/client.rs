@@ -134,6 +134,12 @@ impl Client {
         }
     }
 
+    /// Who it says it is from the next CONNECT on.
+    pub fn set_credentials(&mut self, user_name: &str, password: &[u8]) {
+        self.connect.user_name = Some(user_name.to_owned());
+        self.connect.password = Some(Password::new(password));
+    }
+
     /// Which MQTT is spoken.
     pub fn version(&self) -> ProtocolVersion {
         self.connect.version

@@ -264,12 +264,11 @@ impl Session {
         self.subscriptions.all()
     }
 
-    /// A message for the device.
+    /// A message for the device, at the QoS that was granted for it where it was placed.
     pub fn deliver(&mut self, message: &OutgoingMessage<'_>, out: &mut Vec<u8>) -> Delivered {
-        match self.subscriptions.qos_of(message.topic) {
-            Some(granted) => self.outbound.deliver(message, granted, out),
-            None => Delivered::Dropped(DropReason::NotSubscribed),
-        }
+        // A message may come before its SUBACK (MQTT 5.0 §3.8.4): then no subscription is held yet.
+        let granted = self.subscriptions.qos_of(message.topic).unwrap_or(message.qos);
+        self.outbound.deliver(message, granted, out)
     }
 
     /// Sends queued messages after `out` has drained.

@@ -42,8 +42,6 @@ pub enum DropReason {
     TooLarge,
     /// QoS 0, and the device does not read.
     NotReading,
-    /// No subscription of the device matches any more.
-    NotSubscribed,
 }
 
 impl DropReason {
@@ -53,7 +51,6 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::TooLarge => "too_large",
             Self::NotReading => "not_reading",
-            Self::NotSubscribed => "not_subscribed",
         }
     }
 }

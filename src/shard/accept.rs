@@ -1,0 +1,316 @@
+//! From accept() to the end of CONNECT: whoever comes is bounded in time and memory until it is known, each in a task
+//! of its own, and moves to its home shard once it is.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use super::{Door, Shard, connection, home_of, wall_now};
+use crate::{
+    denial::Denial,
+    gate::{Admission, Profile, WillTopic},
+    journal::Who,
+    listener::{Acceptor, Place, Standing, Stream},
+    meter::CONNECTS,
+    packet::{
+        Connect, PacketType, ProblemInformation, ProtocolVersion, connect_answer_version, next_frame, parse_connect,
+    },
+    policy::Grant,
+    session::server::write_refusal,
+};
+
+/// An admitted connection on its way to its home shard.
+#[derive(Debug)]
+pub struct Handed {
+    pub(super) stream: Stream,
+    pub(super) connect: Connect,
+    pub(super) grant: Grant,
+    pub(super) peer: SocketAddr,
+    pub(super) profile: Profile,
+    /// What was read behind the CONNECT.
+    pub(super) unread: Vec<u8>,
+    pub(super) place: Place,
+}
+
+/// Accepts for as long as the shard lives.
+pub(super) async fn run(shard: Rc<Shard>, door: Door) {
+    let listener = match TcpListener::from_std(door.listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listening socket cannot be polled"),
+    };
+    let (tls, profile) = (door.tls, door.profile);
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => enter(&shard, socket, peer, (tls.clone(), profile)),
+            Err(error) => {
+                // As a rule: no file left. Connections wait in the backlog meanwhile.
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Gives a new connection a task, a place and a deadline.
+fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, (tls, profile): (Option<Acceptor>, Profile)) {
+    let site = &shard.site;
+    let Some(place) = site.connections.enter() else {
+        return refuse_unheard(shard, peer, Denial::ConnectionQuota);
+    };
+    let verdict = if site.is_draining() {
+        Some(Denial::Draining)
+    } else if !site.connect_limiter.allow(peer.ip(), site.now()) {
+        Some(Denial::ConnectRate)
+    } else if place.standing() == Standing::OverQuota {
+        Some(Denial::ConnectionQuota)
+    } else {
+        None
+    };
+    if let (Some(denial), Some(_)) = (verdict, &tls) {
+        // A handshake costs more than the connection is worth.
+        return refuse_unheard(shard, peer, denial);
+    }
+    // Acknowledgements are small and wanted at once; a socket that cannot be told is still a socket.
+    let _ = socket.set_nodelay(true);
+    let task = tokio::task::spawn_local(greet(shard.clone(), Arrival { socket, peer, tls, profile, place, verdict }));
+    make_room(shard, task.abort_handle());
+}
+
+/// A connection that was accepted and is not heard yet.
+struct Arrival {
+    socket: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Acceptor>,
+    profile: Profile,
+    place: Place,
+    /// Decided before a byte was read.
+    verdict: Option<Denial>,
+}
+
+/// Those who have not said who they are hold a part of all places; when it is used up, the oldest of them goes, so
+/// that the silent never keep an honest device out.
+fn make_room(shard: &Rc<Shard>, newest: tokio::task::AbortHandle) {
+    let mut pending = shard.pending.borrow_mut();
+    pending.push_back(newest);
+    let max = (shard.site.limits.connections_max / PENDING_PART / shard.shards.len()).max(PENDING_MIN);
+    if pending.len() > max {
+        pending.retain(|task| !task.is_finished());
+    }
+    while pending.len() > max {
+        if let Some(oldest) = pending.pop_front() {
+            oldest.abort();
+            count_refusal(Denial::ConnectTimeout);
+        }
+    }
+}
+
+/// Lets go of tasks that have ended.
+pub(super) fn tidy(shard: &Shard) {
+    let mut pending = shard.pending.borrow_mut();
+    pending.retain(|task| !task.is_finished());
+    if pending.is_empty() {
+        pending.shrink_to(0);
+    }
+}
+
+fn count_refusal(denial: Denial) {
+    metrics::counter!(CONNECTS, "result" => "refused", "denial" => denial.tag()).increment(1);
+}
+
+async fn greet(shard: Rc<Shard>, mut arrival: Arrival) {
+    let (peer, profile, verdict) = (arrival.peer, arrival.profile, arrival.verdict);
+    let tls = arrival.tls.take();
+    let limit = shard.site.limits.connect_timeout;
+    let heard = timeout(limit, hear(&shard, arrival.socket, tls)).await;
+    match heard {
+        Ok(Ok(Heard { stream, connect, unread })) => {
+            let caller = Caller { peer, profile, place: arrival.place };
+            decide(&shard, stream, connect, unread, caller, verdict).await;
+        }
+        Ok(Err(Unheard::Refused { denial, stream, answer, detail })) => {
+            let who = Who { device: "", peer, token_id: None };
+            shard.site.journal.connect_refused(&who, denial, detail);
+            if let Some(stream) = stream {
+                close_gently(*stream, &answer).await;
+            }
+        }
+        Ok(Err(Unheard::Gone(reason))) => tracing::debug!(%peer, reason, "gone before CONNECT"),
+        Err(_) => refuse_unheard(&shard, peer, Denial::ConnectTimeout),
+    }
+}
+
+/// A whole CONNECT.
+struct Heard {
+    stream: Stream,
+    connect: Connect,
+    unread: Vec<u8>,
+}
+
+/// What came instead of a CONNECT.
+enum Unheard {
+    /// Something that has to be refused, and in which words.
+    Refused { denial: Denial, stream: Option<Box<Stream>>, answer: Vec<u8>, detail: &'static str },
+    /// Nothing, or an end in the middle.
+    Gone(&'static str),
+}
+
+async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result<Heard, Unheard> {
+    let mut stream = match tls {
+        None => Stream::tcp(socket),
+        Some(acceptor) => acceptor.accept(socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Unheard::Gone("within the TLS handshake"),
+            _ => Unheard::Refused {
+                denial: Denial::Malformed,
+                stream: None,
+                answer: Vec::new(),
+                detail: "the TLS handshake failed",
+            },
+        })?,
+    };
+    let bytes_max = shard.site.limits.connect_packet_size_max.get();
+    let mut buffer = Vec::with_capacity(CONNECT_BYTES);
+    loop {
+        match next_frame(&buffer, bytes_max) {
+            Ok(None) if buffer.first().is_none_or(|first| *first == CONNECT_FIRST) => {}
+            Ok(Some(frame)) if frame.packet_type() == PacketType::Connect => {
+                let used = frame.bytes().len();
+                return match parse_connect(frame) {
+                    Ok(connect) => Ok(Heard { stream, connect, unread: buffer.split_off(used) }),
+                    Err(error) => {
+                        let mut answer = Vec::new();
+                        if let Some(version) = connect_answer_version(frame) {
+                            write_refusal(version, error.denial(), ProblemInformation::Requested, &mut answer);
+                        }
+                        let stream = Some(Box::new(stream));
+                        Err(Unheard::Refused { denial: error.denial(), stream, answer, detail: error.what() })
+                    }
+                };
+            }
+            // MQTT 3.1.1 [MQTT-3.1.0-1]: the first packet is a CONNECT.
+            Ok(_) => return Err(unheard(Denial::Malformed, stream, "the first packet is no CONNECT")),
+            Err(error) => return Err(unheard(error.denial(), stream, error.what())),
+        }
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) if buffer.is_empty() => return Err(Unheard::Gone("without a byte")),
+            Ok(0) | Err(_) => return Err(Unheard::Gone("within CONNECT")),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn unheard(denial: Denial, stream: Stream, detail: &'static str) -> Unheard {
+    Unheard::Refused { denial, stream: Some(Box::new(stream)), answer: Vec::new(), detail }
+}
+
+struct Caller {
+    peer: SocketAddr,
+    profile: Profile,
+    place: Place,
+}
+
+/// The gate decides; then the connection is refused, or goes home.
+async fn decide(
+    shard: &Rc<Shard>,
+    mut stream: Stream,
+    connect: Connect,
+    unread: Vec<u8>,
+    Caller { peer, profile, place }: Caller,
+    verdict: Option<Denial>,
+) {
+    let site = &shard.site;
+    let admitted = match verdict {
+        Some(denial) => Err((denial, None, String::new())),
+        None => {
+            site.gate.admit(&admission(&connect, profile), wall_now()).map_err(|r| (r.denial, r.token_id, r.detail))
+        }
+    };
+    match admitted {
+        Ok(grant) => {
+            let home = home_of(&grant.device, shard.shards.len());
+            if home == shard.index {
+                return connection::adopt(shard, Handed { stream, connect, grant, peer, profile, unread, place });
+            }
+            if let Err(error) = stream.detach() {
+                return tracing::warn!(%peer, %error, "a connection cannot change shards");
+            }
+            let handed = Box::new(Handed { stream, connect, grant, peer, profile, unread, place });
+            shard.shards.hand(home, handed).await;
+        }
+        Err((denial, token_id, detail)) => {
+            let who = Who { device: &connect.client_id, peer, token_id };
+            site.journal.connect_refused(&who, denial, &detail);
+            close_gently(stream, &refusal(&connect, profile, denial)).await;
+        }
+    }
+}
+
+fn admission(connect: &Connect, profile: Profile) -> Admission<'_> {
+    // MQTT 5.0 §3.1.2.11.9: a token may come as authentication data instead of the password.
+    let enhanced = matches!(connect.authentication_method.as_deref(), Some("SAS" | "JWT"));
+    let password = if enhanced { connect.authentication_data.as_ref() } else { connect.password.as_ref() };
+    Admission {
+        client_id: &connect.client_id,
+        user_name: connect.user_name.as_deref(),
+        password: password.map(|p| p.as_bytes()),
+        profile,
+        will: connect.will.as_ref().map(|w| WillTopic { topic: &w.topic, qos: w.qos as u8, retain: w.retain }),
+    }
+}
+
+/// CONNACK that refuses. Azure's SDKs are told 5 where others are told 2.
+pub(super) fn refusal(connect: &Connect, profile: Profile, denial: Denial) -> Vec<u8> {
+    let mut answer = Vec::new();
+    write_refusal(connect.version, denial, connect.problem_information, &mut answer);
+    let identifier_rejected = denial.row().connack_v4 == Some(2);
+    if connect.version == ProtocolVersion::V3_1_1
+        && profile == Profile::Azure
+        && identifier_rejected
+        && let Some(code) = answer.last_mut()
+    {
+        *code = 5;
+    }
+    answer
+}
+
+fn refuse_unheard(shard: &Shard, peer: SocketAddr, denial: Denial) {
+    shard.site.journal.connect_refused(&Who { device: "", peer, token_id: None }, denial, "");
+}
+
+/// Writes the last words and closes so that they arrive: a socket closed with unread bytes would be reset, and the
+/// peer might never see them.
+pub(super) async fn close_gently(mut stream: Stream, last_words: &[u8]) {
+    let farewell = async {
+        stream.write_all(last_words).await?;
+        stream.shutdown().await?;
+        let mut rest = [0u8; 1024];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever goes wrong here, the connection is over.
+    let _ = timeout(LINGER, farewell).await;
+}
+
+/// Fixed header of a CONNECT [MQTT-3.1.0-1].
+const CONNECT_FIRST: u8 = 0x10;
+/// A CONNECT with a SAS token or a small JWT.
+const CONNECT_BYTES: usize = 1024;
+/// After a failure to accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long a peer may take to take its leave.
+const LINGER: Duration = Duration::from_millis(500);
+/// What it may still say meanwhile.
+const LINGER_BYTES_MAX: usize = 256 << 10;
+/// One of so many places of a shard may be held by connections that are not known yet.
+const PENDING_PART: usize = 4;
+/// However few places there are.
+const PENDING_MIN: usize = 256;

@@ -1,0 +1,429 @@
+//! One session on its home shard, from CONNACK to the last byte: walk 1 of ARCHITECTURE.md. [`drive`] shows a PUBLISH
+//! from the socket to the hub's log, [`pump`](super::pump) shows it from there to its PUBACK.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    Shard,
+    accept::{self, Handed},
+    device_hash, publish,
+    sessions::{Pause, Rate, SessionCell, State},
+    subscribe, wall_ms, wall_now,
+};
+use crate::{
+    delivery::{SessionRef, session_stamp},
+    denial::CloseReason,
+    journal::Who,
+    listener::{Place, Stream},
+    meter,
+    packet::{Connect, Disconnect, Will, next_frame},
+    policy::TokenKind,
+    registry::{Cut, Live},
+    session::server::{Session, SessionPresent, Step},
+    time::Tick,
+};
+
+/// Makes a session of an admitted connection.
+pub(super) fn adopt(shard: &Rc<Shard>, mut handed: Handed) {
+    if let Err(error) = handed.stream.attach() {
+        return tracing::warn!(peer = %handed.peer, %error, "a connection cannot change shards");
+    }
+    tokio::task::spawn_local(serve(shard.clone(), handed));
+}
+
+/// A session that is due on the wheel: it has ended, its time is up, or it is put in again.
+pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
+    let Some(cell) = shard.session(who) else { return };
+    // While the gateway does not read, the device's silence says nothing.
+    if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
+        cell.state.borrow_mut().session.heard(now);
+    }
+    let quiet_until = cell.state.borrow().session.deadline();
+    let ended = if cell.closes_at <= now {
+        Some(CloseReason::Expired)
+    } else {
+        // MQTT 5.0 [MQTT-3.1.2-22]
+        quiet_until.filter(|at| *at <= now).map(|_| CloseReason::KeepAlive)
+    };
+    match ended {
+        Some(reason) => {
+            cell.live.deafen(reason, Instant::now());
+            cell.wake();
+        }
+        None => {
+            let next = quiet_until.map_or(cell.closes_at, |at| at.min(cell.closes_at));
+            shard.wheel.borrow_mut().schedule(who, next);
+        }
+    }
+}
+
+async fn serve(shard: Rc<Shard>, handed: Handed) {
+    let Handed { stream, connect, grant, peer, profile, unread, place } = handed;
+    let site = shard.site.clone();
+    let now = site.now();
+    let who = shard.sessions.borrow_mut().reserve();
+    let live = Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), wall_now()));
+    // Registered first, checked again after: a change that comes between finds the session or is found by it.
+    let old = site.registry.register(&live);
+    let registration = Registration { shard: shard.clone(), live: live.clone(), who };
+    if let Some(reason) = site.gate.recheck(&live.grant, wall_now()) {
+        drop(registration);
+        let denial = recheck_denial(reason);
+        let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
+        site.journal.connect_refused(&session_of, denial, "it was withdrawn while the device connected");
+        return accept::close_gently(stream, &accept::refusal(&connect, profile, denial)).await;
+    }
+    if let Some(old) = old {
+        // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
+        shard.shards.cut(&[(old, CloseReason::TakenOver)], Instant::now());
+    }
+    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant.scope), now);
+    let cell = Rc::new(session_cell(&shard, (who, &live), session, now));
+    session_opened(&shard, &cell, &connect);
+    shard.sessions.borrow_mut().insert(cell.clone());
+    drop(connect.password);
+    look_at(&shard, who, now);
+    run(registration, cell, stream, unread, connect.will, place).await;
+}
+
+fn recheck_denial(reason: CloseReason) -> crate::denial::Denial {
+    use crate::denial::Denial;
+    match reason {
+        CloseReason::Expired => Denial::Expired,
+        CloseReason::Revoked => Denial::Revoked,
+        _ => Denial::Unavailable,
+    }
+}
+
+fn session_cell(shard: &Shard, (who, live): (SessionRef, &Arc<Live>), session: Session, now: Tick) -> SessionCell {
+    let site = &shard.site;
+    let grant = &live.grant;
+    let left_ms = grant.closes_at.0.saturating_mul(1000).saturating_sub(wall_ms());
+    let closes_at = now.plus(Duration::from_millis(left_ms));
+    let stamp = if shard.stamps {
+        let by = match (grant.kind, &grant.issuer) {
+            (TokenKind::Jwt, Some(issuer)) => format!("jwt/{issuer}"),
+            (kind, _) => format!("{}/{}", kind.as_str(), grant.key.slot()),
+        };
+        session_stamp(grant.device.as_str(), &site.gateway, &by)
+    } else {
+        Vec::new()
+    };
+    let rate = Rate::full(site.limits.publishes_per_second_per_device, now);
+    let hash = device_hash(&grant.device);
+    SessionCell::new((who, hash), live.clone(), session, stamp.into(), rate, closes_at)
+}
+
+fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
+    let live = &cell.live;
+    let state = &mut *cell.state.borrow_mut();
+    state.session.connack(SessionPresent::No, &mut state.out);
+    let slot = match live.grant.kind {
+        TokenKind::Sas => live.grant.key.slot().to_owned(),
+        TokenKind::Jwt => "jwt".into(),
+    };
+    metrics::counter!(meter::TOKENS_VERIFIED, "kind" => live.grant.kind.as_str(), "key_slot" => slot).increment(1);
+    metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
+    metrics::gauge!(meter::SESSIONS).increment(1.0);
+    let (device, token_id, key) = (live.grant.device.as_str(), live.grant.token_id, live.grant.key.as_str());
+    let (version, shard) = (connect.version, shard.index);
+    tracing::info!(peer = %live.peer, device, %token_id, key, ?version, shard, "admitted");
+}
+
+/// Holds a session's place in the registry and in the shard, also when its task panics.
+struct Registration {
+    shard: Rc<Shard>,
+    live: Arc<Live>,
+    who: SessionRef,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.shard.site.registry.remove(&self.live);
+        for member in self.shard.members.iter().flatten() {
+            member.session_gone(self.who, self.shard.site.now());
+        }
+        let mut sessions = self.shard.sessions.borrow_mut();
+        if sessions.get(self.who).is_some() {
+            metrics::gauge!(meter::SESSIONS).decrement(1.0);
+        }
+        sessions.remove(self.who);
+    }
+}
+
+async fn run(
+    registration: Registration,
+    cell: Rc<SessionCell>,
+    mut stream: Stream,
+    mut unread: Vec<u8>,
+    will: Option<Will>,
+    place: Place,
+) {
+    let shard = registration.shard.clone();
+    let mut work = if unread.is_empty() { Work::Read } else { Work::Frames };
+    let reason =
+        std::future::poll_fn(|cx| drive(&shard, &cell, Pin::new(&mut stream), &mut unread, &mut work, cx)).await;
+    let cut = cell.live.cut();
+    let reason = cut.map_or(reason, |cut| cut.reason);
+    if let Some(will) = will.filter(|_| fires_will(reason)) {
+        publish::will(&shard, &cell, &will);
+    }
+    drop(registration);
+    let last_words = {
+        let state = &mut *cell.state.borrow_mut();
+        state.session.disconnect(reason, &mut state.out);
+        std::mem::take(&mut state.out)
+    };
+    close(&shard, &cell, (reason, cut), stream, &last_words).await;
+    drop(place);
+}
+
+async fn close(
+    shard: &Shard,
+    cell: &SessionCell,
+    (reason, cut): (CloseReason, Option<Cut>),
+    stream: Stream,
+    last_words: &[u8],
+) {
+    let live = &cell.live;
+    let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+    shard.site.journal.closed(&who, reason, "");
+    if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {
+        metrics::histogram!(meter::REVOCATION_CUT_SECONDS).record(cut.applied.elapsed());
+    }
+    if reason != CloseReason::ConnectionLost {
+        accept::close_gently(stream, last_words).await;
+    }
+}
+
+/// MQTT 5.0 §3.1.2.5; never after a revocation or a withdrawn grant, and not when an operator or a drain ends it.
+fn fires_will(reason: CloseReason) -> bool {
+    !matches!(
+        reason,
+        CloseReason::ClientDisconnect
+            | CloseReason::Revoked
+            | CloseReason::GrantWithdrawn
+            | CloseReason::Administrative
+            | CloseReason::Draining
+    )
+}
+
+/// What a session's next poll begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    /// The socket.
+    Read,
+    /// Frames that were read and not handled.
+    Frames,
+}
+
+/// One poll of a session: what is owed is written, then as much is read as the hub takes.
+fn drive(
+    shard: &Shard,
+    cell: &SessionCell,
+    mut stream: Pin<&mut Stream>,
+    unread: &mut Vec<u8>,
+    work: &mut Work,
+    cx: &mut Context<'_>,
+) -> Poll<CloseReason> {
+    cell.polled_by(cx);
+    loop {
+        if let Some(cut) = cell.live.cut() {
+            return Poll::Ready(cut.reason);
+        }
+        if ready!(write_out(cell, stream.as_mut(), cx)).is_err() {
+            return Poll::Ready(CloseReason::ConnectionLost);
+        }
+        if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
+            return Poll::Pending;
+        }
+        let mut scratch = shard.scratch.borrow_mut();
+        let outcome = match *work {
+            Work::Frames => {
+                let frames = std::mem::take(unread);
+                let outcome = handle(shard, cell, &frames);
+                keep(unread, &frames, outcome.as_ref().map_or(0, |o| o.used));
+                outcome
+            }
+            Work::Read => {
+                let source = match ready!(read(shard, stream.as_mut(), unread, &mut scratch, cx)) {
+                    Ok(source) => source,
+                    Err(_) => return Poll::Ready(CloseReason::ConnectionLost),
+                };
+                match source {
+                    Source::Scratch(filled) => {
+                        let outcome = handle(shard, cell, &scratch[..filled]);
+                        unread.clear();
+                        keep(unread, &scratch[..filled], outcome.as_ref().map_or(0, |o| o.used));
+                        outcome
+                    }
+                    Source::Unread => {
+                        let frames = std::mem::take(unread);
+                        let outcome = handle(shard, cell, &frames);
+                        keep(unread, &frames, outcome.as_ref().map_or(0, |o| o.used));
+                        outcome
+                    }
+                }
+            }
+        };
+        match outcome {
+            Ok(handled) => *work = handled.next,
+            Err(reason) => return Poll::Ready(reason),
+        }
+    }
+}
+
+/// Keeps what was not used, and no memory where nothing is left.
+fn keep(unread: &mut Vec<u8>, frames: &[u8], used: usize) {
+    let rest = frames.get(used..).unwrap_or_default();
+    if rest.is_empty() {
+        *unread = Vec::new();
+    } else {
+        unread.extend_from_slice(rest);
+    }
+}
+
+/// Where the bytes of a read stand.
+enum Source {
+    /// In the first so many bytes of the scratch buffer.
+    Scratch(usize),
+    /// In `unread`: a packet larger than the scratch buffer.
+    Unread,
+}
+
+fn read(
+    shard: &Shard,
+    stream: Pin<&mut Stream>,
+    unread: &mut Vec<u8>,
+    scratch: &mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Source>> {
+    let have = unread.len();
+    let wanted = wanted_bytes(unread, shard.site.limits.maximum_packet_size.get());
+    if wanted > scratch.len() || have * 2 > scratch.len() {
+        // Room for the rest of one packet only: what follows it is read into the scratch buffer.
+        unread.reserve_exact(wanted.saturating_sub(have).clamp(1, LARGE_READ_BYTES));
+        let read = read_into(stream, unread, cx);
+        return ready!(read).map_or_else(|e| Poll::Ready(Err(e)), |()| Poll::Ready(Ok(Source::Unread)));
+    }
+    scratch[..have].copy_from_slice(unread);
+    let mut buffer = ReadBuf::new(&mut scratch[have..]);
+    ready!(stream.poll_read(cx, &mut buffer))?;
+    match buffer.filled().len() {
+        0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        n => Poll::Ready(Ok(Source::Scratch(have + n))),
+    }
+}
+
+fn read_into(stream: Pin<&mut Stream>, unread: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let have = unread.len();
+    unread.resize(unread.capacity(), 0);
+    let mut buffer = ReadBuf::new(&mut unread[have..]);
+    let polled = stream.poll_read(cx, &mut buffer);
+    let filled = buffer.filled().len();
+    unread.truncate(have + filled);
+    match polled {
+        Poll::Ready(Ok(())) if filled == 0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        other => other,
+    }
+}
+
+/// How long the packet is that `unread` begins with; what cannot be told is left to the parser.
+fn wanted_bytes(unread: &[u8], bytes_max: usize) -> usize {
+    let length = unread.get(1..).and_then(|rest| crate::packet::read_varint(rest).ok().flatten());
+    length.map_or(0, |(body, bytes)| (body as usize + bytes + 1).min(bytes_max))
+}
+
+/// How far a poll came with what was read.
+struct Handled {
+    used: usize,
+    next: Work,
+}
+
+/// Frames in order, until one finds no room, the device has to be written to first, or none is left.
+fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, CloseReason> {
+    let now = shard.site.now();
+    let bytes_max = shard.site.limits.maximum_packet_size.get();
+    let state = &mut *cell.state.borrow_mut();
+    state.session.heard(now);
+    let mut used = 0;
+    let next = loop {
+        let rest = bytes.get(used..).unwrap_or_default();
+        let Some(frame) = next_frame(rest, bytes_max)? else { break Work::Read };
+        if let Some(cut) = cell.live.cut() {
+            return Err(cut.reason);
+        }
+        if state.out.len() > OUT_BYTES_MAX || !state.session.wants_input() {
+            break Work::Frames;
+        }
+        let State { session, out, .. } = state;
+        match session.handle(frame, out, now)? {
+            Step::Done => {}
+            Step::Publish(inbound) => match publish::offer(shard, cell, &inbound, now) {
+                publish::Offered::Taken => {
+                    let packet_id = inbound.packet_id;
+                    session.publish_accepted(packet_id);
+                }
+                publish::Offered::Refused(denial) => {
+                    let packet_id = inbound.packet_id;
+                    session.publish_refused(packet_id, denial, out)?;
+                }
+                publish::Offered::Dropped => {}
+                publish::Offered::Wait(pause) => {
+                    cell.set_pause(pause);
+                    break Work::Frames;
+                }
+            },
+            Step::Subscribe(request) => subscribe::subscribe(shard, cell, state, request, now)?,
+            Step::Unsubscribe(request) => subscribe::unsubscribe(shard, cell, state, &request, now),
+            Step::Disconnect(Disconnect { reason: DISCONNECT_WITH_WILL, .. }) => {
+                return Err(CloseReason::ConnectionLost);
+            }
+            Step::Disconnect(_) => return Err(CloseReason::ClientDisconnect),
+        }
+        used += frame.bytes().len();
+    };
+    publish::done(shard, cell);
+    Ok(Handled { used, next })
+}
+
+/// Writes all that is owed to the device; what waits behind it follows.
+fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let state = &mut *cell.state.borrow_mut();
+    let mut wrote = false;
+    while !state.out.is_empty() {
+        match ready!(stream.as_mut().poll_write(cx, &state.out))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            n => drop(state.out.drain(..n)),
+        }
+        wrote = true;
+        if state.out.is_empty() {
+            state.session.pump(&mut state.out);
+        }
+    }
+    if state.out.capacity() > OUT_BYTES_KEPT {
+        state.out = Vec::new();
+    }
+    if wrote || matches!(*stream, Stream::Tls(_)) {
+        return stream.poll_flush(cx);
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// MQTT 5.0 §3.14.2.1: the session ends as if the connection had been lost.
+const DISCONNECT_WITH_WILL: u8 = 0x04;
+/// Bytes that may be owed to a device before it is read from again.
+const OUT_BYTES_MAX: usize = 64 << 10;
+/// What an idle session keeps of its buffer.
+const OUT_BYTES_KEPT: usize = 256;
+/// One read of a large packet.
+const LARGE_READ_BYTES: usize = 64 << 10;

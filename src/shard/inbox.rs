@@ -1,0 +1,125 @@
+//! What reaches a shard from outside: connections that live here, sessions to be closed, the end.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+
+use super::{Shard, accept::Handed, connection};
+use crate::{delivery::SessionRef, denial::CloseReason, registry::Live};
+
+/// One message to a shard.
+#[derive(Debug)]
+pub enum Inbox {
+    /// A connection whose CONNECT was admitted elsewhere and whose device is at home here.
+    Home(Box<Handed>),
+    /// Sessions that were made deaf: they are to close.
+    Close(Vec<SessionRef>),
+    /// No new sessions; all that are there close.
+    Drain,
+}
+
+/// The inboxes of all shards. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    inboxes: Arc<[mpsc::Sender<Inbox>]>,
+}
+
+impl Shards {
+    pub(super) fn new(inboxes: Vec<mpsc::Sender<Inbox>>) -> Self {
+        Self { inboxes: inboxes.into() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Never: a gateway has a shard or more.
+    pub fn is_empty(&self) -> bool {
+        self.inboxes.is_empty()
+    }
+
+    /// Ends sessions. All are deaf before the first is closed; `applied` is when the change that ends them had been
+    /// applied. Says how many were alive.
+    pub fn cut(&self, sessions: &[(Arc<Live>, CloseReason)], applied: Instant) -> usize {
+        let mut by_shard = vec![Vec::new(); self.len()];
+        for (live, reason) in sessions {
+            if live.deafen(*reason, applied)
+                && let Some(of_shard) = by_shard.get_mut(live.shard)
+            {
+                of_shard.push(SessionRef { slot: live.slot, generation: live.generation });
+            }
+        }
+        let count = by_shard.iter().map(Vec::len).sum();
+        for (inbox, sessions) in self.inboxes.iter().zip(by_shard) {
+            if !sessions.is_empty() {
+                post(inbox, Inbox::Close(sessions));
+            }
+        }
+        count
+    }
+
+    /// Has every shard close its sessions and take no more.
+    pub fn drain(&self) {
+        self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Drain));
+    }
+
+    /// Hands an admitted connection to the shard where its device is at home.
+    pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
+        // A shard that is gone takes its connections with it: the socket is closed.
+        let _ = self.inboxes[home].send(Inbox::Home(handed)).await;
+    }
+}
+
+/// From threads that are no shard's. A full inbox is waited for: what is posted here is never dropped.
+fn post(inbox: &mpsc::Sender<Inbox>, message: Inbox) {
+    match inbox.try_send(message) {
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        Err(mpsc::error::TrySendError::Full(message)) => {
+            let inbox = inbox.clone();
+            std::thread::spawn(move || inbox.blocking_send(message));
+        }
+    }
+}
+
+pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
+    while let Some(message) = inbox.recv().await {
+        match message {
+            Inbox::Home(handed) => connection::adopt(&shard, *handed),
+            Inbox::Close(sessions) => close(&shard, &sessions).await,
+            Inbox::Drain => drain(&shard).await,
+        }
+    }
+}
+
+/// In chunks, so that the traffic of others goes on.
+async fn close(shard: &Rc<Shard>, sessions: &[SessionRef]) {
+    for chunk in sessions.chunks(CLOSED_A_POLL) {
+        for who in chunk {
+            if let Some(cell) = shard.session(*who) {
+                cell.wake();
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn drain(shard: &Rc<Shard>) {
+    shard.site.draining.store(true, Ordering::Relaxed);
+    let all: Vec<SessionRef> = shard.sessions.borrow().iter().map(|cell| cell.who).collect();
+    for who in &all {
+        if let Some(cell) = shard.session(*who) {
+            cell.live.deafen(CloseReason::Draining, Instant::now());
+        }
+    }
+    close(shard, &all).await;
+}
+
+/// Hand-offs that may wait. A full inbox holds up those who hand over, not those who live here.
+pub(super) const INBOX_MAX: usize = 4096;
+/// Sessions closed before others have their turn.
+const CLOSED_A_POLL: usize = 64;

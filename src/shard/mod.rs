@@ -1,0 +1,313 @@
+//! One core: its sessions, its members of the pool, its timers. A message is read, checked, queued, written to the
+//! hub and acknowledged without leaving it.
+//!
+//! Inside a shard there is no lock and no channel: one task a session, one a pool member, one for the inbox and one
+//! for time, all on one thread, calling sans-IO machines that are borrowed within one poll and never across an await.
+
+mod accept;
+mod connection;
+mod inbox;
+mod publish;
+mod pump;
+mod sessions;
+mod subscribe;
+mod wheel;
+
+pub use inbox::{Inbox, Shards};
+pub use pump::{HubPlace, MemberStatus};
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    net::TcpListener,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::{
+    delivery::{LinkConfig, SessionRef},
+    gate::{ConnectLimiter, Gate, Profile},
+    id::DeviceId,
+    journal::Journal,
+    listener::{Acceptor, Connections, LimitsConfig},
+    meter::{Meters, ShardMeter},
+    packet::ProtocolVersion,
+    policy::Scope,
+    registry::Registry,
+    route::Routes,
+    session::server::SessionLimits,
+    time::{Tick, UnixSeconds},
+};
+
+/// What all shards share. Read through snapshots and atomics only.
+#[derive(Debug)]
+pub struct Site {
+    /// Who is admitted.
+    pub gate: Arc<Gate>,
+    /// Who is live.
+    pub registry: Arc<Registry>,
+    /// Who was refused or cut.
+    pub journal: Arc<Journal>,
+    /// Where topics lead.
+    pub routes: Routes,
+    /// What a peer may take.
+    pub limits: LimitsConfig,
+    /// Connects a second by address.
+    pub connect_limiter: ConnectLimiter,
+    /// Open connections.
+    pub connections: Arc<Connections>,
+    /// Name of the gateway, stamped on what is forwarded.
+    pub gateway: String,
+    /// Hubs, in the order in which routes count them.
+    pub upstreams: Vec<Upstream>,
+    /// Set when no new session is taken.
+    pub draining: AtomicBool,
+    /// Zero of every [`Tick`].
+    pub began: Instant,
+}
+
+/// One hub, as the pool sees it.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub place: HubPlace,
+    /// How its members speak to it; the client id is completed with the member's number.
+    pub link: LinkConfig,
+    /// Members of a shard.
+    pub members_a_shard: usize,
+    /// State of each member, by shard and then by member.
+    pub status: Vec<Arc<MemberStatus>>,
+}
+
+/// One listener of a shard.
+#[derive(Debug)]
+pub struct Door {
+    /// The shard's own socket.
+    pub listener: TcpListener,
+    /// TLS, where it is spoken.
+    pub tls: Option<Acceptor>,
+    /// Presets for those who come here.
+    pub profile: Profile,
+}
+
+impl Site {
+    /// The monotonic clock of all timers.
+    pub fn now(&self) -> Tick {
+        Tick(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether new sessions are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// What a session is held to when it comes through a door of this profile.
+    fn session_limits(&self, profile: Profile, scope: &Scope) -> SessionLimits {
+        let limits = &self.limits;
+        let azure = matches!(profile, Profile::Azure);
+        SessionLimits {
+            receive_maximum: if azure {
+                limits.receive_maximum.min(AZURE_RECEIVE_MAXIMUM)
+            } else {
+                limits.receive_maximum
+            },
+            maximum_packet_size: u32::try_from(limits.maximum_packet_size.0).unwrap_or(u32::MAX),
+            topic_alias_maximum: TOPIC_ALIAS_MAXIMUM,
+            subscriptions_max: limits.subscriptions_max,
+            queue_max: limits.queue_max,
+            qos_max: QOS_MAX.min(scope.qos_max()),
+            retain: scope.retain(),
+            keep_alive_max: if azure { AZURE_KEEP_ALIVE_MAX } else { 0 },
+        }
+    }
+}
+
+/// The wall clock.
+pub(crate) fn wall_now() -> UnixSeconds {
+    UnixSeconds::from_system(SystemTime::now())
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The home shard of a device and its member of a pool: by hash, so that order per device survives every reconnect.
+pub(crate) fn device_hash(device: &DeviceId) -> u64 {
+    // FNV-1a, 64 bits, and a finalizer that mixes the high bits: stable across builds and machines.
+    let hash = device
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn home_of(device: &DeviceId, shards: usize) -> usize {
+    ((device_hash(device) >> 40) as usize) % shards
+}
+
+fn member_of(hash: u64, members: usize) -> usize {
+    ((hash >> 8) as u32 as usize) % members
+}
+
+/// One core's state. Never leaves its thread.
+struct Shard {
+    index: usize,
+    site: Arc<Site>,
+    shards: Shards,
+    sessions: RefCell<sessions::Sessions>,
+    /// By hub, then by member.
+    members: Vec<Vec<Rc<pump::Member>>>,
+    wheel: RefCell<wheel::Wheel>,
+    /// Bytes read from a socket stand here within one poll.
+    scratch: RefCell<Box<[u8]>>,
+    /// A topic in the hub's terms, where they differ.
+    topic: RefCell<String>,
+    /// Properties that pass, encoded again.
+    properties: RefCell<Vec<u8>>,
+    /// Connections that are not sessions yet, oldest first.
+    pending: RefCell<VecDeque<AbortHandle>>,
+    /// Sessions that have used up their rate, until the next turn.
+    resting: RefCell<Vec<SessionRef>>,
+    meter: ShardMeter,
+    /// Whether any hub speaks 5.0, so that messages are stamped.
+    stamps: bool,
+}
+
+/// Starts one thread a shard. Each owns the doors at its index.
+///
+/// # Errors
+/// A thread or a runtime cannot be started.
+pub fn start(site: &Arc<Site>, meters: &Meters, doors: Vec<Vec<Door>>) -> std::io::Result<Shards> {
+    let (senders, receivers): (Vec<_>, Vec<_>) = doors.iter().map(|_| mpsc::channel(inbox::INBOX_MAX)).unzip();
+    let shards = Shards::new(senders);
+    for (index, (doors, receiver)) in doors.into_iter().zip(receivers).enumerate() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        // A runtime is made here, so that a failure is the caller's; it is driven only by its thread.
+        drop(runtime?);
+        let (site, shards, meters) = (site.clone(), shards.clone(), meters.clone());
+        std::thread::Builder::new().name(format!("tollgate-{index}")).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(Default::default())
+                .expect("invariant: the same was built a moment ago");
+            runtime.block_on(run(index, site, shards, meters, doors, receiver));
+        })?;
+    }
+    Ok(shards)
+}
+
+async fn run(
+    index: usize,
+    site: Arc<Site>,
+    shards: Shards,
+    meters: Meters,
+    doors: Vec<Door>,
+    inbox: mpsc::Receiver<Inbox>,
+) {
+    let names: Vec<&str> = site.upstreams.iter().map(|u| u.name.as_str()).collect();
+    let members = site.upstreams.iter().enumerate().map(|(u, upstream)| pump::members(u, upstream, index)).collect();
+    let shard = Rc::new(Shard {
+        index,
+        meter: meters.shard(&names),
+        stamps: site.upstreams.iter().any(|u| u.link.client.version == ProtocolVersion::V5_0),
+        members,
+        wheel: RefCell::new(wheel::Wheel::new(site.now())),
+        sessions: RefCell::default(),
+        scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
+        topic: RefCell::default(),
+        properties: RefCell::default(),
+        pending: RefCell::default(),
+        resting: RefCell::default(),
+        shards,
+        site,
+    });
+    for member in shard.members.iter().flatten() {
+        tokio::task::spawn_local(pump::run(shard.clone(), member.clone()));
+    }
+    for door in doors {
+        tokio::task::spawn_local(accept::run(shard.clone(), door));
+    }
+    tokio::task::spawn_local(keep_time(shard.clone()));
+    inbox::run(shard, inbox).await;
+}
+
+/// The shard's clock: expiry, keep alive, watchdogs of the pool, counters.
+async fn keep_time(shard: Rc<Shard>) {
+    let mut turns = tokio::time::interval(Duration::from_millis(wheel::TURN_MS));
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut due = Vec::new();
+    loop {
+        turns.tick().await;
+        let now = shard.site.now();
+        shard.wheel.borrow_mut().advance(&mut due, now);
+        for who in due.drain(..) {
+            connection::look_at(&shard, who, now);
+        }
+        for who in shard.resting.take() {
+            if let Some(cell) = shard.session(who) {
+                cell.rested(now);
+            }
+        }
+        for member in shard.members.iter().flatten() {
+            pump::tick(&shard, member, now);
+        }
+        accept::tidy(&shard);
+        shard.meter.flush();
+    }
+}
+
+impl Shard {
+    fn session(&self, who: SessionRef) -> Option<Rc<sessions::SessionCell>> {
+        self.sessions.borrow().get(who).cloned()
+    }
+
+    fn member(&self, upstream: usize, hash: u64) -> &Rc<pump::Member> {
+        let members = &self.members[upstream];
+        &members[member_of(hash, members.len())]
+    }
+}
+
+/// One read of a socket. What is left of it when a window is full stays with its session, so it is not larger.
+const SCRATCH_BYTES: usize = 16 << 10;
+/// Semantics of Azure IoT Hub for MQTT 5.
+const AZURE_RECEIVE_MAXIMUM: u16 = 16;
+/// Seconds; IoT Hub closes after 1.5 times this.
+const AZURE_KEEP_ALIVE_MAX: u16 = 1177;
+/// As Azure IoT Hub offers.
+const TOPIC_ALIAS_MAXIMUM: u16 = 10;
+/// QoS 2 is not offered.
+const QOS_MAX: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_spread_over_shards_and_members() {
+        let mut counts = [[0u32; 3]; 4];
+        for i in 0..12_000 {
+            let device = DeviceId::try_from(&*format!("device-{i}")).expect("an id");
+            counts[home_of(&device, 4)][member_of(device_hash(&device), 3)] += 1;
+        }
+        for count in counts.iter().flatten() {
+            assert!((800..1200).contains(count), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_one_home() {
+        let device = DeviceId::try_from("pump-17").expect("an id");
+        assert_eq!(device_hash(&device), device_hash(&device.clone()));
+        assert_eq!(home_of(&device, 1), 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! One PUBLISH: scope, route, and the log of a hub's link. Nothing else leads into a log.
+
+use super::{
+    Shard,
+    sessions::{Pause, SessionCell},
+    wall_ms,
+};
+use crate::{
+    delivery::{Offer, Outbound},
+    denial::Denial,
+    journal::Who,
+    packet::{PublishRef, QoS, Will},
+    session::server::Inbound,
+    time::Tick,
+    topic::TopicName,
+};
+
+/// What became of a PUBLISH.
+pub(super) enum Offered {
+    /// It is in the log; QoS 1 is settled later.
+    Taken,
+    /// Not now: the session does not read until the cause is gone.
+    Wait(Pause),
+    /// QoS 0 that found no room, counted.
+    Dropped,
+    /// It may not be published.
+    Refused(Denial),
+}
+
+/// Offers one PUBLISH of a device to the hub that it is routed to.
+#[inline]
+pub(super) fn offer(shard: &Shard, cell: &SessionCell, inbound: &Inbound<'_>, now: Tick) -> Offered {
+    let mut rate = cell.rate.get();
+    let rested = rate.take(shard.site.limits.publishes_per_second_per_device, now);
+    if !rested {
+        shard.resting.borrow_mut().push(cell.who);
+        return Offered::Wait(Pause::Rate);
+    }
+    let message = Message {
+        topic: inbound.topic,
+        qos: inbound.qos,
+        retain: inbound.retain,
+        packet_id: inbound.packet_id,
+        publish: Some(&inbound.publish),
+        properties: &[],
+        payload: inbound.publish.payload,
+    };
+    let offered = forward(shard, cell, &message, now);
+    match &offered {
+        Offered::Taken => shard.meter.publish_accepted(),
+        Offered::Refused(denial) => refused(shard, cell, *denial, inbound),
+        Offered::Wait(_) | Offered::Dropped => {}
+    }
+    if !matches!(offered, Offered::Wait(_)) {
+        cell.rate.set(rate);
+    }
+    offered
+}
+
+/// Gives back what was promised and not used.
+pub(super) fn done(shard: &Shard, cell: &SessionCell) {
+    for (upstream, _) in shard.members.iter().enumerate() {
+        if cell.pause() != Pause::Hub(upstream) {
+            shard.member(upstream, cell.hash).give_back(cell.who);
+        }
+    }
+}
+
+/// Sends a will, held to the scope once more. It is not waited for: the device is gone.
+pub(super) fn will(shard: &Shard, cell: &SessionCell, will: &Will) {
+    let Ok(topic) = TopicName::new(will.topic.as_bytes()) else { return };
+    let message = Message {
+        topic,
+        qos: will.qos,
+        retain: will.retain,
+        packet_id: 0,
+        publish: None,
+        properties: &will.properties,
+        payload: &will.payload,
+    };
+    match forward(shard, cell, &message, shard.site.now()) {
+        Offered::Taken => shard.meter.publish_accepted(),
+        Offered::Wait(_) => shard.meter.dropped("will_without_room"),
+        Offered::Dropped => {}
+        Offered::Refused(denial) => {
+            let live = &cell.live;
+            let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+            shard.site.journal.action_refused(&who, denial, "the will was not sent");
+        }
+    }
+}
+
+/// A message of a device, from a PUBLISH or from a will.
+struct Message<'a> {
+    topic: TopicName<'a>,
+    qos: QoS,
+    retain: bool,
+    packet_id: u16,
+    publish: Option<&'a PublishRef<'a>>,
+    properties: &'a [u8],
+    payload: &'a [u8],
+}
+
+fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) -> Offered {
+    let permit = match cell.live.grant.scope.authorize_publish(message.topic, message.qos as u8, message.retain) {
+        Ok(permit) => permit,
+        Err(denial) => return Offered::Refused(denial),
+    };
+    let mut topic = shard.topic.borrow_mut();
+    let envelope = match shard.site.routes.resolve(permit, &mut topic) {
+        Ok(envelope) => envelope,
+        Err(denial) => return Offered::Refused(denial),
+    };
+    let member = shard.member(envelope.upstream, cell.hash);
+    if !member.takes(envelope.topic) {
+        return Offered::Refused(Denial::HubRefused);
+    }
+    let mut rewritten = shard.properties.borrow_mut();
+    let properties = match message.publish {
+        Some(publish) if publish.properties.is_empty() || publish.is_forwardable_as_is() => publish.properties,
+        Some(publish) => {
+            rewritten.clear();
+            publish.forwardable_properties(&mut rewritten);
+            &rewritten
+        }
+        None => message.properties,
+    };
+    let outbound = Outbound {
+        topic: envelope.topic,
+        qos: message.qos,
+        retain: message.retain,
+        properties,
+        stamp: &cell.stamp,
+        payload: message.payload,
+        received_ms: if shard.stamps { wall_ms() } else { 0 },
+    };
+    match member.offer(cell.who, message.packet_id, &outbound, now) {
+        Offer::Taken => Offered::Taken,
+        Offer::Wait => Offered::Wait(Pause::Hub(envelope.upstream)),
+        Offer::Dropped(reason) => {
+            shard.meter.dropped(reason);
+            Offered::Dropped
+        }
+        Offer::TooLarge => Offered::Refused(Denial::PacketTooLarge),
+    }
+}
+
+#[cold]
+fn refused(shard: &Shard, cell: &SessionCell, denial: Denial, inbound: &Inbound<'_>) {
+    shard.meter.publish_refused();
+    if cell.journals_refusal() {
+        let live = &cell.live;
+        let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+        let detail = format!("PUBLISH to {:?}, QoS {}", inbound.topic.as_str(), inbound.qos as u8);
+        shard.site.journal.action_refused(&who, denial, &detail);
+    }
+}

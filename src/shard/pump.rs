@@ -1,0 +1,462 @@
+//! One member of a pool: from the log to the hub, and from the hub's acknowledgement to the device's PUBACK. Walk 3 of
+//! ARCHITECTURE.md.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt, io,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
+};
+
+use super::{Shard, Upstream, subscribe};
+use crate::{
+    delivery::{Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled},
+    denial::Denial,
+    meter,
+    packet::{PublishRef, QoS},
+    time::Tick,
+    topic::TopicFilter,
+    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubStream, dial},
+};
+
+/// One connection of a pool, and the link that outlives it.
+pub(super) struct Member {
+    upstream: usize,
+    name: String,
+    place: HubPlace,
+    link: RefCell<Link>,
+    output: RefCell<LinkOutput>,
+    waker: RefCell<Option<Waker>>,
+    /// What the clock found wrong with the connection.
+    failed: Cell<Option<LinkError>>,
+    status: Arc<MemberStatus>,
+}
+
+/// Where a hub is.
+#[derive(Clone, Debug)]
+pub enum HubPlace {
+    /// Always there.
+    At(HubAddress),
+    /// In this process, elsewhere after each of its starts.
+    Embedded(watch::Receiver<HubEndpoint>),
+}
+
+/// What others may see of a member.
+#[derive(Debug, Default)]
+pub struct MemberStatus {
+    connected: AtomicBool,
+    inflight: AtomicUsize,
+    backlog_bytes: AtomicUsize,
+    last_error: Mutex<Option<String>>,
+}
+
+impl MemberStatus {
+    /// Whether the hub accepted the connection and it stands.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    /// Messages of QoS 1 taken and not acknowledged by the hub.
+    pub fn inflight(&self) -> usize {
+        self.inflight.load(Relaxed)
+    }
+
+    /// Bytes taken and not written to the hub.
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes.load(Relaxed)
+    }
+
+    /// The last error, behind its time.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The members of one hub that belong to one shard.
+pub(super) fn members(index: usize, upstream: &Upstream, shard: usize) -> Vec<Rc<Member>> {
+    (0..upstream.members_a_shard)
+        .map(|i| {
+            let number = shard * upstream.members_a_shard + i;
+            let mut config = upstream.link.clone();
+            config.client.client_id = format!("{}-{number}", config.client.client_id);
+            config.id_prefix = format!("{}{number}-", config.id_prefix);
+            Rc::new(Member {
+                upstream: index,
+                name: upstream.name.clone(),
+                place: upstream.place.clone(),
+                link: RefCell::new(Link::new(config)),
+                output: RefCell::default(),
+                waker: RefCell::default(),
+                failed: Cell::new(None),
+                status: upstream.status[number].clone(),
+            })
+        })
+        .collect()
+}
+
+impl Member {
+    /// Whether the hub may be sent a message on `topic`, or asked for a filter that begins so.
+    #[inline]
+    pub(super) fn takes(&self, topic: &str) -> bool {
+        matches!(self.place, HubPlace::At(_)) || EmbeddedHub::takes(topic)
+    }
+
+    /// Takes a message, or has the session wait for its turn.
+    #[inline]
+    pub(super) fn offer(&self, from: SessionRef, packet_id: u16, message: &Outbound<'_>, now: Tick) -> Offer {
+        let mut link = self.link.borrow_mut();
+        let idle = link.unsent().is_empty();
+        let offer = link.offer(from, packet_id, message, now);
+        match offer {
+            // The writer runs after all sessions that are ready: what they offer leaves in one write.
+            Offer::Taken if idle => self.wake(),
+            Offer::Wait => link.wait_turn(from, PLACES_A_TURN),
+            _ => {}
+        }
+        offer
+    }
+
+    pub(super) fn give_back(&self, who: SessionRef) {
+        let mut link = self.link.borrow_mut();
+        let before = link.promised();
+        if before > 0 {
+            link.give_back(who);
+            if link.promised() != before {
+                self.wake();
+            }
+        }
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        who: SessionRef,
+        filter: &TopicFilter,
+        qos: QoS,
+        token: u64,
+        now: Tick,
+    ) -> Placement {
+        self.wake();
+        self.link.borrow_mut().subscribe(who, filter, qos, token, now)
+    }
+
+    pub(super) fn unsubscribe(&self, who: SessionRef, filter: &TopicFilter, now: Tick) {
+        self.wake();
+        self.link.borrow_mut().unsubscribe(who, filter, now);
+    }
+
+    pub(super) fn session_gone(&self, who: SessionRef, now: Tick) {
+        self.wake();
+        self.link.borrow_mut().session_gone(who, now);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Keeps the member connected for as long as the shard lives.
+pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = Instant::now();
+        let ended = match connect(&member).await {
+            Ok(stream) => carry(&shard, &member, stream).await,
+            Err(error) => Ended::Dial(error),
+        };
+        if member.status.connected.swap(false, Relaxed) {
+            metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).decrement(1.0);
+            if began.elapsed() > STOOD_LONG {
+                backoff.reset();
+            }
+        }
+        note(&member, &ended);
+        tokio::time::sleep(backoff.next_delay(random())).await;
+    }
+}
+
+async fn connect(member: &Member) -> io::Result<HubStream> {
+    match &member.place {
+        HubPlace::At(address) => dial(address).await,
+        HubPlace::Embedded(endpoint) => {
+            let endpoint = endpoint.borrow().clone();
+            member.link.borrow_mut().set_credentials(&endpoint.user_name, endpoint.password.as_bytes());
+            dial(&HubAddress::plain(endpoint.address.ip().to_string(), endpoint.address.port())).await
+        }
+    }
+}
+
+/// What the clock has to do for a member: pings, watchdogs, turns, and what others see of it.
+pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
+    let mut link = member.link.borrow_mut();
+    if let Err(error) = link.tick(now) {
+        member.failed.set(Some(error));
+    }
+    if member.failed.get().is_some() || !link.unsent().is_empty() {
+        member.wake();
+    }
+    grant(shard, member, &mut link, now);
+    member.status.inflight.store(link.inflight(), Relaxed);
+    member.status.backlog_bytes.store(link.unsent_bytes(), Relaxed);
+}
+
+/// Why a connection ended.
+enum Ended {
+    Dial(io::Error),
+    Socket(io::Error),
+    Link(LinkError),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dial(error) => write!(f, "cannot connect: {error}"),
+            Self::Socket(error) => write!(f, "connection lost: {error}"),
+            Self::Link(error) => error.fmt(f),
+        }
+    }
+}
+
+fn note(member: &Member, ended: &Ended) {
+    let text = ended.to_string();
+    let at = humantime::format_rfc3339_seconds(SystemTime::now());
+    let entry = format!("{at} {text}");
+    let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
+    // A hub that stays away says the same again and again: once is enough.
+    if old.is_none_or(|old| !old.ends_with(&text)) {
+        tracing::warn!(upstream = member.name, error = text, "hub connection ended");
+    } else {
+        tracing::debug!(upstream = member.name, error = text, "hub connection ended");
+    }
+}
+
+/// One connection, from CONNECT to its end. What the link holds stays in the link.
+async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) -> Ended {
+    let now = shard.site.now();
+    member.failed.set(None);
+    member.link.borrow_mut().start(now);
+    let mut partial = Vec::new();
+    let mut written = Written::Well;
+    let ended = std::future::poll_fn(|cx| {
+        member.polled_by(cx);
+        let polled = drive(shard, member, Pin::new(&mut stream), &mut partial, &mut written, cx);
+        settle(shard, member);
+        polled
+    })
+    .await;
+    member.link.borrow_mut().down(&mut member.output.borrow_mut());
+    settle(shard, member);
+    ended
+}
+
+impl Member {
+    fn polled_by(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|held| held.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// Whether the connection still takes bytes.
+enum Written {
+    Well,
+    /// It does not, since then. Acknowledgements that arrived before it broke count: it is read to its end.
+    Broken(io::Error, Tick),
+}
+
+fn drive(
+    shard: &Rc<Shard>,
+    member: &Member,
+    mut stream: Pin<&mut HubStream>,
+    partial: &mut Vec<u8>,
+    written: &mut Written,
+    cx: &mut Context<'_>,
+) -> Poll<Ended> {
+    let now = shard.site.now();
+    if let Some(error) = member.failed.take() {
+        return Poll::Ready(Ended::Link(error));
+    }
+    while let Poll::Ready(read) = read(shard, member, stream.as_mut(), partial, now, cx) {
+        match read {
+            Ok(()) => settle(shard, member),
+            Err(ended) => return Poll::Ready(ended),
+        }
+    }
+    if let Written::Well = written
+        && let Err(error) = write(member, stream.as_mut(), cx)
+    {
+        *written = Written::Broken(error, now);
+    }
+    if let Written::Broken(error, since) = written
+        && now.since(*since) > READ_TO_THE_END_WITHIN
+    {
+        return Poll::Ready(Ended::Socket(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
+    }
+    grant(shard, member, &mut member.link.borrow_mut(), now);
+    Poll::Pending
+}
+
+/// Reads once and lets the link take what came.
+fn read(
+    shard: &Rc<Shard>,
+    member: &Member,
+    stream: Pin<&mut HubStream>,
+    partial: &mut Vec<u8>,
+    now: Tick,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Ended>> {
+    let mut scratch = shard.scratch.borrow_mut();
+    let have = partial.len();
+    let large = have * 2 > scratch.len();
+    let buffer: &mut [u8] = if large {
+        partial.resize(have + LARGE_READ_BYTES, 0);
+        partial
+    } else {
+        scratch[..have].copy_from_slice(partial);
+        &mut scratch
+    };
+    let mut into = ReadBuf::new(&mut buffer[have..]);
+    let polled = stream.poll_read(cx, &mut into);
+    let filled = have + into.filled().len();
+    let outcome = match polled {
+        Poll::Ready(Ok(())) if filled > have => on_bytes(shard, member, &buffer[..filled], now),
+        Poll::Ready(Ok(())) => Err(Ended::Socket(io::ErrorKind::UnexpectedEof.into())),
+        Poll::Ready(Err(error)) => Err(Ended::Socket(error)),
+        Poll::Pending => {
+            partial.truncate(have);
+            return Poll::Pending;
+        }
+    };
+    match outcome {
+        Ok(used) if large => {
+            partial.truncate(filled);
+            partial.drain(..used);
+            if partial.is_empty() {
+                *partial = Vec::new();
+            }
+        }
+        Ok(used) => {
+            partial.clear();
+            partial.extend_from_slice(&scratch[used..filled]);
+        }
+        Err(ended) => return Poll::Ready(Err(ended)),
+    }
+    Poll::Ready(Ok(()))
+}
+
+fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Result<usize, Ended> {
+    let mut link = member.link.borrow_mut();
+    let mut output = member.output.borrow_mut();
+    let upstream = member.upstream;
+    let mut deliver = |who, qos, publish: &PublishRef<'_>| subscribe::deliver(shard, upstream, who, qos, publish);
+    let used = link.on_bytes(bytes, &mut output, &mut deliver, now).map_err(Ended::Link)?;
+    if link.is_up() && !member.status.connected.swap(true, Relaxed) {
+        metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);
+        *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let session_present = link.session_present();
+        tracing::info!(upstream = member.name, session_present, inflight = link.inflight(), "hub connected");
+    }
+    Ok(used)
+}
+
+fn write(member: &Member, mut stream: Pin<&mut HubStream>, cx: &mut Context<'_>) -> io::Result<()> {
+    let mut link = member.link.borrow_mut();
+    loop {
+        let unsent = link.unsent();
+        if unsent.is_empty() {
+            break;
+        }
+        match stream.as_mut().poll_write(cx, unsent) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => link.wrote(n),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    match stream.poll_flush(cx) {
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Tells sessions what the hub said of their messages and subscriptions.
+fn settle(shard: &Shard, member: &Member) {
+    let mut output = member.output.borrow_mut();
+    if !output.settled.is_empty() {
+        let mut forwarded = 0;
+        for settled in output.settled.drain(..) {
+            forwarded += u64::from(settled.outcome.is_ok());
+            acknowledge(shard, &settled);
+        }
+        shard.meter.forwarded(member.upstream, forwarded);
+    }
+    for placed in output.placed.drain(..) {
+        subscribe::placed(shard, &placed);
+    }
+    for withdrawn in output.withdrawn.drain(..) {
+        let (filter, reason) = (withdrawn.filter.as_str(), withdrawn.reason);
+        tracing::warn!(upstream = member.name, filter, reason, "the hub took a subscription back");
+    }
+    if output.unclaimed > 0 {
+        std::mem::take(&mut output.unclaimed);
+        shard.meter.dropped("no_subscriber");
+    }
+}
+
+#[inline]
+fn acknowledge(shard: &Shard, settled: &Settled) {
+    let Some(cell) = shard.session(settled.session) else { return };
+    {
+        let state = &mut *cell.state.borrow_mut();
+        match settled.outcome {
+            Ok(()) => {
+                state.session.publish_stored(settled.packet_id, &mut state.out);
+                shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
+            }
+            Err(reason) => {
+                tracing::warn!(device = cell.live.grant.device.as_str(), reason, "the hub refused a message");
+                if let Err(reason) =
+                    state.session.publish_refused(settled.packet_id, Denial::HubRefused, &mut state.out)
+                {
+                    cell.live.deafen(reason, Instant::now());
+                }
+            }
+        }
+    }
+    cell.wake();
+}
+
+fn grant(shard: &Shard, member: &Member, link: &mut Link, now: Tick) {
+    link.grants(&mut |who| {
+        if let Some(cell) = shard.session(who) {
+            cell.granted(member.upstream, now);
+        }
+    });
+}
+
+/// For jitter. Without randomness all members come back at the same time, which is no reason to stop.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}
+
+/// A connection that stood so long was no attempt: the next one follows at once.
+const STOOD_LONG: Duration = Duration::from_secs(10);
+/// After a write failed, for acknowledgements that are on their way.
+const READ_TO_THE_END_WITHIN: Duration = Duration::from_secs(2);
+/// Places promised to a session whose turn comes; what it does not need it gives back.
+const PLACES_A_TURN: u32 = 16;
+/// One read of a large packet.
+const LARGE_READ_BYTES: usize = 64 << 10;

@@ -1,0 +1,143 @@
+//! SUBSCRIBE and UNSUBSCRIBE: authorized by `covers`, placed on the hub, answered when the hub has answered. And what
+//! comes back: a message of the hub, to the sessions that asked for it.
+
+use super::{
+    Shard,
+    sessions::{SessionCell, State, Subscribing},
+};
+use crate::{
+    delivery::{Placed, Placement, SessionRef},
+    denial::{CloseReason, Denial},
+    journal::Who,
+    packet::{PublishRef, QoS, Subscribe, Unsubscribe},
+    session::server::{Delivered, OutgoingMessage, SubscribeOutcome},
+    time::Tick,
+    topic::{TopicFilter, TopicName},
+};
+
+/// Places what may be subscribed to. The SUBACK follows when every hub concerned has answered.
+pub(super) fn subscribe(
+    shard: &Shard,
+    cell: &SessionCell,
+    state: &mut State,
+    request: Subscribe,
+    now: Tick,
+) -> Result<(), CloseReason> {
+    if state.subscribing.len() >= SUBSCRIBING_MAX {
+        return Err(CloseReason::Denied(Denial::SubscriptionQuota));
+    }
+    let ticket = request.packet_id;
+    let outcomes = (request.requests.iter().enumerate())
+        .map(|(index, asked)| match &asked.filter {
+            Err(denial) => Some(refuse(shard, cell, *denial, None)),
+            Ok(filter) => {
+                // QoS 2 is not offered: 1 is granted [MQTT-3.8.4-7].
+                let qos = asked.qos.min(QoS::AtLeastOnce);
+                match place(shard, cell, filter, qos, token(ticket, index), now) {
+                    Ok(Placement::Pending) => None,
+                    Ok(Placement::Granted(qos)) => Some(SubscribeOutcome::Granted(qos)),
+                    Err(denial) => Some(refuse(shard, cell, denial, Some(filter))),
+                }
+            }
+        })
+        .collect();
+    state.subscribing.push(Subscribing { request, outcomes });
+    answer(state);
+    Ok(())
+}
+
+/// Takes back what was subscribed to.
+pub(super) fn unsubscribe(shard: &Shard, cell: &SessionCell, state: &mut State, request: &Unsubscribe, now: Tick) {
+    for ended in state.session.unsuback(request, &mut state.out) {
+        if let Ok((upstream, there)) = shard.site.routes.resolve_filter(&ended.filter) {
+            shard.member(upstream, cell.hash).unsubscribe(cell.who, &there, now);
+        }
+    }
+}
+
+/// A hub has answered for one filter.
+pub(super) fn placed(shard: &Shard, placed: &Placed) {
+    let Some(cell) = shard.session(placed.session) else { return };
+    let state = &mut *cell.state.borrow_mut();
+    let (packet_id, index) = ((placed.token >> 16) as u16, (placed.token & 0xffff) as usize);
+    let asked = state.subscribing.iter_mut().find(|s| s.request.packet_id == packet_id);
+    if let Some(outcome) = asked.and_then(|s| s.outcomes.get_mut(index)) {
+        *outcome = Some(match placed.granted {
+            Ok(qos) => SubscribeOutcome::Granted(qos),
+            Err(_) => SubscribeOutcome::Refused(Denial::HubRefused),
+        });
+    }
+    answer(state);
+    cell.wake();
+}
+
+/// A message of a hub for one session.
+pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS, publish: &PublishRef<'_>) {
+    let Some(cell) = shard.session(who) else { return };
+    if cell.live.cut().is_some() {
+        return;
+    }
+    let Ok(there) = TopicName::new(publish.topic) else { return };
+    let mut buffer = shard.topic.borrow_mut();
+    let Some(topic) = shard.site.routes.to_device(upstream, there, &mut buffer) else {
+        return shard.meter.dropped("not_routed_back");
+    };
+    let mut properties = shard.properties.borrow_mut();
+    properties.clear();
+    publish.forwardable_properties(&mut properties);
+    let message =
+        OutgoingMessage { topic, payload: publish.payload, qos, retain: publish.retain, properties: &properties };
+    let state = &mut *cell.state.borrow_mut();
+    match state.session.deliver(&message, &mut state.out) {
+        Delivered::Written => cell.wake(),
+        Delivered::Queued => {}
+        Delivered::Dropped(reason) => shard.meter.dropped(reason.tag()),
+    }
+}
+
+/// SUBACKs leave as soon as they are complete, in the order in which they became so.
+fn answer(state: &mut State) {
+    let State { session, out, subscribing } = state;
+    subscribing.retain(|asked| {
+        let complete: Option<Vec<SubscribeOutcome>> = asked.outcomes.iter().copied().collect();
+        if let Some(outcomes) = &complete {
+            session.suback(&asked.request, outcomes, out);
+        }
+        complete.is_none()
+    });
+}
+
+fn place(
+    shard: &Shard,
+    cell: &SessionCell,
+    filter: &TopicFilter,
+    qos: QoS,
+    token: u64,
+    now: Tick,
+) -> Result<Placement, Denial> {
+    cell.live.grant.scope.authorize_subscribe(filter)?;
+    let (upstream, there) = shard.site.routes.resolve_filter(filter)?;
+    let member = shard.member(upstream, cell.hash);
+    if !member.takes(there.as_str()) {
+        return Err(Denial::HubRefused);
+    }
+    Ok(member.subscribe(cell.who, &there, qos, token, now))
+}
+
+fn refuse(shard: &Shard, cell: &SessionCell, denial: Denial, filter: Option<&TopicFilter>) -> SubscribeOutcome {
+    if cell.journals_refusal() {
+        let live = &cell.live;
+        let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+        let detail = filter.map_or_else(String::new, |f| format!("SUBSCRIBE to {:?}", f.as_str()));
+        shard.site.journal.action_refused(&who, denial, &detail);
+    }
+    SubscribeOutcome::Refused(denial)
+}
+
+/// Names one filter of one SUBSCRIBE to the link.
+fn token(packet_id: u16, index: usize) -> u64 {
+    u64::from(packet_id) << 16 | index as u64
+}
+
+/// SUBSCRIBE packets of one device that wait for a hub.
+const SUBSCRIBING_MAX: usize = 16;
