@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::mistake::{Mistake, line_of};
+use super::mistake::Mistake;
 use crate::{
     size::Bytes,
     time::{format_duration, parse_duration},
@@ -42,6 +42,8 @@ impl<T> Found<T> {
 pub(super) struct Notes<'d> {
     file: &'d Path,
     text: &'d str,
+    /// Where each line ends: a file of ten thousand devices asks for as many lines.
+    line_ends: Vec<usize>,
     /// Lines that are no TOML: what was made up there to go on is not worth a mistake of its own.
     broken: RefCell<Vec<usize>>,
     mistakes: RefCell<Vec<Mistake>>,
@@ -50,7 +52,15 @@ pub(super) struct Notes<'d> {
 
 impl<'d> Notes<'d> {
     pub(super) fn new(file: &'d Path, text: &'d str) -> Self {
-        Self { file, text, broken: RefCell::default(), mistakes: RefCell::default(), warnings: RefCell::default() }
+        let line_ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        Self {
+            file,
+            text,
+            line_ends,
+            broken: RefCell::default(),
+            mistakes: RefCell::default(),
+            warnings: RefCell::default(),
+        }
     }
 
     /// Parses the text; what is no TOML is noted, and what could be read of it is returned.
@@ -82,7 +92,7 @@ impl<'d> Notes<'d> {
     }
 
     pub(super) fn line(&self, offset: usize) -> usize {
-        line_of(self.text, offset)
+        1 + self.line_ends.partition_point(|end| *end < offset)
     }
 
     /// (mistakes, warnings), each in the order of the file.

@@ -27,11 +27,6 @@ impl Mistake {
     }
 }
 
-/// The line, from 1, in which the byte at `offset` stands: how a span of a parser is told to a person.
-pub fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
-}
-
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
@@ -52,10 +47,5 @@ mod tests {
         assert_eq!(mistake.to_string(), "config/gateway.toml:3: unknown key `nmae`.\n    Did you mean `name`?");
         let mistake = Mistake::of_file("certs/x", "no such file.", "Make it.");
         assert_eq!(mistake.to_string(), "certs/x: no such file.\n    Make it.");
-    }
-
-    #[test]
-    fn lines_count_from_one() {
-        assert_eq!([0, 1, 2, 4].map(|offset| line_of("a\nb\nc", offset)), [1, 1, 2, 3]);
     }
 }

@@ -5,6 +5,8 @@ mod document;
 mod files;
 mod first_run;
 mod gateway;
+mod identities;
+mod issuers;
 mod keys;
 mod listeners;
 mod mistake;
@@ -17,7 +19,8 @@ use std::path::Path;
 
 pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
-pub use mistake::{Mistake, line_of};
+pub use identities::{LoadedIdentities, load_identities};
+pub use mistake::Mistake;
 pub use revocations::{LoadedRevocations, load_revocations};
 
 /// A configuration that holds, and what an operator should know about it all the same.

@@ -317,7 +317,8 @@ fn read_kid(header: &Json) -> Result<Option<String>, String> {
     }
 }
 
-pub(super) fn is_kid(text: &str) -> bool {
+/// Whether a text may be a `kid`: 1 to 128 bytes of `[A-Za-z0-9._~-]`.
+pub fn is_kid(text: &str) -> bool {
     (1..=KID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b))
 }
 

@@ -274,6 +274,21 @@ impl KeyringBuilder {
         Ok(())
     }
 
+    /// Whether a group was added that this device belongs to.
+    pub fn has_group_of(&self, id: &DeviceId) -> bool {
+        self.ring.groups.iter().any(|group| id.as_str().starts_with(&*group.prefix))
+    }
+
+    /// Whether a policy was added.
+    pub fn has_policies(&self) -> bool {
+        !self.ring.policies.is_empty()
+    }
+
+    /// Whether an issuer was added.
+    pub fn has_issuers(&self) -> bool {
+        !self.ring.issuers.is_empty()
+    }
+
     /// The whole keyring.
     pub fn build(self) -> Keyring {
         let mut ring = self.ring;

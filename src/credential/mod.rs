@@ -13,7 +13,7 @@ mod revocation;
 mod sas;
 
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk_set};
-pub use jwt::JwtToken;
+pub use jwt::{JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
 pub use keyring::{Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, self_test};

@@ -139,7 +139,7 @@ impl Resource {
             None => (None, text),
         };
         let (host, path) = rest.split_once('/').map_or((rest, None), |(host, path)| (host, Some(path)));
-        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-') {
+        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) {
             return Err(format!("The resource begins with {}, which is no host name.", shown(host)));
         }
         for segment in path.into_iter().flat_map(|path| path.split('/')) {

@@ -1,0 +1,245 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use super::*;
+use crate::{credential::Algorithm, topic::TopicName};
+
+const KEYS: [&str; 4] = [
+    "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+    "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=",
+    "cXdlcnR5dWlvcGFzZGZnaGprbHp4Y3Zibm0xMjM0NTY=",
+    "enl4d3Z1dHNycXBvbm1sa2ppaGdmZWRjYmE5ODc2NTQ=",
+];
+
+/// `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -pubout`
+const EC_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE5RaT/T02gg0DPYP5I/3d0LhIUVVR\n\
+    EiKtQoPWviV72mhteIYkonupX1DLr3HxBRXt3nphvQNoZP2ZxM+B/J0fsA==\n\
+    -----END PUBLIC KEY-----";
+
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        path
+    }
+
+    /// `{dir}` is this directory, `{k0}` to `{k3}` are keys.
+    fn load(&self, text: &str) -> Result<LoadedIdentities, Vec<String>> {
+        let mut text = text.replace("{dir}", &self.directory.path().to_string_lossy());
+        for (n, key) in KEYS.iter().enumerate() {
+            text = text.replace(&format!("{{k{n}}}"), key);
+        }
+        let path = self.write("identities.toml", &text, 0o600);
+        load_identities(&path, &GateConfig::default()).map_err(|mistakes| {
+            mistakes.iter().map(|mistake| format!("{}: {}", mistake.line.unwrap_or(0), mistake.what)).collect()
+        })
+    }
+}
+
+fn id(text: &str) -> DeviceId {
+    DeviceId::try_from(text).expect(text)
+}
+
+#[test]
+fn every_kind_of_identity_is_read() {
+    let files = Files::new();
+    files.write("policy.primary", &format!("{}\n", KEYS[2]), 0o600);
+    files.write("issuer.pem", EC_PEM, 0o644);
+    files.write("issuer.secret", KEYS[3], 0o400);
+    let loaded = files
+        .load(
+            r#"
+[defaults.scope]
+publish = ["devices/{device}/messages/events/#"]
+subscribe = ["devices/{device}/messages/devicebound/#"]
+retain = false
+[[device]]
+id = "pump-17"
+primary_key = "{k0}"
+secondary_key = "{k1}"
+token_lifetime_max = "1h"
+[[device]]
+id = "dashboard"
+enabled = false
+accept = ["jwt"]
+scope.publish = []
+scope.subscribe = ["devices/+/messages/events/#"]
+[[policy]]
+name = "device"
+resource = "localhost"
+key_encoding = "utf8"
+primary_key_file = "{dir}/policy.primary"
+rights = ["publish"]
+[[group]]
+prefix = "line7-"
+primary_key = "enl4d3Z1dHNycXBvbm1sa2ppaGdmZWRjYmE5ODc2NTQ="
+[[issuer]]
+name = "factory"
+iss = "https://id.factory.example"
+audience = ["localhost"]
+algorithms = ["ES256", "HS256"]
+device_claim = "device"
+scope_claim = "acl"
+require = ["exp", "iat", "jti"]
+[[issuer.key]]
+kid = "k1"
+file = "{dir}/issuer.pem"
+[[issuer.key]]
+kid = "k2"
+secret_file = "{dir}/issuer.secret"
+algorithm = "HS256"
+"#,
+        )
+        .expect("good");
+    let (ring, identities) = (loaded.identities.keyring(), &loaded.identities);
+    let pump = ring.find(&id("pump-17")).and_then(|found| found.device).expect("a device");
+    assert!(pump.enabled && pump.keys.primary.is_some() && pump.keys.secondary.is_some());
+    assert_eq!(pump.token_lifetime_max, Some(std::time::Duration::from_secs(3600)));
+    let dashboard = ring.find(&id("dashboard")).and_then(|found| found.device).expect("a device");
+    assert_eq!((dashboard.enabled, dashboard.accept.as_deref()), (false, Some([TokenKind::Jwt].as_slice())));
+    assert!(ring.find(&id("line7-x")).is_some() && ring.find(&id("line8-x")).is_none());
+    let policy = ring.policy("device").expect("a policy");
+    assert_eq!(
+        policy.keys.primary.as_ref().map(SecretKey::bytes),
+        Some(KEYS[2].as_bytes()),
+        "the UTF-8 bytes, without the line break"
+    );
+    assert_eq!(policy.rights, Rights { publish: true, subscribe: false });
+    let issuer = ring.issuer("https://id.factory.example").expect("an issuer");
+    let keys: Vec<_> = issuer.keys.iter().map(|(kid, key)| (kid.as_deref(), key.algorithm())).collect();
+    assert_eq!(keys, [(Some("k1"), Algorithm::ES256), (Some("k2"), Algorithm::HS256)]);
+    let scope = identities.scope_of(&id("pump-17")).expect("a scope");
+    let topic = TopicName::new(b"devices/pump-17/messages/events/").expect("a topic");
+    assert!(scope.authorize_publish(topic, 2, false).is_ok() && scope.authorize_publish(topic, 0, true).is_err());
+    assert_eq!(identities.scope_of(&id("dashboard")).expect("a scope").publish(), []);
+    assert_eq!(identities.scope_of(&id("line7-x")).expect("a scope").publish().len(), 1);
+    assert_eq!(loaded.files.len(), 4);
+    let warned: Vec<_> = loaded.warnings.iter().map(|warning| warning.line).collect();
+    assert_eq!(warned, [Some(30)], "shared secrets beside public keys: {:?}", loaded.warnings);
+}
+
+#[test]
+fn all_mistakes_come_at_once_with_their_lines() {
+    let files = Files::new();
+    files.write("open", KEYS[3], 0o640);
+    let mistakes = files
+        .load(
+            r#"[[device]]
+id = "pump-17"
+primary_key = "{k0}"
+secondary_key = "{k0}"
+colour = "red"
+[[device]]
+id = "PUMP-17"
+primary_key = "{k0}"
+[[device]]
+id = "a/b"
+primary_key = "c2hvcnQ="
+[[device]]
+id = "two"
+primary_key = "{k1}"
+primary_key_file = "x"
+secondary_key_file = "{dir}/open"
+scope.publish = ["a/#/b", "$share/g/a"]
+[[policy]]
+name = "p q"
+resource = "localhost/"
+primary_key_file = "{dir}/none"
+[[group]]
+prefix = "line7-"
+[[issuer]]
+name = "i"
+iss = ""
+audience = []
+algorithms = ["none"]
+"#,
+        )
+        .expect_err("bad");
+    let lines: Vec<_> =
+        mistakes.iter().map(|mistake| mistake.split(':').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(
+        lines,
+        ["4", "5", "7", "8", "10", "11", "14", "16", "17", "17", "19", "20", "21", "22", "24", "26", "27", "28"],
+        "{mistakes:#?}"
+    );
+    let all = mistakes.join("\n");
+    for (number, what) in [
+        (4, "both keys of device:pump-17 are the same"),
+        (7, "\"pump-17\" has this name already"),
+        (8, "device:PUMP-17 has the same key as device:pump-17"),
+        (11, "it has 5 bytes, at least 16 are needed"),
+        (16, "mode 0640 lets group or others at it"),
+        (28, "`algorithms` may not hold \"none\""),
+    ] {
+        assert!(all.contains(what), "line {number}: {what}\n{all}");
+    }
+    for secret in KEYS {
+        assert!(!all.contains(secret), "{all}");
+    }
+}
+
+#[test]
+fn keys_in_a_file_that_others_may_read_are_a_mistake() {
+    let files = Files::new();
+    let path = files.write("open.toml", &format!("[[device]]\nid = \"a\"\nprimary_key = \"{}\"\n", KEYS[0]), 0o644);
+    let mistakes = load_identities(&path, &GateConfig::default()).expect_err("bad");
+    assert!(mistakes[0].what.contains("mode 0644") && mistakes[0].remedy.contains("chmod 600"), "{mistakes:?}");
+    let path = files.write("none.toml", "[[device]]\nid = \"a\"\n", 0o644);
+    let loaded = load_identities(&path, &GateConfig::default()).expect("no secret in it");
+    assert_eq!(loaded.warnings.len(), 1, "it cannot connect");
+}
+
+#[test]
+fn a_key_of_an_issuer_is_for_one_algorithm() {
+    let files = Files::new();
+    files.write("ec.pem", EC_PEM, 0o644);
+    files.write("secret", KEYS[0], 0o600);
+    files.write("short", "c2hvcnQgYnV0IG5vdCB0aGF0IHNob3J0", 0o600);
+    files.write("pem", EC_PEM, 0o600);
+    let issuer = |algorithms: &str, key: &str| {
+        files
+            .load(&format!("[[issuer]]\nname = \"i\"\niss = \"i\"\naudience = [\"a\"]\nalgorithms = [{algorithms}]\n[[issuer.key]]\n{key}\n"))
+            .map(|loaded| loaded.identities.keyring().issuer("i").and_then(|issuer| issuer.keys.first().map(|(_, key)| key.algorithm())))
+            .map_err(|mistakes| mistakes.join("\n"))
+    };
+    assert_eq!(issuer("\"ES256\", \"RS256\"", "file = \"{dir}/ec.pem\""), Ok(Some(Algorithm::ES256)));
+    assert_eq!(issuer("\"HS384\"", "secret_file = \"{dir}/secret\""), Ok(Some(Algorithm::HS384)));
+    for (algorithms, key, what) in [
+        ("\"HS256\", \"HS384\"", "secret_file = \"{dir}/secret\"", "HS256 or HS384"),
+        ("\"HS256\"", "secret_file = \"{dir}/short\"", "24 bytes, at least 32"),
+        ("\"HS256\"", "secret_file = \"{dir}/pem\"", "a public key is no secret"),
+        ("\"HS256\"", "file = \"{dir}/pem\"", "a public key is no secret"),
+        ("\"ES384\"", "file = \"{dir}/ec.pem\"", "it is no key for ES384"),
+        ("\"RS256\"", "file = \"{dir}/ec.pem\"", "it is no key for RS256"),
+        ("\"ES256\"", "file = \"{dir}/secret\"", "it is no public key in PEM"),
+        ("\"ES256\"", "kid = \"../x\"\nfile = \"{dir}/ec.pem\"", "`kid`"),
+        ("\"ES256\"", "", "needs `file` or `secret_file`"),
+    ] {
+        let mistakes = issuer(algorithms, key).expect_err(what);
+        assert!(mistakes.contains(what), "{what}: {mistakes}");
+    }
+}
+
+#[test]
+fn ten_thousand_devices_are_read_in_one_go() {
+    let files = Files::new();
+    let mut text = String::new();
+    for n in 0..10_000 {
+        let key = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            format!("a key of thirty-two bytes, {n:05}"),
+        );
+        text.push_str(&format!("[[device]]\nid = \"device-{n}\"\nprimary_key = \"{key}\"\n"));
+    }
+    let loaded = files.load(&text).expect("good");
+    assert_eq!(loaded.identities.keyring().devices().count(), 10_000);
+}
