@@ -5,8 +5,8 @@ use super::{
     keys,
 };
 use crate::{
-    policy::FilterTemplate,
-    route::{Ack, RouteConfig},
+    route::{Ack, RouteConfig, Routes},
+    topic::TopicFilter,
     upstream::UpstreamConfig,
 };
 
@@ -19,13 +19,10 @@ pub(super) fn read_routes(notes: &Notes<'_>, file: &Table<'_>, upstreams: &[Upst
         Some(tables) => {
             for table in tables {
                 let route = read_route(notes, table, upstreams);
-                if let Some(same) = routes.iter().find(|other| !other.from.is_empty() && other.from == route.from) {
-                    let what = format!("{:?} is routed to {:?} already.", route.from, same.upstream);
-                    notes.mistake(
-                        table.line_of("from"),
-                        what,
-                        "A topic goes to exactly one hub: take one of them out.",
-                    );
+                if let Some(other) = routes.iter().find(|other| is_hidden(&other.from, &route.from)) {
+                    let what =
+                        format!("{:?} is never reached: {:?} above takes all its topics.", route.from, other.from);
+                    notes.mistake(table.line_of("from"), what, "Put the narrower one first, or take one of them out.");
                 }
                 routes.push(route);
             }
@@ -68,43 +65,41 @@ fn read_route(notes: &Notes<'_>, table: &Table<'_>, upstreams: &[UpstreamConfig]
     }
 }
 
-/// A filter in which `{device}` may stand, once, as one whole level.
+/// What [`Routes`] can follow.
 fn template(text: &str) -> Result<String, String> {
-    let device_levels = text.split('/').filter(|level| *level == DEVICE).count();
-    let rest = text.split('/').find(|level| *level != DEVICE && level.contains(['{', '}']));
-    if let Some(level) = rest {
-        return Err(format!(
-            "in {text:?} the level {level:?} is no name: only {DEVICE} may stand in braces, as a whole level"
-        ));
-    }
-    if device_levels > 1 {
-        return Err(format!("{DEVICE} stands more than once in {text:?}"));
-    }
     if text.starts_with("$share/") {
         return Err(format!("{text:?} is a shared subscription, and no topic"));
     }
-    FilterTemplate::new(text).map_err(|error| format!("{text:?} is no topic filter: {error}"))?;
+    Routes::default().add(text, None, 0).map_err(|error| format!("{text:?}: {error}"))?;
     Ok(text.to_owned())
 }
 
 /// A topic must find its way there and back.
 fn check_mapping(notes: &Notes<'_>, from: &Found<String>, to: &Found<String>) {
-    let wildcards = |text: &str| text.split('/').filter(|level| matches!(*level, "+" | "#")).collect::<String>();
-    if wildcards(&from.value) != wildcards(&to.value) {
-        notes.mistake(
-            to.line,
-            format!("the wildcards of {:?} are not those of {:?}.", to.value, from.value),
-            "Write as many + and #, in the same order: what they stand for is carried over.",
-        );
+    if let Err(error) = Routes::default().add(&from.value, Some(&to.value), 0) {
+        notes.mistake(to.line, format!("{error}."), "Write the same topic in the hub's terms.");
     }
-    let has_device = |text: &str| text.split('/').any(|level| level == DEVICE);
-    if has_device(&from.value) && !has_device(&to.value) {
+    if from.value.contains(DEVICE) && !to.value.contains(DEVICE) {
         notes.mistake(
             to.line,
             format!("{:?} does not hold {DEVICE}: on the hub nobody could tell whose message it is.", to.value),
             format!("Put {DEVICE} into it."),
         );
     }
+}
+
+/// Whether the routes before this one take all its topics: the first that leads is taken.
+fn is_hidden(by: &str, from: &str) -> bool {
+    let is_exact = by.matches(DEVICE).count() == by.split('/').filter(|level| *level == DEVICE).count();
+    if !is_exact || by.matches(DEVICE).count() > 1 {
+        // Two devices in one topic, or a part of a level: narrower than any filter can say.
+        return false;
+    }
+    let filter = |text: &str| {
+        let levels: Vec<&str> = text.split('/').map(|level| if level.contains(DEVICE) { "+" } else { level }).collect();
+        TopicFilter::try_from(&*levels.join("/"))
+    };
+    matches!((filter(by), filter(from)), (Ok(by), Ok(from)) if by.covers(&from))
 }
 
 const DEVICE: &str = "{device}";

@@ -3,9 +3,9 @@
 /// One `[[route]]`: which topics go to which hub, and what they are called there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// A filter in the device's terms; `{device}` stands for its id, as one whole level.
+    /// Topics in the device's terms: literal text, `{device}` for its id, and at most one `#`, as the last level.
     pub from: String,
-    /// The same in the hub's terms, with the same wildcards; absent: unchanged.
+    /// The same in the hub's terms; absent: unchanged.
     pub to: Option<String>,
     /// Name of the `[[upstream]]`.
     pub upstream: String,
