@@ -63,9 +63,9 @@ mod tests {
         let mut wheel = Wheel::new(Tick(0));
         wheel.schedule(who(1), Tick(250));
         wheel.schedule(who(2), Tick(0));
-        assert_eq!(due(&mut wheel, 99), []);
+        assert_eq!(due(&mut wheel, 99), [0; 0]);
         assert_eq!(due(&mut wheel, 100), [2]);
-        assert_eq!(due(&mut wheel, 299), []);
+        assert_eq!(due(&mut wheel, 299), [0; 0]);
         assert_eq!(due(&mut wheel, 300), [1]);
     }
 
@@ -75,7 +75,7 @@ mod tests {
         wheel.schedule(who(1), Tick(5));
         wheel.schedule(who(2), Tick(u64::MAX / 2));
         assert_eq!(due(&mut wheel, 10_000), [1]);
-        assert_eq!(due(&mut wheel, 10_000 + (SLOTS as u64 - 2) * TURN_MS), []);
+        assert_eq!(due(&mut wheel, 10_000 + (SLOTS as u64 - 2) * TURN_MS), [0; 0]);
         assert_eq!(due(&mut wheel, 10_000 + SLOTS as u64 * TURN_MS), [2]);
     }
 

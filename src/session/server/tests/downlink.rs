@@ -47,13 +47,6 @@ fn a_message_arrives_as_it_was_and_3_1_1_gets_no_properties() {
 }
 
 #[test]
-fn a_message_for_no_subscription_is_dropped() {
-    let mut pair = subscribed(&Connect::new(V3, "d"));
-    assert_eq!(pair.deliver("x", QoS::AtLeastOnce, b""), Dropped(DropReason::NotSubscribed));
-    assert_eq!(pair.out, b"");
-}
-
-#[test]
 fn never_more_is_in_flight_than_the_device_takes() {
     // MQTT 5.0 [MQTT-3.3.4-7]
     let mut pair = subscribed(&receive_maximum(2));
