@@ -50,6 +50,11 @@ impl WatchedFile {
         Self { path, reported: Some(sight.clone()), seen: sight, seen_since: None }
     }
 
+    /// Whatever it is, it is to be reported.
+    pub(super) fn unknown(path: PathBuf) -> Self {
+        Self { reported: None, ..Self::observe(path) }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

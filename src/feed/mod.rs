@@ -28,12 +28,18 @@ use change::{Hint, Verdict, WatchedFile};
 /// between is reported too.
 pub struct Files {
     files: Vec<WatchedFile>,
+    inbox: Arc<Inbox>,
 }
 
 impl Files {
     /// Remembers what each file looks like; one that does not exist is waited for.
     pub fn observe(paths: impl IntoIterator<Item = PathBuf>) -> Self {
-        Self { files: paths.into_iter().map(WatchedFile::observe).collect() }
+        Self { files: paths.into_iter().map(WatchedFile::observe).collect(), inbox: Arc::default() }
+    }
+
+    /// Changes which files are watched; `on_change` may hold it, for files that a file names.
+    pub fn follower(&self) -> Follower {
+        Follower { inbox: Arc::clone(&self.inbox) }
     }
 
     /// Calls `on_change` with the files that changed, from a thread of its own, until the [`Watch`] is dropped.
@@ -41,10 +47,25 @@ impl Files {
     /// # Errors
     /// When the thread cannot be started. Without inotify a change is noticed later, that is all.
     pub fn watch(self, on_change: impl FnMut(&[PathBuf]) + Send + 'static) -> io::Result<Watch> {
-        let inbox = Arc::new(Inbox::default());
-        let mut feed = Feed { hints: Hints::new(&inbox), files: self.files, inbox: Arc::clone(&inbox), on_change };
+        let Self { files, inbox } = self;
+        let mut feed = Feed { hints: Hints::new(&inbox), files, inbox: Arc::clone(&inbox), on_change };
         let thread = thread::Builder::new().name("tollgate-feed".into()).spawn(move || feed.run())?;
         Ok(Watch { inbox, thread: Some(thread) })
+    }
+}
+
+/// See [`Files::follower`].
+#[derive(Clone)]
+pub struct Follower {
+    inbox: Arc<Inbox>,
+}
+
+impl Follower {
+    /// From here on these files are watched and no others. One that was not watched before is reported once, since it
+    /// may have changed after it was loaded.
+    pub fn follow(&self, paths: impl IntoIterator<Item = PathBuf>) {
+        let paths = paths.into_iter().collect();
+        self.inbox.signal(|signals| signals.follow = Some(paths));
     }
 }
 
@@ -77,7 +98,11 @@ impl<F: FnMut(&[PathBuf])> Feed<F> {
         let mut next_look = Instant::now();
         loop {
             self.hints.follow(&self.files);
-            let Some(signals) = self.inbox.wait_until(next_look) else { return };
+            let Some(mut signals) = self.inbox.wait_until(next_look) else { return };
+            if let Some(paths) = signals.follow.take() {
+                self.follow(paths);
+                signals.written.clear();
+            }
             let now = Instant::now();
             next_look = now + LOOK_EVERY;
             let mut changed = Vec::new();
@@ -93,6 +118,19 @@ impl<F: FnMut(&[PathBuf])> Feed<F> {
                 self.report(&changed);
             }
         }
+    }
+
+    fn follow(&mut self, paths: Vec<PathBuf>) {
+        let mut known = std::mem::take(&mut self.files);
+        for path in paths {
+            if self.files.iter().any(|file| file.path() == path) {
+                continue;
+            }
+            let file = known.iter().position(|file| file.path() == path).map(|index| known.swap_remove(index));
+            self.files.push(file.unwrap_or_else(|| WatchedFile::unknown(path)));
+        }
+        lock(&self.inbox.names).clear();
+        self.hints.follow(&self.files);
     }
 
     /// A revocation that is not applied must not go unnoticed: after a panic the same files are reported again.
@@ -119,6 +157,8 @@ struct Inbox {
 struct Signals {
     is_set: bool,
     stop: bool,
+    /// What is to be watched instead.
+    follow: Option<Vec<PathBuf>>,
     /// Files whose content was written to.
     written: Vec<usize>,
     /// Something was closed after writing, or renamed into place.
@@ -374,6 +414,23 @@ mod tests {
         assert_eq!(reports.recv_timeout(Duration::from_secs(10)), Ok(vec![path]));
         drop(watch);
         assert!(reports.recv().is_err(), "the function is dropped with the watch");
+    }
+
+    #[test]
+    fn the_files_that_are_watched_can_be_changed_while_they_are() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+        let (reported, reports) = channel();
+        let files = Files::observe([first.clone()]);
+        let (follower, both) = (files.follower(), [first.clone(), second.clone()]);
+        let _watch = files.watch(move |paths| {
+            follower.follow(both.clone());
+            paths.iter().for_each(|path| reported.send(path.clone()).expect("a listener"));
+        });
+        for (path, content) in [(&first, "a\n"), (&second, "b\n")] {
+            fs::write(path, content).expect("written");
+            while reports.recv_timeout(Duration::from_secs(10)).expect("reported") != *path {}
+        }
     }
 
     #[test]
