@@ -30,3 +30,5 @@ pub mod shard;
 pub mod admin;
 // Floor 7: files.
 pub mod config;
+// Floor 8: wiring.
+pub mod app;

@@ -1,0 +1,98 @@
+//! What the desk asks of shards and wiring.
+
+use std::{sync::Arc, time::Instant};
+
+use super::changes::Changes;
+use crate::{
+    admin::{Control, Readiness, Reloaded, UpstreamState, UpstreamStatus},
+    config::Config,
+    denial::CloseReason,
+    id::DeviceId,
+    meter,
+    shard::{Shards, Site, Upstream},
+    upstream::UpstreamKind,
+};
+
+/// [`Control`] of a running gateway.
+pub(super) struct Desk {
+    config: Arc<Config>,
+    site: Arc<Site>,
+    shards: Shards,
+    changes: Arc<Changes>,
+}
+
+impl Desk {
+    pub(super) fn new(config: &Arc<Config>, site: &Arc<Site>, shards: &Shards, changes: &Arc<Changes>) -> Self {
+        Self { config: config.clone(), site: site.clone(), shards: shards.clone(), changes: changes.clone() }
+    }
+}
+
+impl Control for Desk {
+    fn close_session(&self, device: &DeviceId) -> bool {
+        let live = self.site.registry.of_device(device.as_str());
+        live.is_some_and(|live| self.shards.cut(&[(live, CloseReason::Administrative)], Instant::now()) > 0)
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        let both = self.site.upstreams.iter().zip(&self.config.upstreams);
+        both.map(|(upstream, config)| {
+            let connected = connected(upstream);
+            let connections = upstream.status.len();
+            let (kind, address) = match &config.kind {
+                UpstreamKind::Embedded => ("embedded", "in this process".to_owned()),
+                UpstreamKind::Mqtt(hub) => ("mqtt", format!("{}:{}", hub.host, hub.port)),
+            };
+            UpstreamStatus {
+                name: upstream.name.clone(),
+                kind: kind.into(),
+                address,
+                state: UpstreamState::of(connected, connections),
+                connected,
+                connections,
+                window: config.window * connections,
+                inflight: inflight(upstream),
+                backlog: upstream.status.iter().map(|member| member.backlog_bytes()).sum(),
+                last_error: upstream.status.iter().filter_map(|member| member.last_error()).max(),
+            }
+        })
+        .collect()
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut missing = self.changes.missing();
+        if self.site.is_draining() {
+            missing.push("the gateway is draining".into());
+        }
+        Readiness { missing }
+    }
+
+    fn reload(&self) -> Result<Reloaded, Vec<String>> {
+        let outcome = self.changes.reload();
+        if outcome.mistakes.is_empty() {
+            Ok(Reloaded { applied: outcome.applied, warnings: outcome.warnings })
+        } else {
+            Err(outcome.mistakes)
+        }
+    }
+}
+
+/// Messages of QoS 1 that a hub has not acknowledged.
+pub(super) fn inflight(upstream: &Upstream) -> usize {
+    upstream.status.iter().map(|member| member.inflight()).sum()
+}
+
+fn connected(upstream: &Upstream) -> usize {
+    upstream.status.iter().filter(|member| member.is_connected()).count()
+}
+
+/// Sets the gauges that nobody sets when something happens.
+pub(super) fn gauge(site: &Site, changes: &Changes) {
+    for upstream in &site.upstreams {
+        metrics::gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => upstream.name.clone()).set(inflight(upstream) as f64);
+    }
+    if let Some(loaded) = changes.list_loaded() {
+        metrics::gauge!(meter::REVOCATION_LIST_AGE_SECONDS).set(loaded.elapsed().as_secs_f64());
+    }
+    let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
+    meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });
+}

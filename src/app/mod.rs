@@ -1,0 +1,414 @@
+//! The wiring: files become tables, tables become shards, and a signal ends it all in order.
+
+mod changes;
+mod desk;
+mod screen;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
+
+use crate::{
+    admin,
+    config::{self, Config, FirstRun, Mistake},
+    credential,
+    delivery::LinkConfig,
+    feed::{Files, Watch},
+    gate::{ConnectLimiter, Gate},
+    journal::Journal,
+    listener::{self, Connections, Transport},
+    meter::{self, Meters},
+    packet::{Password, ProtocolVersion},
+    registry::Registry,
+    route::Routes,
+    session::client::ClientConfig,
+    shard::{self, Door, HubPlace, MemberStatus, Shards, Site, Upstream},
+    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
+};
+use changes::Changes;
+
+/// What `tollgate run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `gateway.toml`.
+    pub config: PathBuf,
+    /// Whether it was named, or is the default: only a start without `--config` makes demonstration files.
+    pub named: Named,
+}
+
+/// Whether `--config` was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// It was.
+    Yes,
+    /// It was not.
+    No,
+}
+
+/// Runs the gateway until a signal ends it.
+///
+/// # Errors
+/// [`StartError`]: nothing was served. Every mistake of the files is named at once.
+pub fn run(options: &Options) -> Result<(), StartError> {
+    let first_run = match options.named {
+        Named::No => config::first_run(&options.config, SystemTime::now()).map_err(StartError::Mistakes)?,
+        Named::Yes => FirstRun::default(),
+    };
+    let loaded = Config::load(&options.config).map_err(StartError::Mistakes)?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let config = Arc::new(loaded.config);
+    credential::self_test().map_err(StartError::SelfTest)?;
+    config::prepare_state(&config).map_err(|mistake| StartError::Mistakes(vec![mistake]))?;
+    raise_file_limit(&config);
+    let meters = meter::install().map_err(|error| StartError::Io("cannot count", io::Error::other(error)))?;
+    let gateway = start(&config, &meters)?;
+    screen::print(&config, &gateway.changes, &gateway.bound, &first_run);
+    gateway.serve(meters)
+}
+
+/// Why the gateway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Mistakes in files.
+    Mistakes(Vec<Mistake>),
+    /// The cryptographic libraries do not work.
+    SelfTest(String),
+    /// A port is taken.
+    Bind {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// The key that names it.
+        key: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something else the system refused.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mistakes(mistakes) => {
+                for mistake in mistakes {
+                    writeln!(f, "{mistake}")?;
+                }
+                let n = mistakes.len();
+                write!(f, "{n} {}; nothing was started", if n == 1 { "mistake" } else { "mistakes" })
+            }
+            Self::SelfTest(what) => write!(f, "the self-test of the cryptographic library failed: {what}"),
+            Self::Bind { address, key, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "port {} on {} is taken by another program: stop it, or change `{key}` in gateway.toml",
+                address.port(),
+                address.ip()
+            ),
+            Self::Bind { address, key, error } => {
+                write!(f, "cannot listen on {address} (`{key}` in gateway.toml): {error}")
+            }
+            Self::Io(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// All that lives until the end.
+struct Gateway {
+    config: Arc<Config>,
+    site: Arc<Site>,
+    shards: Shards,
+    changes: Arc<Changes>,
+    bound: Bound,
+    admin: std::net::TcpListener,
+    /// Dropped last: hubs outlive the pool.
+    hubs: Vec<EmbeddedHub>,
+    _watch: Watch,
+}
+
+/// What listens where; port 0 has become one that was free.
+struct Bound {
+    listeners: Vec<std::net::SocketAddr>,
+    admin: std::net::SocketAddr,
+}
+
+fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
+    let files = Files::observe([config.gateway.identities.clone(), config.gateway.revocations.clone()]);
+    let shards = match config.gateway.shards {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let (doors, listeners) = doors(config, shards)?;
+    let (admin, admin_address) = bind_admin(config)?;
+    let (upstreams, hubs) = upstreams(config, shards)?;
+    let site = Arc::new(Site {
+        gate: Arc::new(Gate::new(config.gate.clone())),
+        registry: Arc::new(Registry::default()),
+        journal: Arc::new(Journal::default()),
+        routes: routes(config),
+        limits: config.limits.clone(),
+        connect_limiter: ConnectLimiter::new(config.limits.connects_per_second_per_ip),
+        connections: Connections::new(config.limits.connections_max),
+        gateway: config.gateway.name.clone(),
+        upstreams,
+        draining: AtomicBool::new(false),
+        began: Instant::now(),
+    });
+    let changes = Changes::new(config.clone(), site.clone());
+    changes.load_all().map_err(StartError::Mistakes)?;
+    let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
+    changes.reaches(&shards);
+    let watch = watch(files, &changes).map_err(|error| StartError::Io("cannot watch files", error))?;
+    let bound = Bound { listeners, admin: admin_address };
+    Ok(Gateway { config: config.clone(), site, shards, changes, bound, admin, hubs, _watch: watch })
+}
+
+fn watch(files: Files, changes: &Arc<Changes>) -> io::Result<Watch> {
+    let changes = changes.clone();
+    files.watch(move |paths| changes.apply(paths))
+}
+
+/// Every socket is bound before anything is started, so that a taken port costs nothing.
+fn doors(config: &Config, shards: usize) -> Result<(Vec<Vec<Door>>, Vec<std::net::SocketAddr>), StartError> {
+    let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        let tls = match &listener.transport {
+            Transport::Tcp => None,
+            Transport::Tls { certificate, private_key } => {
+                Some(listener::acceptor(certificate, private_key).map_err(|error| {
+                    let remedy = "Name a certificate chain and its key, both PEM.";
+                    StartError::Mistakes(vec![Mistake::of_file(&error.file, error.what, remedy)])
+                })?)
+            }
+        };
+        let refused = |error| StartError::Bind { address: listener.bind, key: "bind under [[listener]]", error };
+        let sockets = listener::bind(listener.bind, shards).map_err(refused)?;
+        bound.push(sockets.first().map_or(Ok(listener.bind), std::net::TcpListener::local_addr).map_err(refused)?);
+        for (doors, socket) in doors.iter_mut().zip(sockets) {
+            doors.push(Door { listener: socket, tls: tls.clone(), profile: listener.profile });
+        }
+    }
+    Ok((doors, bound))
+}
+
+fn bind_admin(config: &Config) -> Result<(std::net::TcpListener, std::net::SocketAddr), StartError> {
+    let refused = |error| StartError::Bind { address: config.admin_bind, key: "bind under [admin]", error };
+    let mut sockets = listener::bind(config.admin_bind, 1).map_err(refused)?;
+    let socket = sockets.pop().expect("invariant: one was asked for");
+    let address = socket.local_addr().map_err(refused)?;
+    Ok((socket, address))
+}
+
+fn upstreams(config: &Config, shards: usize) -> Result<(Vec<Upstream>, Vec<EmbeddedHub>), StartError> {
+    let mut hubs = Vec::new();
+    let nonce = start_nonce().map_err(|error| StartError::Io("no randomness", error))?;
+    let upstreams = config.upstreams.iter().map(|upstream| {
+        let members_a_shard = upstream.connections.div_ceil(shards).max(1);
+        let (place, version, user_name, password) = match &upstream.kind {
+            UpstreamKind::Embedded => {
+                let failed = |error| StartError::Io("cannot start the embedded hub", error);
+                let hub = EmbeddedHub::start(members_a_shard * shards).map_err(failed)?;
+                let place = HubPlace::Embedded(hub.endpoint());
+                hubs.push(hub);
+                (place, ProtocolVersion::V3_1_1, None, None)
+            }
+            UpstreamKind::Mqtt(hub) => mqtt_hub(hub)?,
+        };
+        Ok(Upstream {
+            name: upstream.name.clone(),
+            place,
+            link: link(config, upstream, (version, user_name, password), &nonce),
+            members_a_shard,
+            status: (0..members_a_shard * shards).map(|_| Arc::new(MemberStatus::default())).collect(),
+        })
+    });
+    Ok((upstreams.collect::<Result<_, StartError>>()?, hubs))
+}
+
+type HubPlan = (HubPlace, ProtocolVersion, Option<String>, Option<Zeroizing<String>>);
+
+fn mqtt_hub(hub: &MqttHubConfig) -> Result<HubPlan, StartError> {
+    let address = match &hub.tls {
+        None => HubAddress::plain(&hub.host, hub.port),
+        Some(tls) => HubAddress::tls(&hub.host, hub.port, tls)
+            .map_err(|error| StartError::Io("a hub's CA cannot be used", io::Error::other(error)))?,
+    };
+    Ok((HubPlace::At(address), hub.version, hub.username.clone(), hub.password.clone()))
+}
+
+fn link(
+    config: &Config,
+    upstream: &UpstreamConfig,
+    (version, user_name, password): (ProtocolVersion, Option<String>, Option<Zeroizing<String>>),
+    nonce: &str,
+) -> LinkConfig {
+    LinkConfig {
+        client: ClientConfig {
+            client_id: format!("tollgate-{}-{}", config.gateway.name, upstream.name),
+            version,
+            keep_alive: HUB_KEEP_ALIVE,
+            session_expiry: HUB_SESSION_EXPIRY,
+            user_name,
+            password: password.map(|p| Password::new(p.as_bytes())),
+        },
+        window: upstream.window,
+        log_bytes_max: LINK_LOG_BYTES_MAX,
+        id_prefix: format!("{}-{nonce}-{}", config.gateway.name, upstream.name),
+    }
+}
+
+fn routes(config: &Config) -> Routes {
+    let mut routes = Routes::default();
+    for route in &config.routes {
+        let upstream = config.upstreams.iter().position(|u| u.name == route.upstream);
+        let upstream = upstream.expect("invariant: Config::load refuses a route to an unknown hub");
+        routes
+            .add(&route.from, route.to.as_deref(), upstream)
+            .expect("invariant: Config::load refuses a route that cannot be followed");
+    }
+    routes
+}
+
+impl Gateway {
+    /// Serves the desk until a signal comes, then ends in order: no new sessions, sessions closed, hubs told.
+    fn serve(self, meters: Meters) -> Result<(), StartError> {
+        let failed = |error| StartError::Io("cannot serve the admin API", error);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        runtime
+            .block_on(async {
+                let listener = tokio::net::TcpListener::from_std(self.admin.try_clone()?)?;
+                let token = std::fs::read_to_string(config::admin_token_file(&self.config))?;
+                let backend = admin::Backend {
+                    gateway: self.config.gateway.name.as_str().into(),
+                    token: Arc::new(Zeroizing::new(token.trim().to_owned())),
+                    gate: self.site.gate.clone(),
+                    registry: self.site.registry.clone(),
+                    journal: self.site.journal.clone(),
+                    meters: meters.clone(),
+                    revocations: self.config.gateway.revocations.clone(),
+                    control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes)),
+                };
+                let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+                let served = tokio::spawn(admin::serve(listener, backend, async {
+                    // A sender that is gone means the same.
+                    let _ = stopped.await;
+                }));
+                self.until_signal(&meters).await?;
+                self.drain().await;
+                drop(stop);
+                let _ = tokio::time::timeout(DRAIN_STEP, served).await;
+                io::Result::Ok(())
+            })
+            .map_err(failed)?;
+        drop(self.hubs);
+        Ok(())
+    }
+
+    /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
+    async fn until_signal(&self, meters: &Meters) -> io::Result<()> {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hup = signal(SignalKind::hangup())?;
+        let mut gauges = tokio::time::interval(GAUGES_EVERY);
+        let mut keys = KeyFiles::default();
+        loop {
+            tokio::select! {
+                _ = term.recv() => return Ok(()),
+                _ = int.recv() => return Ok(()),
+                _ = hup.recv() => {
+                    let changes = self.changes.clone();
+                    let _ = tokio::task::spawn_blocking(move || changes.reload()).await;
+                }
+                _ = gauges.tick() => {
+                    keys.follow(&self.changes);
+                    desk::gauge(&self.site, &self.changes);
+                    meters.upkeep();
+                }
+            }
+        }
+    }
+
+    async fn drain(&self) {
+        tracing::info!(sessions = self.site.registry.len(), "draining");
+        self.shards.drain();
+        let until = Instant::now() + DRAIN_STEP;
+        let settled = || self.site.registry.is_empty() && self.site.upstreams.iter().all(|u| desk::inflight(u) == 0);
+        while !settled() && Instant::now() < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let unsettled: usize = self.site.upstreams.iter().map(desk::inflight).sum();
+        tracing::info!(sessions = self.site.registry.len(), unsettled, "stopped");
+    }
+}
+
+/// The key files that the identities name. Which they are changes with the identities.
+#[derive(Default)]
+struct KeyFiles {
+    files: Vec<PathBuf>,
+    watch: Option<Watch>,
+}
+
+impl KeyFiles {
+    fn follow(&mut self, changes: &Arc<Changes>) {
+        let files = changes.key_files();
+        if files == self.files {
+            return;
+        }
+        match watch(Files::observe(files.iter().cloned()), changes) {
+            Ok(watch) => (self.files, self.watch) = (files, Some(watch)),
+            Err(error) => tracing::warn!(%error, "key files cannot be watched"),
+        }
+    }
+}
+
+/// Files that may be open: a socket a connection, and some for everything else.
+fn raise_file_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let wanted = config.limits.connections_max as u64 + FILES_BESIDE_CONNECTIONS;
+    if let Some(may) = getrlimit(Resource::Nofile).current
+        && may < wanted
+    {
+        let connections_max = config.limits.connections_max;
+        tracing::warn!(
+            may,
+            wanted,
+            connections_max,
+            "fewer files may be open than connections_max needs: raise LimitNOFILE (ulimit -n)"
+        );
+    }
+}
+
+/// Tells the messages of one start from those of another (`tollgate-id`).
+fn start_nonce() -> io::Result<String> {
+    let mut bytes = [0u8; 4];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:08x}", u32::from_be_bytes(bytes)))
+}
+
+/// The file that a path names, wherever it was changed from.
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Seconds between pings to a hub that is otherwise silent.
+const HUB_KEEP_ALIVE: u16 = 30;
+/// Seconds for which a 5.0 hub keeps commands for devices while the link is down: a day.
+const HUB_SESSION_EXPIRY: u32 = 86_400;
+/// Bytes of messages that one member retains; a full one stops reading from devices.
+const LINK_LOG_BYTES_MAX: usize = 8 << 20;
+/// Each step of the drain takes at most this long.
+const DRAIN_STEP: Duration = Duration::from_secs(5);
+/// How often the drain looks.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How often gauges are set that nobody sets otherwise.
+const GAUGES_EVERY: Duration = Duration::from_secs(2);
+/// Hubs, files, the admin API, the libraries.
+const FILES_BESIDE_CONNECTIONS: u64 = 200;
