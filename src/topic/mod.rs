@@ -42,6 +42,35 @@ impl fmt::Debug for TopicName<'_> {
     }
 }
 
+/// A valid topic name that outlives its packet. Its memory is used again for the next one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OwnedTopicName(String);
+
+impl OwnedTopicName {
+    /// The name, borrowed: no need to check it again.
+    pub fn name(&self) -> TopicName<'_> {
+        TopicName(&self.0)
+    }
+
+    /// Takes another name in its place.
+    pub fn replace(&mut self, name: TopicName<'_>) {
+        self.0.clear();
+        self.0.push_str(name.0);
+    }
+}
+
+impl From<TopicName<'_>> for OwnedTopicName {
+    fn from(name: TopicName<'_>) -> Self {
+        Self(name.0.to_owned())
+    }
+}
+
+impl fmt::Debug for OwnedTopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
 /// A valid topic filter. Shared subscriptions (`$share/…`) are no filters of this type: strip the prefix first.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicFilter(Arc<str>);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     denial::{CloseReason, Denial},
-    topic::TopicName,
+    topic::{OwnedTopicName, TopicError, TopicName},
 };
 
 /// QoS 1 messages without a PUBACK, in the order of their PUBLISHes [MQTT-4.6.0-2].
@@ -108,10 +108,34 @@ impl Ring {
     }
 }
 
+/// The topic of the last PUBLISH: a device that publishes to it again has it checked by one comparison.
+#[derive(Debug, Default)]
+pub(super) struct LastTopic {
+    topic: Option<OwnedTopicName>,
+}
+
+impl LastTopic {
+    #[inline]
+    pub(super) fn check<'a>(&'a mut self, bytes: &'a [u8]) -> Result<TopicName<'a>, TopicError> {
+        if !self.topic.as_ref().is_some_and(|last| last.name().as_str().as_bytes() == bytes) {
+            let name = TopicName::new(bytes)?;
+            if bytes.len() > LAST_TOPIC_BYTES_MAX {
+                return Ok(name);
+            }
+            self.topic.get_or_insert_with(|| name.into()).replace(name);
+        }
+        Ok(self.topic.as_ref().expect("invariant: it is there or has just been set").name())
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.topic = None;
+    }
+}
+
 /// Topics that the device has given a number (MQTT 5.0 §3.3.2.3.4).
 #[derive(Debug, Default)]
 pub(super) struct Aliases {
-    topics: Vec<Option<Box<str>>>,
+    topics: Vec<Option<OwnedTopicName>>,
 }
 
 impl Aliases {
@@ -129,22 +153,25 @@ impl Aliases {
         }
         let at = usize::from(alias - 1);
         if topic.is_empty() {
-            let known = self.topics.get(at).and_then(Option::as_deref).ok_or(CloseReason::ProtocolError)?;
-            return Ok(TopicName::new(known.as_bytes()).expect("invariant: it was one when it was set"));
+            return self.name(at).ok_or(CloseReason::ProtocolError);
         }
         let name = TopicName::new(topic).map_err(|_| CloseReason::Denied(Denial::TopicInvalid))?;
-        if self.topics.get(at).and_then(Option::as_deref) != Some(name.as_str()) {
+        if self.name(at) != Some(name) {
             self.set(at, name)?;
         }
         Ok(name)
+    }
+
+    fn name(&self, at: usize) -> Option<TopicName<'_>> {
+        self.topics.get(at)?.as_ref().map(OwnedTopicName::name)
     }
 
     fn set(&mut self, at: usize, name: TopicName<'_>) -> Result<(), CloseReason> {
         if self.topics.len() <= at {
             self.topics.resize(at + 1, None);
         }
-        self.topics[at] = Some(name.as_str().into());
-        let bytes: usize = self.topics.iter().flatten().map(|topic| topic.len()).sum();
+        self.topics[at] = Some(name.into());
+        let bytes: usize = self.topics.iter().flatten().map(|topic| topic.name().as_str().len()).sum();
         if bytes > ALIAS_BYTES_MAX { Err(CloseReason::TopicAliasInvalid) } else { Ok(()) }
     }
 }
@@ -163,3 +190,5 @@ fn distance(from: u16, to: u16) -> usize {
 
 /// All topics of one session's aliases together: an honest device has a handful of a hundred bytes.
 const ALIAS_BYTES_MAX: usize = 16 * 1024;
+/// A longer topic is checked every time: the check is cheap beside the copy.
+const LAST_TOPIC_BYTES_MAX: usize = 256;

@@ -7,6 +7,9 @@
 //! A PUBLISH of QoS 1 takes a place in the in-flight ring when the driver calls [`Session::publish_accepted`] and leaves
 //! it with its PUBACK, in the order of the PUBLISHes, however the outcomes arrive [MQTT-4.6.0-2]. Until then
 //! [`Session::handle`] has changed nothing that counts: a driver without room offers the same frame again later.
+//!
+//! Two things are the driver's: not to read while [`Session::wants_input`] says no, and not to read while `out` holds
+//! more than it is willing to keep for a device that sends and does not read.
 
 mod answer;
 mod inbound;
@@ -28,7 +31,7 @@ use crate::{
     time::Tick,
     topic::TopicName,
 };
-use inbound::{Aliases, Ring};
+use inbound::{Aliases, LastTopic, Ring};
 use outbound::Outbound;
 use subscriptions::Subscriptions;
 
@@ -119,6 +122,7 @@ pub struct Session {
     limits: SessionLimits,
     heard: Tick,
     inbound: Ring,
+    last_topic: LastTopic,
     aliases: Aliases,
     outbound: Outbound,
     subscriptions: Subscriptions,
@@ -137,6 +141,7 @@ impl Session {
             limits: *limits,
             heard: now,
             inbound: Ring::default(),
+            last_topic: LastTopic::default(),
             aliases: Aliases::default(),
             outbound: Outbound::new(connect, limits.queue_max),
             subscriptions: Subscriptions::default(),
@@ -315,9 +320,10 @@ impl Session {
         packet::write_disconnect(out, self.version, code, wanted.then_some(&text));
     }
 
-    /// Gives back the memory of rings and queues that are empty. For a session that has gone idle.
+    /// Gives back the memory of rings and queues that are empty, and of what is only kept for speed. For a session that has gone idle.
     pub fn shrink(&mut self) {
         self.inbound.shrink();
+        self.last_topic.shrink();
         self.outbound.shrink();
     }
 
@@ -360,7 +366,11 @@ impl Session {
             }
         }
         let topic = match publish.topic_alias {
-            None => topic_name(&publish, self.version)?,
+            // MQTT 5.0 §3.3.2.1: empty without an alias is a protocol error.
+            None if publish.topic.is_empty() && self.version == ProtocolVersion::V5_0 => {
+                return Err(CloseReason::ProtocolError);
+            }
+            None => self.last_topic.check(publish.topic).map_err(|_| CloseReason::Denied(Denial::TopicInvalid))?,
             Some(alias) => self.aliases.resolve(alias, publish.topic, self.limits.topic_alias_maximum)?,
         };
         let PublishRef { qos, retain, packet_id, .. } = publish;
@@ -424,15 +434,6 @@ impl Session {
     fn qos_max(&self) -> QoS {
         QoS::from_bits(self.limits.qos_max).unwrap_or(QoS::AtLeastOnce)
     }
-}
-
-#[inline]
-fn topic_name<'a>(publish: &PublishRef<'a>, version: ProtocolVersion) -> Result<TopicName<'a>, CloseReason> {
-    // MQTT 5.0 §3.3.2.1: empty without an alias is a protocol error.
-    if publish.topic.is_empty() && version == ProtocolVersion::V5_0 {
-        return Err(CloseReason::ProtocolError);
-    }
-    TopicName::new(publish.topic).map_err(|_| CloseReason::Denied(Denial::TopicInvalid))
 }
 
 /// Far more than an honest device sends; a flood of them is cut short.

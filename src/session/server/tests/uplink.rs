@@ -177,6 +177,18 @@ fn a_topic_name_is_checked() {
 }
 
 #[test]
+fn a_topic_is_what_the_packet_says_whatever_came_before() {
+    let mut pair = Pair::new(V5);
+    let (long, longer) = ("x".repeat(256), "x".repeat(257));
+    for topic in ["a/b", "a/b", "a/c", "a", "a/b", &long, &longer, &long, "a/b"] {
+        assert_eq!(pair.send(&publish(V5, topic, 0, b"")), Came::Publish(topic.to_owned(), 0));
+    }
+    assert_eq!(pair.send(&publish(V5, "a/+", 0, b"")), Came::Close(CloseReason::Denied(Denial::TopicInvalid)));
+    pair.session.shrink();
+    assert_eq!(pair.publish(0), Came::Publish("a/b".to_owned(), 0));
+}
+
+#[test]
 fn a_topic_alias_stands_for_the_topic_it_was_set_with() {
     let mut pair = Pair::new(V5);
     let mut send = |topic: &str, alias: u8| pair.send(&publish(V5, topic, 0, &[0x23, 0, alias]));
