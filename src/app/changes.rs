@@ -11,6 +11,7 @@ use crate::{
     config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake},
     credential::RevocationList,
     denial::CloseReason,
+    feed::Follower,
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::{Shards, Site},
@@ -25,6 +26,7 @@ pub(super) struct Changes {
     one_at_a_time: Mutex<()>,
     list_loaded: Mutex<Option<Instant>>,
     identity_files: Mutex<Vec<PathBuf>>,
+    follower: OnceLock<Follower>,
 }
 
 /// What a reload did.
@@ -43,7 +45,8 @@ struct LoadedLines {
 impl Changes {
     pub(super) fn new(config: Arc<Config>, site: Arc<Site>) -> Arc<Self> {
         let (one_at_a_time, list_loaded, identity_files) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { config, site, shards: OnceLock::new(), one_at_a_time, list_loaded, identity_files })
+        let (shards, follower) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { config, site, shards, one_at_a_time, list_loaded, identity_files, follower })
     }
 
     /// At the start: mistakes in the identities stop it. A list with bad lines is applied; one that cannot be read has
@@ -70,15 +73,26 @@ impl Changes {
             // Logged and alarmed where it failed.
             let _ = self.load_revocations(noticed);
         }
-        if changed(&self.config.gateway.identities) || self.key_files().iter().any(changed) {
+        if changed(&self.config.gateway.identities) || self.identity_files().iter().any(changed) {
             let _ = self.load_identities(noticed);
         }
     }
 
-    /// The key files that the identities name.
-    pub(super) fn key_files(&self) -> Vec<PathBuf> {
-        let files = self.identity_files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.iter().filter(|file| **file != self.config.gateway.identities).cloned().collect()
+    /// From here on the key files that the identities name are watched with them.
+    pub(super) fn follows(&self, follower: Follower) {
+        let _ = self.follower.set(follower);
+        self.follow();
+    }
+
+    fn follow(&self) {
+        if let Some(follower) = self.follower.get() {
+            let always = [self.config.gateway.identities.clone(), self.config.gateway.revocations.clone()];
+            follower.follow(always.into_iter().chain(self.identity_files()));
+        }
+    }
+
+    fn identity_files(&self) -> Vec<PathBuf> {
+        self.identity_files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything is read anew, whether it changed or not.
@@ -128,6 +142,7 @@ impl Changes {
             Ok(LoadedIdentities { identities, warnings, files }) => {
                 meter::alarm(Alarm::Identities, AlarmState::Off);
                 *self.identity_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+                self.follow();
                 let devices = identities.keyring().devices().count();
                 let old = self.site.gate.load_identities(Arc::new(identities));
                 let closed = self.cut(&self.all_sessions(), noticed);

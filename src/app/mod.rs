@@ -164,14 +164,14 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
     changes.load_all().map_err(StartError::Mistakes)?;
     let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
     changes.reaches(&shards);
-    let watch = watch(files, &changes).map_err(|error| StartError::Io("cannot watch files", error))?;
+    let watch = {
+        changes.follows(files.follower());
+        let changes = changes.clone();
+        files.watch(move |paths| changes.apply(paths))
+    };
+    let watch = watch.map_err(|error| StartError::Io("cannot watch files", error))?;
     let bound = Bound { listeners, admin: admin_address };
     Ok(Gateway { config: config.clone(), site, shards, changes, bound, admin, hubs, _watch: watch })
-}
-
-fn watch(files: Files, changes: &Arc<Changes>) -> io::Result<Watch> {
-    let changes = changes.clone();
-    files.watch(move |paths| changes.apply(paths))
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.
@@ -316,7 +316,6 @@ impl Gateway {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hup = signal(SignalKind::hangup())?;
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
-        let mut keys = KeyFiles::default();
         loop {
             tokio::select! {
                 _ = term.recv() => return Ok(()),
@@ -326,7 +325,6 @@ impl Gateway {
                     let _ = tokio::task::spawn_blocking(move || changes.reload()).await;
                 }
                 _ = gauges.tick() => {
-                    keys.follow(&self.changes);
                     desk::gauge(&self.site, &self.changes);
                     meters.upkeep();
                 }
@@ -344,26 +342,6 @@ impl Gateway {
         }
         let unsettled: usize = self.site.upstreams.iter().map(desk::inflight).sum();
         tracing::info!(sessions = self.site.registry.len(), unsettled, "stopped");
-    }
-}
-
-/// The key files that the identities name. Which they are changes with the identities.
-#[derive(Default)]
-struct KeyFiles {
-    files: Vec<PathBuf>,
-    watch: Option<Watch>,
-}
-
-impl KeyFiles {
-    fn follow(&mut self, changes: &Arc<Changes>) {
-        let files = changes.key_files();
-        if files == self.files {
-            return;
-        }
-        match watch(Files::observe(files.iter().cloned()), changes) {
-            Ok(watch) => (self.files, self.watch) = (files, Some(watch)),
-            Err(error) => tracing::warn!(%error, "key files cannot be watched"),
-        }
     }
 }
 
