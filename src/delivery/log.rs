@@ -238,6 +238,11 @@ impl Log {
     /// Makes the last segment one that takes `len` bytes more.
     fn place(&mut self, len: usize) -> Position {
         if !self.tail_takes(len) {
+            // No empty segment is left in the middle, where nothing would free it.
+            if let Some(empty) = self.segments.pop_back_if(|tail| tail.frames.is_empty()) {
+                self.bytes -= empty.frames.capacity();
+                self.recycle(empty.frames);
+            }
             let frames = match self.spare.pop() {
                 Some(spare) if capacity_for(len) == SEGMENT_BYTES => spare,
                 _ => Vec::with_capacity(capacity_for(len)),

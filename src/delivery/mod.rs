@@ -166,4 +166,6 @@ impl fmt::Display for LinkError {
 impl std::error::Error for LinkError {}
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
