@@ -283,7 +283,7 @@ impl World {
         self.hub.receive_maximum = receive_maximum.into();
         let mut bytes = vec![];
         write_connack(&mut bytes, self.version, &connack);
-        self.from_hub(&bytes).expect("accepted");
+        self.hub_sends(&bytes).expect("accepted");
     }
 
     fn lose(&mut self) {
@@ -312,18 +312,18 @@ impl World {
         self.hub.answered.insert(message, reason);
         let mut bytes = vec![];
         write_puback(&mut bytes, self.version, id, reason);
-        self.from_hub(&bytes).expect("it was sent");
+        self.hub_sends(&bytes).expect("it was sent");
     }
 
     /// An answer that was on its way when the last connection was lost.
     fn stale(&mut self, id: u16) {
         if self.hub.up && self.hub.session_present && self.hub.unacknowledged.iter().all(|(known, _)| *known != id) {
             let bytes = [0x40, 2, 0, id as u8];
-            self.from_hub(&bytes).expect("tolerated");
+            self.hub_sends(&bytes).expect("tolerated");
         }
     }
 
-    fn from_hub(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+    fn hub_sends(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
         let used = self.link.on_bytes(bytes, &mut self.out, &mut |_, _, _: &PublishRef<'_>| {}, self.now)?;
         assert_eq!(used, bytes.len());
         for settled in self.out.settled.drain(..) {
