@@ -35,7 +35,7 @@ fn will() -> impl Strategy<Value = Will> {
 }
 
 prop_compose! {
-    fn connect()(
+    pub(super) fn connect()(
         version in version(),
         client_id in text(40),
         (clean_start, keep_alive) in any::<(bool, u16)>(),
@@ -74,7 +74,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn connack()(
+    pub(super) fn connack()(
         (session_present, retain_available, wildcard_available, subscription_id_available, shared_available) in any::<(bool, bool, bool, bool, bool)>(),
         (session_expiry, maximum_packet_size) in (any::<Option<u32>>(), prop::option::of(1u32..)),
         (receive_maximum, qos_max, topic_alias_maximum) in (1u16.., 0u8..=2, any::<u16>()),

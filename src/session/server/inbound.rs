@@ -117,7 +117,7 @@ pub(super) struct LastTopic {
 impl LastTopic {
     #[inline]
     pub(super) fn check<'a>(&'a mut self, bytes: &'a [u8]) -> Result<TopicName<'a>, TopicError> {
-        if !self.topic.as_ref().is_some_and(|last| last.name().as_str().as_bytes() == bytes) {
+        if self.topic.as_ref().is_none_or(|last| last.name().as_str().as_bytes() != bytes) {
             let name = TopicName::new(bytes)?;
             if bytes.len() > LAST_TOPIC_BYTES_MAX {
                 return Ok(name);
