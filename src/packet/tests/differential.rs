@@ -107,7 +107,7 @@ fn it_takes_every_answer_of_ours() {
 
 proptest! {
     #[test]
-    fn it_reads_our_connack(connack in super::round_trip::connack()) {
+    fn it_reads_our_connack(connack in round_trip::connack()) {
         let mut bytes = vec![];
         write_connack(&mut bytes, V5, &connack);
         let Ok(Some((v5::Packet::ConnectAck(read), _))) = v5::Codec::new(0, 0).decode(&mut BytesMut::from(&bytes[..])) else {
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn it_reads_our_connect(connect in super::round_trip::connect()) {
+    fn it_reads_our_connect(connect in round_trip::connect()) {
         // It refuses an empty client id of a session that is to be kept: we leave that to the gate.
         prop_assume!(connect.clean_start || !connect.client_id.is_empty());
         let mut bytes = vec![];
