@@ -1,7 +1,7 @@
 //! From accept() to the end of CONNECT: whoever comes is bounded in time and memory until it is known, each in a task
 //! of its own, and moves to its home shard once it is.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{borrow::Cow, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -133,7 +133,7 @@ async fn greet(shard: Rc<Shard>, mut arrival: Arrival) {
         }
         Ok(Err(Unheard::Refused { denial, stream, answer, detail })) => {
             let who = Who { device: "", peer, token_id: None };
-            shard.site.journal.connect_refused(&who, denial, detail);
+            shard.site.journal.connect_refused(&who, denial, &detail);
             if let Some(stream) = stream {
                 close_gently(*stream, &answer).await;
             }
@@ -153,7 +153,7 @@ struct Heard {
 /// What came instead of a CONNECT.
 enum Unheard {
     /// Something that has to be refused, and in which words.
-    Refused { denial: Denial, stream: Option<Box<Stream>>, answer: Vec<u8>, detail: &'static str },
+    Refused { denial: Denial, stream: Option<Box<Stream>>, answer: Vec<u8>, detail: Cow<'static, str> },
     /// Nothing, or an end in the middle.
     Gone(&'static str),
 }
@@ -167,7 +167,7 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
                 denial: Denial::Malformed,
                 stream: None,
                 answer: Vec::new(),
-                detail: "the TLS handshake failed",
+                detail: format!("the TLS handshake failed: {error}").into(),
             },
         })?,
     };
@@ -186,7 +186,7 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
                             write_refusal(version, error.denial(), ProblemInformation::Requested, &mut answer);
                         }
                         let stream = Some(Box::new(stream));
-                        Err(Unheard::Refused { denial: error.denial(), stream, answer, detail: error.what() })
+                        Err(Unheard::Refused { denial: error.denial(), stream, answer, detail: error.what().into() })
                     }
                 };
             }
@@ -203,7 +203,7 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
 }
 
 fn unheard(denial: Denial, stream: Stream, detail: &'static str) -> Unheard {
-    Unheard::Refused { denial, stream: Some(Box::new(stream)), answer: Vec::new(), detail }
+    Unheard::Refused { denial, stream: Some(Box::new(stream)), answer: Vec::new(), detail: detail.into() }
 }
 
 struct Caller {

@@ -43,11 +43,10 @@ impl Sessions {
         self.places.get(who.slot as usize)?.as_ref().filter(|cell| cell.who == who)
     }
 
+    /// Gives a reserved place back, whether a session came to stand in it or not. Once for each [`reserve`](Self::reserve).
     pub(super) fn remove(&mut self, who: SessionRef) {
-        if self.get(who).is_some() {
-            self.places[who.slot as usize] = None;
-            self.free.push(who.slot);
-        }
+        self.places[who.slot as usize] = None;
+        self.free.push(who.slot);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<SessionCell>> {
