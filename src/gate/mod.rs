@@ -25,7 +25,7 @@ use crate::{
     denial::{CloseReason, Denial},
     id::DeviceId,
     policy::{Grant, Scope, ScopeTemplate, TokenKind},
-    time::UnixSeconds,
+    time::{UnixSeconds, format_duration},
     topic::TopicName,
 };
 
@@ -202,6 +202,26 @@ impl Gate {
         (now >= grant.closes_at).then_some(CloseReason::Expired)
     }
 
+    /// Why a session that was admitted with this grant was ended, in one sentence for the operator.
+    pub fn why_ended(&self, grant: &Grant, reason: CloseReason, now: UnixSeconds) -> String {
+        match reason {
+            CloseReason::Expired => {
+                let skew = format_duration(self.config.clock_skew);
+                format!("The token expired at {}, and the clock skew of {skew} after it is over.", grant.expires_at)
+            }
+            CloseReason::Revoked => {
+                let list = self.revocations.load();
+                let hit = list.as_deref().and_then(|list| list.matches(&facts_of_grant(grant), now));
+                hit.map_or_else(String::new, |hit| sentence(&hit))
+            }
+            CloseReason::GrantWithdrawn => {
+                let identities = self.identities.load();
+                identities.as_deref().map_or_else(String::new, |identities| why_withdrawn(grant, identities).to_owned())
+            }
+            _ => String::new(),
+        }
+    }
+
     fn read_credential<'a>(&self, request: &Admission<'a>) -> Result<Credential<'a>, Refused> {
         let missing = || Refused::new(Denial::CredentialMissing, "CONNECT has no password.");
         let credential = Credential::parse(request.password.ok_or_else(missing)?)?;
@@ -247,6 +267,18 @@ impl Gate {
             && identities.keyring.holds(&grant.key, grant.key_fingerprint)
             && own_key_if_it_has_one(found, grant)
             && scope.is_some_and(|(scope, rights)| scope.bounded_by(rights).includes(&grant.scope))
+    }
+}
+
+fn why_withdrawn(grant: &Grant, identities: &Identities) -> &'static str {
+    match identities.keyring.find(&grant.device) {
+        None => "The device is no longer in the identities.",
+        Some(found) if !found.is_enabled() => "The device was switched off.",
+        Some(found) if !found.accepts(grant.kind) => "The device no longer accepts this kind of token.",
+        Some(_) if !identities.keyring.holds(&grant.key, grant.key_fingerprint) => {
+            "The key that verified its token was removed or replaced."
+        }
+        Some(_) => "The device's scope no longer holds what it was granted.",
     }
 }
 

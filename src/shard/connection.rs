@@ -196,7 +196,8 @@ async fn close(
 ) {
     let live = &cell.live;
     let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
-    shard.site.journal.closed(&who, reason, "");
+    let detail = shard.site.gate.why_ended(&live.grant, reason, wall_now());
+    shard.site.journal.closed(&who, reason, &detail);
     if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {
         metrics::histogram!(meter::REVOCATION_CUT_SECONDS).record(cut.applied.elapsed());
     }

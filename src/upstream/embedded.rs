@@ -117,7 +117,10 @@ impl Hub {
     /// Its listener opens on a thread of its own. One that does not come is the probe's to notice.
     fn wait_for_listener(&self) {
         let deadline = Instant::now() + LISTENS_WITHIN;
-        while TcpStream::connect(self.endpoint.address).is_err() && Instant::now() < deadline && !self.server.is_finished() {
+        while TcpStream::connect(self.endpoint.address).is_err()
+            && Instant::now() < deadline
+            && !self.server.is_finished()
+        {
             thread::sleep(LISTENS_LOOK);
         }
     }
