@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use tollgate::config::{Config, admin_token_file, first_run, prepare_state};
+use tollgate::config::{Config, Report, admin_token_file, first_run, load_identities, prepare_state};
 
 #[test]
 fn a_clean_clone_has_all_it_needs_after_the_first_run_and_keeps_it() {
@@ -44,6 +44,11 @@ fn a_clean_clone_has_all_it_needs_after_the_first_run_and_keeps_it() {
     assert!(fs::read_to_string(admin_token_file(&config)).expect("a token").trim_end().len() >= 43);
     let identities = fs::read_to_string("config/identities.toml").expect("identities");
     assert!(!identities.contains("<random>") && identities.contains("audience = [\"gw.example\"]"), "{identities}");
+
+    let identities = load_identities(&config.gateway.identities, &config.gate).expect("good identities").identities;
+    assert_eq!((identities.keyring().devices().count(), identities.keyring().issuers().count()), (3, 1));
+    let report = Report::of(gateway_toml);
+    assert!(report.mistakes.is_empty() && report.warnings.is_empty(), "{report:#?}");
 
     certificates_hold(&["localhost", "gw.example", "hub.example", "127.0.0.1", "::1", "10.0.0.7"]);
     nothing_is_made_twice(gateway_toml, &config);

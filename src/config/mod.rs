@@ -11,6 +11,7 @@ mod keys;
 mod listeners;
 mod mistake;
 mod private_file;
+mod report;
 mod revocations;
 mod routes;
 mod upstreams;
@@ -21,6 +22,7 @@ pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
+pub use report::Report;
 pub use revocations::{LoadedRevocations, load_revocations};
 
 /// A configuration that holds, and what an operator should know about it all the same.

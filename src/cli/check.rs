@@ -1,0 +1,100 @@
+//! `tollgate check`: everything that is wrong with the files, at once.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use crate::config::Report;
+
+/// What `check` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// The gateway can start with these files.
+    Good,
+    /// There are mistakes.
+    Bad,
+}
+
+/// Writes every mistake and warning, and when there is no mistake what the gateway would do.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
+    let Report { mistakes, warnings, summary } = Report::of(gateway_toml);
+    for mistake in &mistakes {
+        writeln!(out, "{mistake}")?;
+    }
+    for warning in &warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    if !mistakes.is_empty() {
+        let number = mistakes.len();
+        writeln!(out, "\n{number} mistake{} to correct.", if number == 1 { "" } else { "s" })?;
+        return Ok(Checked::Bad);
+    }
+    let mut last = "";
+    for (heading, text) in &summary {
+        let shown = if *heading == last { "" } else { *heading };
+        writeln!(out, "{shown:<12}{text}")?;
+        last = heading;
+    }
+    writeln!(out, "\n{} is good.", gateway_toml.display())?;
+    Ok(Checked::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    fn site(identities: &str, revocations: &str, listener: &str) -> (tempfile::TempDir, String, Checked) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, content).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+            path
+        };
+        let [identities, revocations] = [("i.toml", identities), ("r.jsonl", revocations)].map(|(n, c)| write(n, c));
+        let text = format!("[gateway]\nidentities = {identities:?}\nrevocations = {revocations:?}\n{listener}");
+        let path = write("g.toml", &text);
+        let mut out = Vec::new();
+        let checked = check(&path, &mut out).expect("written");
+        let shown = String::from_utf8(out).expect("text").replace(&*directory.path().to_string_lossy(), "DIR");
+        (directory, shown, checked)
+    }
+
+    const DEVICE: &str = "[[device]]\nid = 'a'\nprimary_key = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='\n";
+
+    #[test]
+    fn good_files_are_told_what_they_do() {
+        let listener = "[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n";
+        let (_directory, shown, checked) = site(DEVICE, "{\"device\": \"b\"}\n", listener);
+        assert_eq!(checked, Checked::Good, "{shown}");
+        let lines: Vec<&str> = shown.lines().collect();
+        let expected = [
+            "warning: DIR/g.toml:7: tokens cross the network in the clear to 0.0.0.0:1883.",
+            "    Use transport = \"tls\" wherever devices can.",
+            "listens     0.0.0.0:1883  plain TCP, INSECURE: tokens go in the clear, profile strict",
+            "            127.0.0.1:9080  admin API",
+            "hub         hub  embedded, 4 connections, window 1000",
+            "route       devices/{device}/# to hub",
+            "identities  1 device, 0 policies, 0 groups, 0 issuers",
+            "revocations 1 entry",
+            "",
+            "DIR/g.toml is good.",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn every_mistake_of_every_file_is_named() {
+        let listener = "[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\n";
+        let (_directory, shown, checked) = site("[[device]]\nidd = 'a'\n", "\n{\"jty\": 1}\n", listener);
+        assert_eq!(checked, Checked::Bad);
+        for place in ["DIR/g.toml:5: plain TCP", "DIR/i.toml:2: unknown key `idd`", "DIR/r.jsonl:2: "] {
+            assert!(shown.contains(place), "{place} is not in {shown}");
+        }
+    }
+}

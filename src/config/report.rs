@@ -1,0 +1,98 @@
+//! All files at once, for `tollgate check`: what is wrong, what is not well, and what the gateway would do with them.
+
+use std::path::Path;
+
+use super::{Config, Examined, LoadedIdentities, LoadedRevocations, Mistake, load_identities, load_revocations};
+use crate::{
+    listener::{ListenerConfig, Transport},
+    packet::ProtocolVersion,
+    upstream::{UpstreamConfig, UpstreamKind},
+};
+
+/// What there is to say about a configuration and all its files.
+#[derive(Debug)]
+pub struct Report {
+    /// Why it cannot be used, or not all of it: empty when it is good.
+    pub mistakes: Vec<Mistake>,
+    /// What works, but not well.
+    pub warnings: Vec<Mistake>,
+    /// What the gateway would do: lines of a heading and a text.
+    pub summary: Vec<(&'static str, String)>,
+}
+
+impl Report {
+    /// Reads `gateway.toml` and every file that it names.
+    pub fn of(gateway_toml: &Path) -> Self {
+        let Examined { config, mut mistakes, mut warnings } = match Config::examine(gateway_toml) {
+            Ok(examined) => examined,
+            Err(mistake) => return Self { mistakes: vec![mistake], warnings: Vec::new(), summary: Vec::new() },
+        };
+        let mut summary = what_runs(&config);
+        match load_identities(&config.gateway.identities, &config.gate) {
+            Ok(loaded) => {
+                summary.push(("identities", count_identities(&loaded)));
+                warnings.extend(loaded.warnings);
+            }
+            Err(found) => mistakes.extend(found),
+        }
+        match load_revocations(&config.gateway.revocations) {
+            Ok(LoadedRevocations { list, bad_lines, warnings: found }) => {
+                summary.push(("revocations", counted(list.len(), "entry", "entries")));
+                mistakes.extend(bad_lines);
+                warnings.extend(found);
+            }
+            Err(mistake) => mistakes.push(mistake),
+        }
+        Self { mistakes, warnings, summary }
+    }
+}
+
+fn what_runs(config: &Config) -> Vec<(&'static str, String)> {
+    let listeners = config.listeners.iter().map(|listener| ("listens", show_listener(listener)));
+    let admin = [("listens", format!("{}  admin API", config.admin_bind))];
+    let hubs = config.upstreams.iter().map(|upstream| ("hub", show_upstream(upstream)));
+    let routes = config.routes.iter().map(|route| {
+        let there = route.to.as_ref().map_or(String::new(), |to| format!(" as {to}"));
+        ("route", format!("{} to {}{there}", route.from, route.upstream))
+    });
+    listeners.chain(admin).chain(hubs).chain(routes).collect()
+}
+
+fn show_listener(listener: &ListenerConfig) -> String {
+    let how = match &listener.transport {
+        // Threat T34.
+        Transport::Tcp if !listener.bind.ip().is_loopback() => "plain TCP, INSECURE: tokens go in the clear".to_owned(),
+        Transport::Tcp => "plain TCP".to_owned(),
+        Transport::Tls { certificate, .. } => format!("TLS with {}", certificate.display()),
+    };
+    format!("{}  {how}, profile {}", listener.bind, listener.profile.as_str())
+}
+
+fn show_upstream(upstream: &UpstreamConfig) -> String {
+    let what = match &upstream.kind {
+        UpstreamKind::Embedded => "embedded".to_owned(),
+        UpstreamKind::Mqtt(hub) => {
+            let scheme = if hub.tls.is_some() { "mqtts" } else { "mqtt" };
+            let version = if hub.version == ProtocolVersion::V3_1_1 { "3.1.1" } else { "5.0" };
+            let host = if hub.host.contains(':') { format!("[{}]", hub.host) } else { hub.host.clone() };
+            format!("{scheme}://{host}:{}, MQTT {version}", hub.port)
+        }
+    };
+    let connections = counted(upstream.connections, "connection", "connections");
+    format!("{}  {what}, {connections}, window {}", upstream.name, upstream.window)
+}
+
+fn count_identities(loaded: &LoadedIdentities) -> String {
+    let keyring = loaded.identities.keyring();
+    [
+        counted(keyring.devices().count(), "device", "devices"),
+        counted(keyring.policies().count(), "policy", "policies"),
+        counted(keyring.groups().len(), "group", "groups"),
+        counted(keyring.issuers().count(), "issuer", "issuers"),
+    ]
+    .join(", ")
+}
+
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
