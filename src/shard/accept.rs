@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{Door, Shard, connection, home_of, wall_now};
 use crate::{
+    credential::Refused,
     denial::Denial,
     gate::{Admission, Profile, WillTopic},
     journal::Who,
@@ -224,9 +225,7 @@ async fn decide(
     let site = &shard.site;
     let admitted = match verdict {
         Some(denial) => Err((denial, None, String::new())),
-        None => {
-            site.gate.admit(&admission(&connect, profile), wall_now()).map_err(|r| (r.denial, r.token_id, r.detail))
-        }
+        None => admit(shard, &connect, profile).map_err(|r| (r.denial, r.token_id, r.detail)),
     };
     match admitted {
         Ok(grant) => {
@@ -246,6 +245,18 @@ async fn decide(
             close_gently(stream, &refusal(&connect, profile, denial)).await;
         }
     }
+}
+
+fn admit(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Refused> {
+    let grant = shard.site.gate.admit(&admission(connect, profile), wall_now())?;
+    // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
+    if connect.version == ProtocolVersion::V5_0
+        && let Err(denial) = shard.site.session_limits(profile, &grant.scope).check_will(connect)
+    {
+        let refused = Refused::new(denial, "The will asks for what CONNACK would not offer.");
+        return Err(refused.about(grant.token_id, Some(&grant.device)));
+    }
+    Ok(grant)
 }
 
 fn admission(connect: &Connect, profile: Profile) -> Admission<'_> {

@@ -60,6 +60,9 @@ pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
             cell.wake();
         }
         None => {
+            if now.since(cell.state.borrow().session.idle_since()) > IDLE {
+                cell.state.borrow_mut().session.shrink();
+            }
             let next = quiet_until.map_or(cell.closes_at, |at| at.min(cell.closes_at));
             shard.wheel.borrow_mut().schedule(who, next);
         }
@@ -420,6 +423,8 @@ fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<
     Poll::Ready(Ok(()))
 }
 
+/// A session that was silent so long gives its rings and queues back.
+const IDLE: Duration = Duration::from_secs(5);
 /// MQTT 5.0 §3.14.2.1: the session ends as if the connection had been lost.
 const DISCONNECT_WITH_WILL: u8 = 0x04;
 /// Bytes that may be owed to a device before it is read from again.
