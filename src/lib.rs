@@ -30,5 +30,6 @@ pub mod shard;
 pub mod admin;
 // Floor 7: files.
 pub mod config;
-// Floor 8: wiring.
+// Floor 8: the program.
 pub mod app;
+pub mod cli;

@@ -1,0 +1,306 @@
+//! What can be asked for, and the help that teaches it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+use crate::id::DeviceId;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tollgate",
+    version,
+    about = "An authenticating MQTT gateway: devices connect with a SAS token or a JWT, stay within their own scope, \
+             and their telemetry reaches the hub.",
+    after_help = "Exit codes: 0 done, 1 refused or not valid, 2 wrong usage.\n\
+                  Tokens are read from standard input (-), never from an argument: arguments show in `ps`.",
+    max_term_width = 100
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) at: ConfigFile,
+}
+
+/// Which gateway is meant.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigFile {
+    /// The gateway's configuration [default: config/gateway.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Where a running gateway's admin API answers [default: `bind` under [admin] of the configuration]
+    #[arg(long, value_name = "URL", global = true)]
+    pub(super) admin: Option<String>,
+    /// The admin API's bearer token [default: admin.token in the gateway's `state_dir`]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// The configuration file, and whether it was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayFile {
+    /// By `--config`.
+    Named(PathBuf),
+    /// It was not: a first run may make demonstration files.
+    Default(PathBuf),
+}
+
+impl GatewayFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) | Self::Default(path) => path,
+        }
+    }
+}
+
+impl ConfigFile {
+    /// The configuration file that is meant.
+    pub(super) fn gateway_file(&self) -> GatewayFile {
+        match &self.config {
+            Some(path) => GatewayFile::Named(path.clone()),
+            None => GatewayFile::Default(DEFAULT_CONFIG.into()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the gateway until SIGTERM or Ctrl-C (also without any command)
+    Run,
+    /// Make, read and explain tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Publish as a device would, and show every answer of the gateway
+    ///
+    /// The password is --token, else $TOLLGATE_TOKEN, else a token made from the identities of the gateway on this
+    /// machine. Exits 0 when all was acknowledged and 1 when something was refused.
+    Pub(PublishArguments),
+    /// Subscribe as a device would, and show every answer of the gateway and every message
+    ///
+    /// Messages go to standard output, a line each: topic, two spaces, payload. Answers go to standard error. Stays until
+    /// Ctrl-C, or until --count messages came.
+    Sub(SubscribeArguments),
+    /// Revoke a token, a `jti` or a device; live sessions concerned are cut at once
+    ///
+    /// Appends one line to the revocation list, atomically, also when no gateway runs; a running one applies it within
+    /// a second. Says first which live sessions it will cut.
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
+    /// The revocation list
+    Revocations {
+        #[command(subcommand)]
+        command: RevocationsCommand,
+    },
+    /// The last refusals and cuts of the running gateway, each with its reason and what to do
+    Refusals {
+        /// Of one device
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Live sessions of the running gateway
+    Sessions {
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
+    /// State, window, backlog and last error of each hub
+    Upstreams {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token; prints it, and nothing else, on standard output
+    ///
+    /// A SAS token is signed with the device's primary key (or that of --policy), for {hostname}/devices/{device}. A JWT is
+    /// signed with the private key of its issuer.
+    Mint {
+        /// For whom
+        #[arg(long, value_name = "ID")]
+        device: DeviceId,
+        /// What to make
+        #[arg(long, value_enum, default_value_t = Kind::Sas)]
+        kind: Kind,
+        /// How long it is valid: 90s, 15m, 1h, 7d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::time::parse_duration)]
+        ttl: Duration,
+        /// Sign with the primary key of this [[policy]] and name it (`skn`)
+        #[arg(long, value_name = "NAME", conflicts_with = "issuer")]
+        policy: Option<String>,
+        /// The [[issuer]] of a JWT [default: the only one that has a private key here]
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
+        /// The issuer's private key, PEM [default: NAME.key beside its public key NAME.pem]
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// `jti` of a JWT [default: 128 random bits]
+        #[arg(long, value_name = "ID")]
+        jti: Option<String>,
+    },
+}
+
+/// Kinds of token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// A shared access signature
+    Sas,
+    /// A JSON Web Token
+    Jwt,
+}
+
+/// Where and as whom to connect.
+#[derive(Debug, Args)]
+pub(super) struct ConnectArguments {
+    /// The device: client id and user name
+    #[arg(long, value_name = "ID")]
+    pub(super) device: DeviceId,
+    /// Where its token is: - for standard input, or a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) token: Option<String>,
+    /// What to make where no token is given
+    #[arg(long, value_enum, default_value_t = Kind::Sas)]
+    pub(super) kind: Kind,
+    /// Connect over TLS
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// Who signed the gateway's certificate, PEM
+    #[arg(long, value_name = "FILE", default_value = "certs/ca.pem")]
+    pub(super) ca: PathBuf,
+    /// Host name or address [default: by the configuration]
+    #[arg(long, value_name = "HOST")]
+    pub(super) host: Option<String>,
+    /// Port [default: of the first listener that fits]
+    #[arg(long, value_name = "PORT")]
+    pub(super) port: Option<u16>,
+    /// MQTT version: 4 is 3.1.1, 5 is 5.0
+    #[arg(long, value_name = "VERSION", default_value_t = 5, value_parser = value_parser!(u8).range(4..=5))]
+    pub(super) mqtt: u8,
+}
+
+/// `tollgate pub`.
+#[derive(Debug, Args)]
+pub(super) struct PublishArguments {
+    #[command(flatten)]
+    pub(super) connect: ConnectArguments,
+    /// Where to [default: devices/{device}/messages/events/]
+    #[arg(long, short, value_name = "TOPIC")]
+    pub(super) topic: Option<String>,
+    /// The payload; - reads it from standard input
+    #[arg(long, short, value_name = "TEXT", default_value = "hello", allow_hyphen_values = true)]
+    pub(super) message: String,
+    /// Quality of service
+    #[arg(long, short, value_name = "QOS", default_value_t = 1, value_parser = value_parser!(u8).range(0..=1))]
+    pub(super) qos: u8,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
+    pub(super) count: u64,
+    /// Ask the hub to keep it for later subscribers
+    #[arg(long, short)]
+    pub(super) retain: bool,
+}
+
+/// `tollgate sub`.
+#[derive(Debug, Args)]
+pub(super) struct SubscribeArguments {
+    #[command(flatten)]
+    pub(super) connect: ConnectArguments,
+    /// What to [default: devices/{device}/messages/devicebound/#]
+    #[arg(long, short, value_name = "FILTER")]
+    pub(super) topic: Option<String>,
+    /// Quality of service
+    #[arg(long, short, value_name = "QOS", default_value_t = 1, value_parser = value_parser!(u8).range(0..=1))]
+    pub(super) qos: u8,
+    /// End after so many messages
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RevokeCommand {
+    /// The token on standard input, by its fingerprint; also one that has expired
+    Token {
+        /// Standard input
+        #[arg(value_parser = ["-"], default_value = "-")]
+        from: String,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// JWTs by their `jti`
+    Jti {
+        /// The `jti`
+        id: String,
+        /// Only of this issuer (`name` in identities.toml)
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// A device, with every token it has
+    Device {
+        /// Its id
+        id: DeviceId,
+        #[command(flatten)]
+        why: Why,
+    },
+}
+
+/// What an entry says besides what it selects.
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// For the log, and for whoever reads the list
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// When the entry ends, in UTC as 2026-12-21T00:00:00Z [default: never]
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RevocationsCommand {
+    /// Its entries with their ids, as they stand in the file
+    List {
+        /// How many, the newest
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        last: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SessionsCommand {
+    /// By device
+    List {
+        /// Of one device
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        last: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Close the session of a device; it may connect again
+    Close {
+        /// Its id
+        device: DeviceId,
+    },
+}
+
+const DEFAULT_CONFIG: &str = "config/gateway.toml";

@@ -1,0 +1,79 @@
+//! The command line. Each command is one function; what it prints goes to standard output, what went wrong to
+//! standard error.
+
+mod arguments;
+mod client;
+mod desk;
+mod list;
+mod local;
+mod mint;
+mod outcome;
+mod revoke;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, RevocationsCommand, SessionsCommand, TokenCommand};
+pub use arguments::{ConfigFile, GatewayFile};
+use mint::Mint;
+use outcome::Outcome;
+
+/// Reads the arguments and does what they say. `start` runs the gateway until it ends; it is called for `run`, and
+/// what it answers with is shown.
+pub fn main<E: std::fmt::Display>(start: impl FnOnce(&GatewayFile) -> Result<(), E>) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody to tell where standard error is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { DONE });
+        }
+    };
+    match run(arguments, start) {
+        Ok(()) => ExitCode::from(DONE),
+        Err(outcome) => {
+            outcome.print();
+            ExitCode::from(match outcome {
+                Outcome::Refused | Outcome::Failed(_) => REFUSED,
+                Outcome::Usage(_) => USAGE,
+            })
+        }
+    }
+}
+
+fn run<E: std::fmt::Display>(
+    arguments: Arguments,
+    start: impl FnOnce(&GatewayFile) -> Result<(), E>,
+) -> Result<(), Outcome> {
+    let Arguments { command, at } = arguments;
+    match command.unwrap_or(Command::Run) {
+        Command::Run => start(&at.gateway_file()).map_err(Outcome::failed),
+        Command::Token(command) => token(&at, command),
+        Command::Pub(asked) => client::publish(&at, &asked),
+        Command::Sub(asked) => client::subscribe(&at, &asked),
+        Command::Revoke(what) => revoke::revoke(&at, what),
+        Command::Revocations { command: RevocationsCommand::List { last, json } } => revoke::list(&at, last, json),
+        Command::Refusals { device, last, json } => list::refusals(&at, device.as_deref(), last, json),
+        Command::Sessions { command: SessionsCommand::List { device, last, json } } => {
+            list::sessions(&at, device.as_deref(), last, json)
+        }
+        Command::Sessions { command: SessionsCommand::Close { device } } => list::close(&at, &device),
+        Command::Upstreams { json } => list::upstreams(&at, json),
+    }
+}
+
+fn token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
+    match command {
+        TokenCommand::Mint { device, kind, ttl, policy, issuer, key_file, jti } => {
+            let request = Mint { device, kind, ttl, policy, issuer, key_file, jti };
+            println!("{}", *mint::mint(at, &request)?);
+            Ok(())
+        }
+    }
+}
+
+/// Exit codes, as `contract.md` has them.
+const DONE: u8 = 0;
+const REFUSED: u8 = 1;
+const USAGE: u8 = 2;
