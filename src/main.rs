@@ -1,23 +1,28 @@
-//! The binary: arguments, logs, exit code.
+//! The program: logs to standard error, and what the arguments say.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
-use tollgate::app::{self, Named, Options};
+use tollgate::{
+    app::{self, Named, Options},
+    cli::{self, GatewayFile},
+};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    let named = std::env::args().skip_while(|argument| argument != "--config").nth(1);
-    let options = Options {
-        named: if named.is_some() { Named::Yes } else { Named::No },
-        config: named.unwrap_or_else(|| "config/gateway.toml".into()).into(),
-    };
-    match app::run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let is_terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal).init();
+    cli::main(|file| {
+        let named = match file {
+            GatewayFile::Named(_) => Named::Yes,
+            GatewayFile::Default(_) => Named::No,
+        };
+        app::run(&Options { config: file.path().into(), named })
+    })
 }
+
+/// Unless `RUST_LOG` says otherwise. The embedded hub speaks of every connection of the pool.
+const LOG: &str = "info,rumqttd=warn,rumqttc=warn";
