@@ -340,6 +340,12 @@ impl Gateway {
         while !settled() && Instant::now() < until {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+        self.shards.leave();
+        let connected = || self.site.upstreams.iter().any(|u| u.status.iter().any(|member| member.is_connected()));
+        let until = Instant::now() + LEAVE_STEP;
+        while connected() && Instant::now() < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
         let unsettled: usize = self.site.upstreams.iter().map(desk::inflight).sum();
         tracing::info!(sessions = self.site.registry.len(), unsettled, "stopped");
     }
@@ -384,6 +390,8 @@ const HUB_SESSION_EXPIRY: u32 = 86_400;
 const LINK_LOG_BYTES_MAX: usize = 8 << 20;
 /// Each step of the drain takes at most this long.
 const DRAIN_STEP: Duration = Duration::from_secs(5);
+/// Hubs are told within this.
+const LEAVE_STEP: Duration = Duration::from_secs(1);
 /// How often the drain looks.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How often gauges are set that nobody sets otherwise.

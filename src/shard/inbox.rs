@@ -20,6 +20,8 @@ pub enum Inbox {
     Close(Vec<SessionRef>),
     /// No new sessions; all that are there close.
     Drain,
+    /// Hubs are told that the gateway ends.
+    Leave,
 }
 
 /// The inboxes of all shards. Cheap to clone.
@@ -68,6 +70,11 @@ impl Shards {
         self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Drain));
     }
 
+    /// Has every member of every pool say good-bye to its hub.
+    pub fn leave(&self) {
+        self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Leave));
+    }
+
     /// Hands an admitted connection to the shard where its device is at home.
     pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
         // A shard that is gone takes its connections with it: the socket is closed.
@@ -92,6 +99,7 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             Inbox::Home(handed) => connection::adopt(&shard, *handed),
             Inbox::Close(sessions) => close(&shard, &sessions).await,
             Inbox::Drain => drain(&shard).await,
+            Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Member {
     waker: RefCell<Option<Waker>>,
     /// What the clock found wrong with the connection.
     failed: Cell<Option<LinkError>>,
+    /// The gateway ends: the hub is told, and not connected to again.
+    leaving: Cell<bool>,
     status: Arc<MemberStatus>,
 }
 
@@ -99,6 +101,7 @@ pub(super) fn members(index: usize, upstream: &Upstream, shard: usize) -> Vec<Rc
                 output: RefCell::default(),
                 waker: RefCell::default(),
                 failed: Cell::new(None),
+                leaving: Cell::new(false),
                 status: upstream.status[number].clone(),
             })
         })
@@ -160,6 +163,13 @@ impl Member {
         self.link.borrow_mut().session_gone(who, now);
     }
 
+    /// Says good-bye to the hub, which keeps the session for the next start.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+        self.link.borrow_mut().disconnect();
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -181,6 +191,9 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
             if began.elapsed() > STOOD_LONG {
                 backoff.reset();
             }
+        }
+        if member.leaving.get() {
+            return;
         }
         note(&member, &ended);
         tokio::time::sleep(backoff.next_delay(random())).await;
@@ -217,6 +230,7 @@ enum Ended {
     Dial(io::Error),
     Socket(io::Error),
     Link(LinkError),
+    Left,
 }
 
 impl fmt::Display for Ended {
@@ -225,6 +239,7 @@ impl fmt::Display for Ended {
             Self::Dial(error) => write!(f, "cannot connect: {error}"),
             Self::Socket(error) => write!(f, "connection lost: {error}"),
             Self::Link(error) => error.fmt(f),
+            Self::Left => f.write_str("the gateway left"),
         }
     }
 }
@@ -304,6 +319,9 @@ fn drive(
         && now.since(*since) > READ_TO_THE_END_WITHIN
     {
         return Poll::Ready(Ended::Socket(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
+    }
+    if member.leaving.get() && member.link.borrow().unsent().is_empty() {
+        return Poll::Ready(Ended::Left);
     }
     grant(shard, member, &mut member.link.borrow_mut(), now);
     Poll::Pending
