@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Json {
     Null,
-    Bool,
+    Bool(bool),
     Integer(u64),
     /// Negative, or with a fraction.
     Number(f64),
@@ -31,9 +31,14 @@ impl Json {
 
     /// A member of an object.
     pub(super) fn get(&self, name: &str) -> Option<&Json> {
+        self.members().iter().find_map(|(known, value)| (known == name).then_some(value))
+    }
+
+    /// All members of an object.
+    pub(super) fn members(&self) -> &[(String, Json)] {
         match self {
-            Self::Object(members) => members.iter().find_map(|(known, value)| (known == name).then_some(value)),
-            _ => None,
+            Self::Object(members) => members,
+            _ => &[],
         }
     }
 
@@ -68,11 +73,36 @@ impl Json {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Integer(_) | Self::Number(_) => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
+        }
+    }
+}
+
+/// As JSON, for a person: control characters are escaped.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let comma = |index: usize| if index > 0 { ", " } else { "" };
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Integer(value) => write!(f, "{value}"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::List(all) => {
+                f.write_str("[")?;
+                all.iter().enumerate().try_for_each(|(index, value)| write!(f, "{}{value}", comma(index)))?;
+                f.write_str("]")
+            }
+            Self::Object(members) => {
+                f.write_str("{")?;
+                let mut members = members.iter().enumerate();
+                members.try_for_each(|(index, (name, value))| write!(f, "{}{name:?}: {value}", comma(index)))?;
+                f.write_str("}")
+            }
         }
     }
 }
@@ -96,8 +126,8 @@ impl<'de> Visitor<'de> for JsonVisitor {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Json, E> {
-        Ok(Json::Bool)
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {

@@ -115,6 +115,15 @@ fn read_key(entry: &Json, allowed: &[Algorithm]) -> Result<Result<VerifyingKey, 
     if !allowed.contains(&algorithm) {
         return Ok(Err(format!("it is for {algorithm}, which is not in the issuer's `algorithms`")));
     }
+    let curve = match algorithm {
+        Algorithm::ES256 => Some("P-256"),
+        Algorithm::ES384 => Some("P-384"),
+        Algorithm::EdDSA => Some("Ed25519"),
+        _ => None,
+    };
+    if text("crv") != curve {
+        return Err(KeyError::OtherFamily { algorithm }.to_string());
+    }
     let read = match kty {
         "RSA" => DecodingKey::from_rsa_components(needed("n")?, needed("e")?),
         "EC" => DecodingKey::from_ec_components(needed("x")?, needed("y")?),

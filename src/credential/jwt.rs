@@ -7,8 +7,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, TokenKind, Trace, VerifyRules, check_not_expired,
-    json::Json, shown, token_id_of,
+    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, TokenKind, Trace, VerifyRules, VerifyingKey,
+    check_not_expired, json::Json, shown, token_id_of,
 };
 use crate::{
     denial::Denial,
@@ -104,6 +104,16 @@ impl<'t> JwtToken<'t> {
         self.claims.get("aud").and_then(Json::texts).unwrap_or_default()
     }
 
+    /// Every claim as JSON, in the order of the token.
+    pub fn claims(&self) -> impl Iterator<Item = (&str, String)> {
+        self.claims.members().iter().map(|(name, value)| (name.as_str(), value.to_string()))
+    }
+
+    /// Whether this key made it, whatever the header says.
+    pub(super) fn is_signed_by(&self, key: &VerifyingKey) -> bool {
+        key.verifies(self.message.as_bytes(), self.signature)
+    }
+
     /// A claim that is a text.
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim).and_then(Json::text)
@@ -142,7 +152,7 @@ pub(super) fn verify(
         let detail = format!("`alg` is {}; the key {name} is for {}.", token.algorithm, key.algorithm());
         return Err(Refused::new(Denial::AlgorithmMismatch, detail));
     }
-    if !key.verifies(token.message.as_bytes(), token.signature) {
+    if !token.is_signed_by(key) {
         return Err(Refused::new(Denial::SignatureInvalid, format!("The signature does not verify under {name}.")));
     }
     trace.passed("signature", || format!("verifies under {name} ({})", key.algorithm()));

@@ -248,6 +248,9 @@ impl VerifyingKey {
         if !pem.contains("PUBLIC KEY-----") {
             return Err(KeyError::NotPublicPem);
         }
+        if !is_on_curve(algorithm, pem) {
+            return Err(KeyError::OtherFamily { algorithm });
+        }
         let read = match algorithm.family() {
             AlgorithmFamily::Hmac => return Err(KeyError::PemAsSecret),
             AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(pem.as_bytes()),
@@ -286,6 +289,17 @@ impl VerifyingKey {
     /// First 8 bytes of the SHA-256 of the key: safe to print, other for another key.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// The same secret, had its printed form been read in the other encoding: for the operator's explanation.
+    pub(super) fn other_encoding(&self) -> Vec<VerifyingKey> {
+        let Ok(bytes) = self.key.try_get_as_bytes() else { return Vec::new() };
+        if !self.algorithm.is_hmac() {
+            return Vec::new();
+        }
+        let texts = [Some(STANDARD.encode(bytes).into_bytes()), STANDARD.decode(bytes).ok()];
+        let key = |bytes: Zeroizing<Vec<u8>>| Self::from_secret(self.algorithm, &bytes).ok();
+        texts.into_iter().flatten().map(Zeroizing::new).filter_map(key).collect()
     }
 
     /// Whether `signature` (base64url) is this key's over `message`.
@@ -376,6 +390,18 @@ pub(super) fn keyed(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
 pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     let digest = Sha256::digest(bytes);
     digest.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte))
+}
+
+/// Whether the key names the curve of the algorithm (RFC 5480 §2.1.1.1): the library looks at the length of the point
+/// alone, which other curves share.
+fn is_on_curve(algorithm: Algorithm, pem: &str) -> bool {
+    let oid: &[u8] = match algorithm {
+        Algorithm::ES256 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+        Algorithm::ES384 => &[0x2b, 0x81, 0x04, 0x00, 0x22],
+        _ => return true,
+    };
+    let body: String = pem.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
+    STANDARD.decode(body).is_ok_and(|der| der.windows(oid.len()).any(|window| window == oid))
 }
 
 /// Modulus and exponent, which are the same however the key was written.

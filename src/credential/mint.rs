@@ -125,4 +125,4 @@ pub fn self_test() -> Result<(), String> {
 }
 
 /// RFC 3986 §2.3: what need not be escaped.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

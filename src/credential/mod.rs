@@ -3,15 +3,18 @@
 //!
 //! A [`Credential`] is well-formed, not yet believed; [`verify`] alone makes an [`Identity`] of it.
 
+mod explain;
 mod json;
 mod jwk;
 mod jwt;
 mod key;
 mod keyring;
 mod mint;
+mod near_miss;
 mod revocation;
 mod sas;
 
+pub use explain::{Explanation, Step, explain, inspect};
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk_set};
 pub use jwt::{JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
@@ -341,3 +344,8 @@ fn shown(text: &str) -> String {
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// Enough for any name that we accept.
 const SHOWN_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -95,11 +95,7 @@ impl<'t> SasToken<'t> {
         self.sr
     }
 
-    pub(super) fn signature(&self) -> &[u8; 32] {
-        &self.signature
-    }
-
-    pub(super) fn signed_parts(&self) -> [&[u8]; 3] {
+    fn signed_parts(&self) -> [&[u8]; 3] {
         [self.sr.as_bytes(), b"\n", self.se.as_bytes()]
     }
 }

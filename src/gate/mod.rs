@@ -19,8 +19,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     credential::{
-        Credential, Facts, Found, Hit, Identity, Keyring, Refused, RevocationList, Rights, ScopeIndex, VerifyRules,
-        verify,
+        Credential, Facts, Found, Identity, Keyring, Refused, RevocationList, Rights, ScopeIndex, VerifyRules, verify,
     },
     denial::{CloseReason, Denial},
     id::DeviceId,
@@ -175,7 +174,7 @@ impl Gate {
             return Err(about(Refused::new(Denial::DeviceMismatch, detail)));
         }
         if let Some(hit) = list.matches(&facts_of_identity(&identity), now) {
-            return Err(about(Refused::new(Denial::Revoked, sentence(&hit))));
+            return Err(about(Refused::new(Denial::Revoked, hit.to_string())));
         }
         let grant = self.grant(&identity, identities).ok_or_else(|| {
             about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."))
@@ -212,7 +211,7 @@ impl Gate {
             CloseReason::Revoked => {
                 let list = self.revocations.load();
                 let hit = list.as_deref().and_then(|list| list.matches(&facts_of_grant(grant), now));
-                hit.map_or_else(String::new, |hit| sentence(&hit))
+                hit.map_or_else(String::new, |hit| hit.to_string())
             }
             CloseReason::GrantWithdrawn => {
                 let identities = self.identities.load();
@@ -302,13 +301,6 @@ fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
         }
         // No full topic above DEBUG.
         Err(_) => Err(refused("The will's topic is in no filter of the device's `publish`.".into())),
-    }
-}
-
-fn sentence(hit: &Hit) -> String {
-    match &hit.reason {
-        Some(reason) => format!("Entry {} of the revocation list names {}: {reason}.", hit.id, hit.what),
-        None => format!("Entry {} of the revocation list names {}.", hit.id, hit.what),
     }
 }
 

@@ -12,7 +12,7 @@ mod parse;
 
 pub use parse::BadLine;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
@@ -79,6 +79,16 @@ pub struct Hit {
     pub what: String,
     /// Its reason.
     pub reason: Option<Box<str>>,
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry {} of the revocation list names {}", self.id, self.what)?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}."),
+            None => f.write_str("."),
+        }
+    }
 }
 
 /// What one list revokes and an older one did not: where live sessions are to be looked for.
@@ -265,8 +275,8 @@ impl Before {
     }
 }
 
-impl std::fmt::Display for Before {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (which, kind, name) = self.parts();
         write!(f, "{which} {}", self.time)?;
         if kind.is_empty() { Ok(()) } else { write!(f, " of the {kind} {name}") }
