@@ -249,8 +249,10 @@ fn note(member: &Member, ended: &Ended) {
     let at = humantime::format_rfc3339_seconds(SystemTime::now());
     let entry = format!("{at} {text}");
     let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
-    // A hub that stays away says the same again and again: once is enough.
-    if old.is_none_or(|old| !old.ends_with(&text)) {
+    // A hub that stays away says the same again and again: once is enough. The one in this process opens its listener
+    // on a thread of its own, a moment after the pool asks for it.
+    let opening = old.is_none() && matches!((&member.place, ended), (HubPlace::Embedded(_), Ended::Dial(_)));
+    if !opening && old.is_none_or(|old| !old.ends_with(&text)) {
         tracing::warn!(upstream = member.name, error = text, "hub connection ended");
     } else {
         tracing::debug!(upstream = member.name, error = text, "hub connection ended");

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     pin::pin,
     sync::mpsc::{self, RecvTimeoutError},
     task::{Context, Poll, Waker},
@@ -109,20 +109,7 @@ impl Hub {
                 tracing::warn!(%error, "the embedded hub did not start");
             }
         })?;
-        let hub = Self { endpoint, server, to_router, from_router };
-        hub.wait_for_listener();
-        Ok(hub)
-    }
-
-    /// Its listener opens on a thread of its own. One that does not come is the probe's to notice.
-    fn wait_for_listener(&self) {
-        let deadline = Instant::now() + LISTENS_WITHIN;
-        while TcpStream::connect(self.endpoint.address).is_err()
-            && Instant::now() < deadline
-            && !self.server.is_finished()
-        {
-            thread::sleep(LISTENS_LOOK);
-        }
+        Ok(Self { endpoint, server, to_router, from_router })
     }
 
     /// Asks the router for a sign of life.
@@ -242,10 +229,6 @@ const PROBE_CLIENT_ID: &str = "tollgate-probe";
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// A router that is busy answers between two batches of messages.
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
-
-/// From the start to the first connection, as a rule a few milliseconds.
-const LISTENS_WITHIN: Duration = Duration::from_secs(5);
-const LISTENS_LOOK: Duration = Duration::from_millis(2);
 
 const PORT_FIRST: u16 = 20_000;
 const PORT_LAST: u16 = 32_000;
