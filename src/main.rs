@@ -24,5 +24,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Unless `RUST_LOG` says otherwise. The embedded hub speaks of every connection of the pool.
-const LOG: &str = "info,rumqttd=warn,rumqttc=warn";
+/// Unless `RUST_LOG` says otherwise. The embedded hub speaks of every connection of the pool; what rumqttc would warn of,
+/// `pub` and `sub` show.
+const LOG: &str = "info,rumqttd=warn,rumqttc=error";

@@ -73,6 +73,8 @@ impl ConfigFile {
 pub(super) enum Command {
     /// Run the gateway until SIGTERM or Ctrl-C (also without any command)
     Run,
+    /// Find every mistake in configuration, identities, list and certificates, with line and remedy
+    Check,
     /// Make, read and explain tokens
     #[command(subcommand)]
     Token(TokenCommand),

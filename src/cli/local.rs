@@ -12,10 +12,15 @@ use super::{ConfigFile, Outcome};
 use crate::{config::Config, time::UnixSeconds};
 
 impl ConfigFile {
-    /// The configuration that is meant.
+    /// The configuration that is meant, in spite of mistakes: a bad certificate must not stand in the way of a revocation.
     pub(super) fn load(&self) -> Result<Config, Outcome> {
         let file = self.gateway_file();
-        Config::load(file.path()).map(|loaded| loaded.config).map_err(|mistakes| Outcome::mistakes(&mistakes))
+        let examined = Config::examine(file.path()).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+        if !examined.mistakes.is_empty() {
+            let (path, number) = (file.path().display(), examined.mistakes.len());
+            eprintln!("note: {path} has mistakes ({number}), defaults stand in their place: see `tollgate check`");
+        }
+        Ok(examined.config)
     }
 }
 

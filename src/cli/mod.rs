@@ -2,6 +2,7 @@
 //! standard error.
 
 mod arguments;
+mod check;
 mod client;
 mod desk;
 mod list;
@@ -10,12 +11,13 @@ mod mint;
 mod outcome;
 mod revoke;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::Parser;
 
 use arguments::{Arguments, Command, RevocationsCommand, SessionsCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
+use check::Checked;
 use mint::Mint;
 use outcome::Outcome;
 
@@ -49,6 +51,7 @@ fn run<E: std::fmt::Display>(
     let Arguments { command, at } = arguments;
     match command.unwrap_or(Command::Run) {
         Command::Run => start(&at.gateway_file()).map_err(Outcome::failed),
+        Command::Check => check(&at),
         Command::Token(command) => token(&at, command),
         Command::Pub(asked) => client::publish(&at, &asked),
         Command::Sub(asked) => client::subscribe(&at, &asked),
@@ -60,6 +63,13 @@ fn run<E: std::fmt::Display>(
         }
         Command::Sessions { command: SessionsCommand::Close { device } } => list::close(&at, &device),
         Command::Upstreams { json } => list::upstreams(&at, json),
+    }
+}
+
+fn check(at: &ConfigFile) -> Result<(), Outcome> {
+    match check::check(at.gateway_file().path(), &mut io::stdout().lock()).map_err(Outcome::failed)? {
+        Checked::Good => Ok(()),
+        Checked::Bad => Err(Outcome::Refused),
     }
 }
 

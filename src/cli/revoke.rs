@@ -4,7 +4,7 @@ use super::{
     ConfigFile, Outcome,
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
-    list::{print_json, session_table},
+    list::{folded, print_json, session_table},
     local::{now, token_from_input},
 };
 use crate::{
@@ -20,7 +20,7 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     let entry = NewRevocation {
         reason: why.reason,
         until: why.until,
-        by: std::env::var("USER").ok().filter(|user| !user.is_empty()),
+        by: Some(who()),
         at: Some(now().to_string()),
         ..selected
     };
@@ -53,10 +53,9 @@ fn listing_text(listing: &RevocationListing) -> String {
     }
     let mut text = String::new();
     for entry in &listing.revocations {
-        let fields = entry.iter().filter(|(name, _)| *name != "id");
-        let fields = fields.map(|(name, value)| format!("{name} {value}"));
+        let fields = FIELDS.iter().filter_map(|name| Some(format!("{name} {}", entry.get(*name)?.as_str()?)));
         let id = entry.get("id").and_then(|id| id.as_str()).unwrap_or_default();
-        text.push_str(&super::list::folded(&format!("{id} {}", fields.collect::<Vec<_>>().join(", ")), ""));
+        text.push_str(&folded(&format!("{id} {}", fields.collect::<Vec<_>>().join(", ")), ""));
     }
     let shown = listing.revocations.len() + listing.bad_lines.len();
     if listing.total > shown {
@@ -78,6 +77,13 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
         RevokeCommand::Jti { id, issuer, why } => (NewRevocation { jti: Some(id), issuer, ..entry }, why),
         RevokeCommand::Device { id, why } => (NewRevocation { device: Some(id.to_string()), ..entry }, why),
     })
+}
+
+/// Who sits at the keyboard, as far as the system says.
+fn who() -> String {
+    let mut named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let known = named.find(|name| !name.is_empty());
+    known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 /// Which live sessions the entry will cut, as far as a running gateway can be asked. A revocation is never held up by it.
@@ -102,5 +108,20 @@ fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
     }
 }
 
+/// Of an entry, what it selects first.
+const FIELDS: [&str; 12] = [
+    "jti",
+    "token",
+    "key",
+    "issued_before",
+    "expires_before",
+    "device",
+    "issuer",
+    "policy",
+    "reason",
+    "by",
+    "at",
+    "until",
+];
 /// A screen.
 const SHOWN: usize = 20;

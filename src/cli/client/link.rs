@@ -34,7 +34,7 @@ pub(super) enum Answer {
     /// PUBACK.
     PubAck { id: u16, code: u8, v5: bool, why: Option<String> },
     /// SUBACK.
-    SubAck { codes: Vec<u8> },
+    SubAck { codes: Vec<u8>, v5: bool },
     /// UNSUBACK.
     UnsubAck,
     /// PUBLISH.
@@ -261,6 +261,7 @@ fn answer_v4(event: rumqttc::Event) -> Option<Answer> {
         }
         Packet::PubAck(ack) => Answer::PubAck { id: ack.pkid, code: 0, v5: false, why: None },
         Packet::SubAck(ack) => Answer::SubAck {
+            v5: false,
             codes: ack
                 .return_codes
                 .iter()
@@ -312,7 +313,7 @@ fn answer_v5(event: v5::Event) -> Option<Answer> {
             v5: true,
             why: ack.properties.and_then(|p| p.reason_string),
         },
-        Packet::SubAck(ack) => Answer::SubAck { codes: ack.return_codes.iter().map(suback_code).collect() },
+        Packet::SubAck(ack) => Answer::SubAck { codes: ack.return_codes.iter().map(suback_code).collect(), v5: true },
         Packet::UnsubAck(_) => Answer::UnsubAck,
         Packet::Publish(publish) => Answer::Message {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),

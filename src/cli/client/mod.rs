@@ -95,7 +95,7 @@ impl Client {
                 self.link.publish(message)?;
                 queued += 1;
             }
-            match self.answer().await? {
+            match self.counted(count).await? {
                 Answer::Sent { .. } if message.qos == 0 => settled += 1,
                 Answer::Sent { id } => {
                     sent += 1;
@@ -140,7 +140,7 @@ impl Client {
         self.link.subscribe(filter, qos)?;
         loop {
             match self.answer().await? {
-                Answer::SubAck { codes } if codes.iter().all(|code| *code < 0x80) => return Ok(()),
+                Answer::SubAck { codes, .. } if codes.iter().all(|code| *code < 0x80) => return Ok(()),
                 Answer::SubAck { .. } => {
                     self.leave().await;
                     return Err(self.refused());
@@ -171,14 +171,25 @@ impl Client {
 
     /// The next answer, shown.
     async fn answer(&mut self) -> Result<Answer, Outcome> {
-        let Ok(answer) = timeout(ANSWER_TIMEOUT, self.link.next()).await else {
-            let seconds = ANSWER_TIMEOUT.as_secs();
-            return Err(Outcome::Failed(format!(
-                "no answer within {seconds} s; is the hub away? `tollgate upstreams`"
-            )));
-        };
+        let answer = self.unseen().await?;
         self.show(&answer);
         Ok(answer)
+    }
+
+    /// The next answer of many: shown when there are few, or when it is a refusal.
+    async fn counted(&mut self, count: u64) -> Result<Answer, Outcome> {
+        let answer = self.unseen().await?;
+        if count <= SHOWN || !matches!(answer, Answer::PubAck { code: 0..0x80, .. }) {
+            self.show(&answer);
+        }
+        Ok(answer)
+    }
+
+    async fn unseen(&mut self) -> Result<Answer, Outcome> {
+        timeout(ANSWER_TIMEOUT, self.link.next()).await.map_err(|_| {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            Outcome::Failed(format!("no answer within {seconds} s; is the hub away? `tollgate upstreams`"))
+        })
     }
 
     fn show(&self, answer: &Answer) {
@@ -193,9 +204,10 @@ impl Client {
                     if *v5 { format!(" {} {}", code_text(*code, true), reason(*code)) } else { String::new() };
                 format!("PUBACK {id}{meaning}{}", because(why.as_deref()))
             }
-            Answer::SubAck { codes } => {
+            Answer::SubAck { codes, v5 } => {
                 let each = codes.iter().map(|code| match code {
                     0..=2 => format!("granted QoS {code}"),
+                    code if !v5 => format!("{} refused", code_text(*code, true)),
                     code => format!("{} {}", code_text(*code, true), reason(*code)),
                 });
                 format!("SUBACK {}", each.collect::<Vec<_>>().join(", "))
