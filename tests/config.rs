@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use tollgate::{
@@ -151,6 +152,35 @@ fn certificates_and_keys_must_be_there_belong_together_and_be_kept_private() {
 }
 
 #[test]
+fn a_certificate_that_is_out_of_date_is_warned_about() {
+    let site = Site::new();
+    let day = Duration::from_secs(86_400);
+    for (begins, ends, about) in [
+        (-10, 100, None),
+        (-10, 13, Some("expires within 14 days")),
+        (-10, -1, Some("has expired")),
+        (1, 100, Some("is not valid yet")),
+    ] {
+        let at = |days: i32| match days {
+            0.. => SystemTime::now() + day * days.unsigned_abs(),
+            _ => SystemTime::now() - day * days.unsigned_abs(),
+        };
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(["gw.example".to_owned()]).expect("names");
+        (params.not_before, params.not_after) = (at(begins).into(), at(ends).into());
+        site.write("dated.pem", &params.self_signed(&key).expect("signed").pem(), 0o644);
+        site.write("dated.key", &key.serialize_pem(), 0o600);
+        let text = "[[listener]]\nbind = '127.0.0.1:0'\ntransport = 'tls'\ncertificate = 'DIR/dated.pem'\nprivate_key = 'DIR/dated.key'\n";
+        let warnings = site.load(text).expect("a good file").warnings;
+        assert_eq!(warnings.len(), usize::from(about.is_some()), "{warnings:?}");
+        assert!(
+            warnings.iter().all(|w| about.is_some_and(|about| w.what.contains(about)) && w.line == Some(4)),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
 fn a_listener_has_a_port_of_its_own_and_tokens_stay_off_open_wires() {
     let site = Site::new();
     let tcp = |bind: &str| format!("[[listener]]\nbind = '{bind}'\ntransport = 'tcp'\n");
@@ -262,6 +292,8 @@ name = "edge-7"
 aliases = ["hub.example"]
 profile = "azure"
 shards = 2
+[credentials]
+token_lifetime_max = "31d"
 [[listener]]
 bind = "127.0.0.1:0"
 transport = "tcp"

@@ -5,12 +5,14 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio_rustls::rustls::{
-    self,
+    self, CertificateError, Error,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
 use zeroize::Zeroizing;
@@ -36,35 +38,43 @@ pub(super) struct Fault {
     pub(super) remedy: String,
 }
 
+/// What the files of a configuration gave.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) mistakes: Vec<Mistake>,
+    pub(super) warnings: Vec<Mistake>,
+}
+
 /// Looks at every file; passwords are put into their hub's configuration.
-pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut Config) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
-    let mut note =
-        |line: usize, fault: Fault| mistakes.push(Mistake::at_line(gateway_toml, line, fault.what, fault.remedy));
+pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut Config, now: UnixTime) -> Findings {
+    let mut findings = Findings::default();
+    let at = |line: usize, fault: Fault| Mistake::at_line(gateway_toml, line, fault.what, fault.remedy);
     for file in files {
         match file {
             FileUse::ServerIdentity { line, certificate, private_key } => {
-                for fault in check_server_identity(certificate, private_key) {
-                    note(*line, fault);
-                }
+                let faults = check_server_identity(certificate, private_key);
+                findings.mistakes.extend(faults.into_iter().map(|fault| at(*line, fault)));
+                findings.warnings.extend(check_validity(certificate, now).map(|fault| at(*line, fault)));
             }
             FileUse::Authorities { line, path } => {
-                if let Err(fault) = read_certificates(path) {
-                    note(*line, fault);
-                }
+                findings.mistakes.extend(read_certificates(path).err().map(|fault| at(*line, fault)));
             }
             FileUse::HubPassword { line, path, upstream } => match read_secret(path) {
                 Ok(secret) => set_password(config, *upstream, &secret),
-                Err(fault) => note(*line, fault),
+                Err(fault) => findings.mistakes.push(at(*line, fault)),
             },
         }
     }
     let state_dir = &config.gateway.state_dir;
     if state_dir.exists() && !state_dir.is_dir() {
         let what = format!("`state_dir`: {} is no directory.", state_dir.display());
-        mistakes.push(Mistake::of_file(gateway_toml, what, "Name a directory; it is made when it is missing."));
+        findings.mistakes.push(Mistake::of_file(
+            gateway_toml,
+            what,
+            "Name a directory; it is made when it is missing.",
+        ));
     }
-    mistakes
+    findings
 }
 
 /// A text that nobody but the owner may read, without its last line break.
@@ -105,12 +115,44 @@ fn check_pair(
 ) -> Result<(), Fault> {
     match CertifiedKey::new(chain, key).keys_match() {
         Ok(()) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(fault(
+        Err(Error::InconsistentKeys(_)) => Err(fault(
             private_key,
             &format!("is not the key of {}", certificate.display()),
             "The first certificate of the file must be the server's own; the others follow it.",
         )),
         Err(error) => Err(fault(certificate, &format!("holds no usable certificate: {error}"), "Make a new one.")),
+    }
+}
+
+/// A warning, since a gateway that restarts in the night is to serve those who do not look at dates.
+fn check_validity(path: &Path, now: UnixTime) -> Option<Fault> {
+    let leaf = read_certificates(path).ok()?.into_iter().next()?;
+    let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + EXPIRY_NOTICE);
+    match (out_of_date(&leaf, now), out_of_date(&leaf, soon)) {
+        (Some(what), _) => Some(fault(path, what, "Devices that look at its dates refuse it: make a new one.")),
+        (None, Some(_)) => {
+            let days = EXPIRY_NOTICE.as_secs() / 86_400;
+            Some(fault(path, &format!("expires within {days} days"), "Make a new one in time."))
+        }
+        (None, None) => None,
+    }
+}
+
+/// The verifier looks at the dates before it looks for an issuer, so none is needed.
+fn out_of_date(leaf: &CertificateDer<'static>, at: UnixTime) -> Option<&'static str> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(leaf.clone()).ok()?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
+    let name = ServerName::try_from("localhost").ok()?;
+    match verifier.verify_server_cert(leaf, &[], &name, &[], at).err()? {
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Some("has expired")
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            Some("is not valid yet")
+        }
+        _ => None,
     }
 }
 
@@ -160,3 +202,6 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
 fn fault(path: &Path, what: &str, remedy: &str) -> Fault {
     Fault { what: format!("{} {what}.", path.display()), remedy: remedy.to_owned() }
 }
+
+/// Time enough for a person to act on a warning.
+const EXPIRY_NOTICE: Duration = Duration::from_hours(14 * 24);

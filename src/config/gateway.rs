@@ -158,6 +158,13 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
     gate.clock_skew = gateway.profile.clock_skew();
     gate.token_lifetime_max = gateway.profile.token_lifetime_max();
     read_credentials(notes, file, &mut gate);
+    if gate.token_lifetime_max > TOKEN_LIFETIME_CALM {
+        let table = file.table("credentials", &keys::CREDENTIALS).or_else(|| file.table("gateway", &keys::GATEWAY));
+        let days = gate.token_lifetime_max.as_secs() / 86_400;
+        let what = format!("a token may live for {days} days, and so may a stolen one.");
+        let remedy = "Set `token_lifetime_max` under [credentials] to what devices ask for.";
+        notes.warn(table.map_or(1, |table| table.line_of("token_lifetime_max")), what, remedy);
+    }
     (gateway, gate)
 }
 
@@ -290,6 +297,8 @@ const SHARDS_MAX: usize = 256;
 const CLOCK_SKEW_MAX: Duration = Duration::from_hours(1);
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_mins(1);
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 366 * 24);
+/// Longer than any device needs that can renew its token.
+const TOKEN_LIFETIME_CALM: Duration = Duration::from_hours(31 * 24);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
 /// With the shard's and the link's number behind it, a client id stays within what MQTT 3.1.1 hubs commonly take.
@@ -385,6 +394,8 @@ mod tests {
     fn what_works_but_not_well_is_a_warning() {
         for (text, about) in [
             ("[credentials]\nhub_wide_tokens = true\n", "any device"),
+            ("[gateway]\nprofile = 'azure'\n", "may live for 366 days"),
+            ("[credentials]\ntoken_lifetime_max = '32d'\n", "may live for 32 days"),
             ("[spool]\nsize_max = '2 GiB'\n", "no effect"),
             ("[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n", "in the clear"),
             ("[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\ninsecure = true\n", "no meaning"),

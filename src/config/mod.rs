@@ -18,6 +18,8 @@ mod upstreams;
 
 use std::path::Path;
 
+use tokio_rustls::rustls::pki_types::UnixTime;
+
 pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use identities::{LoadedIdentities, load_identities};
@@ -62,10 +64,13 @@ impl Config {
     /// When the file itself cannot be read.
     pub fn examine(path: &Path) -> Result<Examined, Mistake> {
         let mut parsed = gateway::read(path)?;
-        let faults = files::check_files(path, &parsed.files, &mut parsed.config);
-        parsed.mistakes.extend(faults);
-        parsed.mistakes.sort();
-        parsed.mistakes.dedup();
+        let found = files::check_files(path, &parsed.files, &mut parsed.config, UnixTime::now());
+        parsed.mistakes.extend(found.mistakes);
+        parsed.warnings.extend(found.warnings);
+        for notes in [&mut parsed.mistakes, &mut parsed.warnings] {
+            notes.sort();
+            notes.dedup();
+        }
         Ok(Examined { config: parsed.config, mistakes: parsed.mistakes, warnings: parsed.warnings })
     }
 }
