@@ -30,6 +30,8 @@ pub struct Handed {
     pub(super) stream: Stream,
     pub(super) connect: Connect,
     pub(super) grant: Grant,
+    /// The gate's epoch before it decided: while it is the same, the decision stands.
+    pub(super) epoch: u64,
     pub(super) peer: SocketAddr,
     pub(super) profile: Profile,
     /// What was read behind the CONNECT.
@@ -223,6 +225,7 @@ async fn decide(
     verdict: Option<Denial>,
 ) {
     let site = &shard.site;
+    let epoch = site.gate.epoch();
     let admitted = match verdict {
         Some(denial) => Err((denial, None, String::new())),
         None => admit(shard, &connect, profile).map_err(|r| (r.denial, r.token_id, r.detail)),
@@ -231,12 +234,15 @@ async fn decide(
         Ok(grant) => {
             let home = home_of(&grant.device, shard.shards.len());
             if home == shard.index {
-                return connection::adopt(shard, Handed { stream, connect, grant, peer, profile, unread, place });
+                return connection::adopt(
+                    shard,
+                    Handed { stream, connect, grant, epoch, peer, profile, unread, place },
+                );
             }
             if let Err(error) = stream.detach() {
                 return tracing::warn!(%peer, %error, "a connection cannot change shards");
             }
-            let handed = Box::new(Handed { stream, connect, grant, peer, profile, unread, place });
+            let handed = Box::new(Handed { stream, connect, grant, epoch, peer, profile, unread, place });
             shard.shards.hand(home, handed).await;
         }
         Err((denial, token_id, detail)) => {

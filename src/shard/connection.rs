@@ -70,7 +70,7 @@ pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
 }
 
 async fn serve(shard: Rc<Shard>, handed: Handed) {
-    let Handed { stream, connect, grant, peer, profile, unread, place } = handed;
+    let Handed { stream, connect, grant, epoch, peer, profile, unread, place } = handed;
     let site = shard.site.clone();
     let now = site.now();
     let who = shard.sessions.borrow_mut().reserve();
@@ -78,7 +78,8 @@ async fn serve(shard: Rc<Shard>, handed: Handed) {
     // Registered first, checked again after: a change that comes between finds the session or is found by it.
     let old = site.registry.register(&live);
     let registration = Registration { shard: shard.clone(), live: live.clone(), who };
-    if let Some(reason) = site.gate.recheck(&live.grant, wall_now()) {
+    let changed = site.gate.epoch() != epoch;
+    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, wall_now())).flatten() {
         drop(registration);
         let denial = recheck_denial(reason);
         let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
