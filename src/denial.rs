@@ -128,6 +128,12 @@ impl Denial {
         self.row().tag
     }
 
+    /// What the peer is told in its place. An unknown device is told what a wrong signature is told, or anybody could
+    /// find out which devices there are.
+    pub fn as_told(self) -> Self {
+        if self == Self::DeviceUnknown { Self::SignatureInvalid } else { self }
+    }
+
     /// All of them, in order of number.
     pub fn all() -> &'static [DenialRow] {
         DENIALS
@@ -606,5 +612,13 @@ mod tests {
         let last = Denial::Draining.number();
         assert_eq!(numbers.last(), Some(&last));
         assert!(DENIALS.iter().all(|r| r.denial.tag() == r.tag && r.reason_v5 >= 0x80));
+    }
+
+    #[test]
+    fn the_peer_cannot_tell_an_unknown_device_from_a_wrong_signature() {
+        let [unknown, wrong] = [Denial::DeviceUnknown, Denial::SignatureInvalid].map(|denial| denial.as_told().row());
+        assert_eq!((unknown.tag, unknown.azure), (wrong.tag, wrong.azure));
+        assert_eq!((unknown.connack_v4, unknown.reason_v5), (wrong.connack_v4, wrong.reason_v5));
+        assert_eq!(Denial::Expired.as_told(), Denial::Expired);
     }
 }

@@ -161,7 +161,7 @@ impl<'n, 'd> Reader<'n, 'd> {
         });
         let token_lifetime_max = self.lifetime_max(table);
         let (Some(name), Some(resource)) = (name, resource) else { return };
-        let policy = Policy { name: name.value.into(), resource: resource.value, keys, rights, token_lifetime_max };
+        let policy = Policy { name: name.value, resource: resource.value, keys, rights, token_lifetime_max };
         let taken = self.ring.add_policy(policy);
         self.note_taken(name.line, taken, "Rename one of the two policies.");
     }

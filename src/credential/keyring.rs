@@ -1,6 +1,6 @@
 //! All keys, as one immutable snapshot: devices, policies, groups, issuers.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{Refused, Resource, Rights, Slots, TokenKind, VerifyRules, VerifyingKey};
 use crate::{
@@ -292,7 +292,7 @@ impl KeyringBuilder {
     /// The whole keyring.
     pub fn build(self) -> Keyring {
         let mut ring = self.ring;
-        ring.groups.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()));
+        ring.groups.sort_by_key(|group| Reverse(group.prefix.len()));
         ring
     }
 }

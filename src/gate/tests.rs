@@ -528,3 +528,63 @@ fn no_refusal_holds_a_secret() {
     assert!(!shown.contains(signature));
     assert!(!shown.contains("primary key of") && !shown.contains("a printed key"), "{shown}");
 }
+
+/// One CONNECT for each refusal that the gate can give.
+#[test]
+fn every_refusal_of_the_gate_has_a_connect_that_meets_it() {
+    let gate = gate();
+    gate.load_revocations(list(r#"{"jti": "gone"}"#));
+    let met: Vec<Denial> = [
+        ("pump-17", String::new()),
+        ("pump-17", "x".into()),
+        ("sas-only", jwt(&claims().with("sub", "sas-only"))),
+        ("a b", pump_sas()),
+        ("pump-1", pump_sas()),
+        ("ghost", sas("localhost/devices/ghost", PRIMARY, 3600, None)),
+        ("pump-17", sas("localhost/devices/pump-17", GROUP, 3600, None)),
+        ("pump-17", sas("localhost/devices/pump-17", GROUP, 3600, Some("ghost"))),
+        ("pump-17", jwt(&claims().with("iss", "ghost"))),
+        ("pump-17", jwt(&claims()).replacen("eyJ", "eyK", 1)),
+        ("pump-17", jwt(&claims().with("aud", "ghost"))),
+        ("pump-17", sas("ghost/devices/pump-17", PRIMARY, 3600, None)),
+        ("pump-17", sas("localhost", POLICY, 3600, Some("device"))),
+        ("pump-17", sas("localhost/x", POLICY, 3600, Some("device"))),
+        ("pump-17", jwt(&claims().with("sub", 1))),
+        ("off", sas("localhost/devices/off", b"a key of the switched off device", 3600, None)),
+        ("pump-17", sas("localhost/devices/pump-17", PRIMARY, -3600, None)),
+        ("pump-17", jwt(&claims().with("nbf", NOW.0 + 600))),
+        ("pump-17", jwt(&claims().with("iat", NOW.0 + 600))),
+        ("pump-17", sas("localhost/devices/pump-17", PRIMARY, 999_999, None)),
+        ("pump-17", jwt(&claims().with("jti", "gone"))),
+    ]
+    .iter()
+    .map(|(client, token)| check(&gate, client, token).expect_err(token))
+    .collect();
+    use Denial::*;
+    assert_eq!(
+        met,
+        [
+            CredentialMissing,
+            CredentialMalformed,
+            CredentialKindNotAccepted,
+            ClientIdInvalid,
+            DeviceMismatch,
+            DeviceUnknown,
+            SignatureInvalid,
+            KeyUnknown,
+            IssuerUnknown,
+            CredentialMalformed,
+            AudienceMismatch,
+            HostMismatch,
+            HubWideToken,
+            ResourceOutOfPolicy,
+            ClaimInvalid,
+            DeviceDisabled,
+            Expired,
+            NotYetValid,
+            IssuedInFuture,
+            LifetimeTooLong,
+            Revoked,
+        ]
+    );
+}

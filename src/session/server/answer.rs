@@ -30,9 +30,10 @@ pub fn write_refusal(
 
 /// The tag, Azure's number in front where it has one: `40105 expired`.
 pub(super) fn reason_string(denial: Denial) -> String {
-    match denial.row().azure {
-        Some(number) => format!("{number} {}", denial.tag()),
-        None => denial.tag().to_owned(),
+    let told = denial.as_told();
+    match told.row().azure {
+        Some(number) => format!("{number} {}", told.tag()),
+        None => told.tag().to_owned(),
     }
 }
 
