@@ -243,3 +243,13 @@ fn ten_thousand_devices_are_read_in_one_go() {
     let loaded = files.load(&text).expect("good");
     assert_eq!(loaded.identities.keyring().devices().count(), 10_000);
 }
+
+#[test]
+fn every_key_is_documented() {
+    let document = include_str!("../../../docs/identities.md");
+    for section in [DEFAULTS, SCOPE, DEVICE, POLICY, GROUP, ISSUER, ISSUER_KEY] {
+        for key in section.keys {
+            assert!(document.contains(&format!("`{key}`")), "{key} of {}", section.name);
+        }
+    }
+}
