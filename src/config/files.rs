@@ -17,7 +17,11 @@ use tokio_rustls::rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::{gateway::Config, mistake::Mistake};
+use super::{
+    gateway::Config,
+    listeners::{CERTIFICATE, PRIVATE_KEY},
+    mistake::Mistake,
+};
 use crate::upstream::UpstreamKind;
 
 /// A file that a line of `gateway.toml` names.
@@ -189,14 +193,16 @@ fn set_password(config: &mut Config, upstream: usize, secret: &str) {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
-    if error.kind() == io::ErrorKind::NotFound {
-        return fault(
-            path,
-            "does not exist",
-            "Correct the path (it is relative to the working directory), or make the file.",
-        );
+    if error.kind() != io::ErrorKind::NotFound {
+        return fault(path, &format!("cannot be read: {error}"), "Give the gateway's user the right to read it.");
     }
-    fault(path, &format!("cannot be read: {error}"), "Give the gateway's user the right to read it.")
+    let made_at_first_run = [CERTIFICATE, PRIVATE_KEY].iter().any(|made| path == Path::new(made));
+    let remedy = if made_at_first_run {
+        "Start the gateway once without --config, which makes one for development, or name your own."
+    } else {
+        "Correct the path (it is relative to the working directory), or make the file."
+    };
+    fault(path, "does not exist", remedy)
 }
 
 fn fault(path: &Path, what: &str, remedy: &str) -> Fault {

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, Metadata},
+    io,
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -26,9 +27,13 @@ pub struct LoadedRevocations {
 /// # Errors
 /// When the file cannot be read at all: every CONNECT is to be refused then.
 pub fn load_revocations(path: &Path) -> Result<LoadedRevocations, Mistake> {
-    let unreadable = |error| {
+    let unreadable = |error: io::Error| {
+        let what = match error.kind() {
+            io::ErrorKind::NotFound => "the revocation list does not exist.".to_owned(),
+            _ => format!("the revocation list cannot be read: {error}."),
+        };
         let remedy = "Make it (it may be empty), or give the gateway's user the right to read it.";
-        Mistake::of_file(path, format!("the revocation list cannot be read: {error}."), remedy)
+        Mistake::of_file(path, what, remedy)
     };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if metadata.len() > LIST_BYTES_MAX.0 {
@@ -102,6 +107,6 @@ mod tests {
     #[test]
     fn a_list_that_is_not_there_is_an_error() {
         let mistake = load_revocations(Path::new("/nowhere/list")).expect_err("no file");
-        assert!(mistake.what.contains("cannot be read"), "{mistake}");
+        assert!(mistake.what.contains("does not exist"), "{mistake}");
     }
 }
