@@ -53,15 +53,32 @@ impl PublishRef<'_> {
         self.forwardable_as_is
     }
 
+    /// Calls `each` with every subscription identifier: of which subscriptions a server sends this copy.
+    pub fn subscription_ids(&self, mut each: impl FnMut(u32)) {
+        if self.has_subscription_id {
+            self.each_property(|property, _| {
+                if let Property::SubscriptionId(id) = property {
+                    each(*id);
+                }
+            });
+        }
+    }
+
     #[cold]
     fn filtered_properties(&self, out: &mut Vec<u8>) {
+        self.each_property(|property, raw| {
+            if is_forwardable(property) {
+                out.extend_from_slice(raw);
+            }
+        });
+    }
+
+    fn each_property(&self, mut each: impl FnMut(&Property<'_>, &[u8])) {
         let mut block = Vec::with_capacity(self.properties.len() + 4);
         write_varint(&mut block, self.properties.len() as u32);
         block.extend_from_slice(self.properties);
         read_properties(&mut Reader::new(&block), PUBLISH_PROPERTIES, |property, raw| {
-            if is_forwardable(&property) {
-                out.extend_from_slice(raw);
-            }
+            each(&property, raw);
             Ok(())
         })
         .expect("invariant: parse_publish has read them");
