@@ -7,7 +7,7 @@ use super::{
     log::{Log, Share},
     slots::{Slot, Slots},
     stamp::Stamper,
-    subscriptions::{LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
+    subscriptions::{HubCopy, Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
 };
 use crate::{
@@ -34,6 +34,7 @@ pub struct Link {
     progress: Tick,
     wrote: bool,
     found: Vec<(SessionRef, QoS)>,
+    subscription_ids: Vec<u32>,
 }
 
 impl Link {
@@ -51,6 +52,7 @@ impl Link {
             progress: Tick::default(),
             wrote: false,
             found: vec![],
+            subscription_ids: vec![],
         }
     }
 
@@ -364,7 +366,10 @@ impl Link {
     ) -> Result<(), LinkError> {
         let topic = TopicName::new(publish.topic).map_err(|_| ClientError::Protocol("an invalid topic name"))?;
         let mut found = std::mem::take(&mut self.found);
-        self.subscriptions.matches(topic, &mut found);
+        self.subscription_ids.clear();
+        publish.subscription_ids(|id| self.subscription_ids.push(id));
+        let copy = HubCopy { topic, retained: publish.retain, subscription_ids: &self.subscription_ids };
+        self.subscriptions.matches(&copy, &mut found);
         out.unclaimed += u64::from(found.is_empty());
         for (session, qos) in &found {
             deliver(*session, publish.qos.min(*qos), publish);
@@ -397,12 +402,14 @@ impl Link {
 
     /// Asks the hub for filters that are wanted, and gives back those that are not.
     fn ask(&mut self, now: Tick) {
+        let named = self.client.version() == ProtocolVersion::V5_0 && self.client.agreed().subscription_id_available;
+        let identifiers = if named { Identifiers::Named } else { Identifiers::None };
         while self.is_up()
             && let idle = !self.awaits_something()
-            && let Some((id, request)) = self.subscriptions.next_request()
+            && let Some((id, request)) = self.subscriptions.next_request(identifiers)
         {
             match request {
-                Request::Subscribe(filters) => self.client.subscribe(id, filters),
+                Request::Subscribe(name, filters) => self.client.subscribe(id, name, filters),
                 Request::Unsubscribe(filters) => self.client.unsubscribe(id, &filters),
             }
             if idle {

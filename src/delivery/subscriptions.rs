@@ -1,11 +1,18 @@
 //! The devices' subscriptions on one hub connection: counted by reference, placed on the hub once for all who hold the
 //! same filter, and placed again after the hub has forgotten them.
+//!
+//! Where filters overlap, a hub may send a copy for each of them (MQTT 5.0 §3.3.4); mosquitto does so on 5.0. Every copy
+//! then says by its subscription identifiers for which filters it is, and each session gets the one that is for the best
+//! of its own. On 3.1.1 copies cannot be told apart, and each is delivered.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap, HashSet},
+};
 
 use super::{LinkOutput, Placed, Placement, SessionRef, Withdrawn};
 use crate::{
-    packet::QoS,
+    packet::{QoS, VARINT_MAX},
     topic::{FilterTree, TopicFilter, TopicName},
 };
 
@@ -22,19 +29,41 @@ pub(super) struct Subscriptions {
     /// Requests that the hub has not answered, by packet id.
     requests: HashMap<u16, Request>,
     last_id: u16,
+    matching: Vec<Holder>,
 }
 
 /// A request for the hub.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Request {
-    Subscribe(Vec<(TopicFilter, QoS)>),
+    /// With a subscription identifier, if the hub has such.
+    Subscribe(Option<u32>, Vec<(TopicFilter, QoS)>),
     Unsubscribe(Vec<TopicFilter>),
+}
+
+/// How a hub is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Identifiers {
+    /// Each filter in a request of its own, under an identifier.
+    Named,
+    /// Many filters in one request.
+    None,
+}
+
+/// One copy of a message, as the hub sent it.
+#[derive(Clone, Copy)]
+pub(super) struct HubCopy<'a> {
+    pub(super) topic: TopicName<'a>,
+    /// A retained message, sent for a subscription that is new.
+    pub(super) retained: bool,
+    pub(super) subscription_ids: &'a [u32],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Holder {
     session: SessionRef,
     qos: QoS,
+    /// Of the filter.
+    id: u32,
 }
 
 #[derive(Default)]
@@ -78,7 +107,7 @@ impl Subscriptions {
         let qos = qos.min(QoS::AtLeastOnce);
         self.drop_holder(who, filter);
         self.unwanted.remove(filter);
-        let holder = Holder { session: who, qos };
+        let holder = Holder { session: who, qos, id: subscription_id(filter) };
         self.holders.insert(filter, holder);
         self.by_session.entry(who).or_default().insert(filter.clone());
         let entry = self.entries.entry(filter.clone()).or_default();
@@ -119,13 +148,19 @@ impl Subscriptions {
     }
 
     /// The next request for the hub and its packet id.
-    pub(super) fn next_request(&mut self) -> Option<(u16, Request)> {
+    pub(super) fn next_request(&mut self, identifiers: Identifiers) -> Option<(u16, Request)> {
         if self.requests.len() >= REQUESTS_MAX {
             return None;
         }
         let id = self.free_id();
         let request = if self.unwanted.is_empty() {
-            Request::Subscribe(self.next_subscribe(id)?)
+            match identifiers {
+                Identifiers::None => Request::Subscribe(None, self.next_subscribe(id, FILTERS_PER_REQUEST)?),
+                Identifiers::Named => {
+                    let filter = self.next_subscribe(id, 1)?;
+                    Request::Subscribe(filter.first().map(|(filter, _)| subscription_id(filter)), filter)
+                }
+            }
         } else {
             let filters = std::iter::from_fn(|| self.unwanted.pop_first()).take(FILTERS_PER_REQUEST).collect();
             Request::Unsubscribe(filters)
@@ -143,7 +178,7 @@ impl Subscriptions {
     /// The hub's answer to a SUBSCRIBE: a code for each filter. Says whether it was asked for.
     #[must_use]
     pub(super) fn subscribed(&mut self, id: u16, codes: &[u8], out: &mut LinkOutput) -> bool {
-        let Some(Request::Subscribe(filters)) = self.requests.remove(&id) else { return false };
+        let Some(Request::Subscribe(_, filters)) = self.requests.remove(&id) else { return false };
         // MQTT 5.0 [MQTT-3.8.4-6]: one code for each filter.
         if codes.len() != filters.len() {
             return false;
@@ -191,7 +226,7 @@ impl Subscriptions {
                 Request::Unsubscribe(filters) => {
                     self.unwanted.extend(filters.into_iter().filter(|f| !self.entries.contains_key(f)));
                 }
-                Request::Subscribe(filters) => {
+                Request::Subscribe(_, filters) => {
                     for (filter, _) in filters {
                         match self.entries.get_mut(&filter) {
                             Some(entry) => {
@@ -212,19 +247,31 @@ impl Subscriptions {
         }
     }
 
-    /// Who gets a message: each session once, at the highest QoS of its filters.
-    pub(super) fn matches(&self, topic: TopicName<'_>, found: &mut Vec<(SessionRef, QoS)>) {
-        found.clear();
-        self.holders.for_each_match(topic, |holder| found.push((holder.session, holder.qos)));
-        if found.len() > 1 {
-            found.sort_unstable_by_key(|(session, qos)| (*session, std::cmp::Reverse(*qos)));
-            found.dedup_by_key(|(session, _)| *session);
+    /// Who gets this copy: of all copies of a message, each session gets one, at the highest QoS of its filters.
+    pub(super) fn matches(&mut self, copy: &HubCopy<'_>, found: &mut Vec<(SessionRef, QoS)>) {
+        let matching = &mut self.matching;
+        matching.clear();
+        self.holders.for_each_match(copy.topic, |holder| matching.push(*holder));
+        let is_named = |holder: &Holder| copy.subscription_ids.contains(&holder.id);
+        // Identifiers that name none of these filters are of another time: the topic decides.
+        let named = matching.iter().any(is_named);
+        if named && copy.retained {
+            matching.retain(is_named);
         }
+        if matching.len() > 1 {
+            matching.sort_unstable_by_key(|holder| (holder.session, Reverse(holder.qos), holder.id));
+            matching.dedup_by_key(|holder| holder.session);
+        }
+        if named {
+            matching.retain(is_named);
+        }
+        found.clear();
+        found.extend(matching.iter().map(|holder| (holder.session, holder.qos)));
     }
 
-    fn next_subscribe(&mut self, id: u16) -> Option<Vec<(TopicFilter, QoS)>> {
+    fn next_subscribe(&mut self, id: u16, filters_max: usize) -> Option<Vec<(TopicFilter, QoS)>> {
         let mut filters = vec![];
-        while filters.len() < FILTERS_PER_REQUEST {
+        while filters.len() < filters_max {
             let Some(filter) = self.wanted.pop_first() else { break };
             let Some(entry) = self.entries.get_mut(&filter) else { continue };
             let qos = entry.qos();
@@ -289,11 +336,19 @@ impl Subscriptions {
     }
 }
 
+/// The same for the same filter after every restart, since the hub may keep it: FNV-1a, folded into the 28 bits of an
+/// identifier, which is never 0. Two filters that share one are taken for each other where they overlap, no more.
+fn subscription_id(filter: &TopicFilter) -> u32 {
+    let hash =
+        filter.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    ((hash >> 28) ^ (hash & VARINT_MAX)).max(1)
+}
+
 /// Packet ids of requests; those of messages are below.
 pub(super) const REQUEST_ID_FIRST: u16 = 60_001;
 
 /// Requests in flight: enough that a site's morning is subscribed in a few round trips.
-const REQUESTS_MAX: usize = 16;
+const REQUESTS_MAX: usize = 64;
 
 /// Filters in one request: what brokers with modest limits take.
 const FILTERS_PER_REQUEST: usize = 32;
@@ -310,18 +365,24 @@ mod tests {
         TopicFilter::try_from(text).expect(text)
     }
 
-    fn matched(subscriptions: &Subscriptions, topic: &str) -> Vec<(u32, u8)> {
+    fn matched(subscriptions: &mut Subscriptions, topic: &str) -> Vec<(u32, u8)> {
+        matched_copy(subscriptions, topic, false, &[])
+    }
+
+    fn matched_copy(subscriptions: &mut Subscriptions, topic: &str, retained: bool, of: &[&str]) -> Vec<(u32, u8)> {
         let mut found = vec![];
-        subscriptions.matches(TopicName::new(topic.as_bytes()).expect(topic), &mut found);
+        let subscription_ids: Vec<_> = of.iter().map(|f| subscription_id(&filter(f))).collect();
+        let topic = TopicName::new(topic.as_bytes()).expect(topic);
+        subscriptions.matches(&HubCopy { topic, retained, subscription_ids: &subscription_ids }, &mut found);
         found.iter().map(|(session, qos)| (session.slot, *qos as u8)).collect()
     }
 
     /// Asks the hub for all that is wanted and lets it answer with `code`.
     fn settle(subscriptions: &mut Subscriptions, code: u8) -> (Vec<Request>, LinkOutput) {
         let (mut requests, mut out) = (vec![], LinkOutput::default());
-        while let Some((id, request)) = subscriptions.next_request() {
+        while let Some((id, request)) = subscriptions.next_request(Identifiers::None) {
             match &request {
-                Request::Subscribe(f) => assert!(subscriptions.subscribed(id, &vec![code; f.len()], &mut out)),
+                Request::Subscribe(_, f) => assert!(subscriptions.subscribed(id, &vec![code; f.len()], &mut out)),
                 Request::Unsubscribe(_) => assert!(subscriptions.unsubscribed(id)),
             }
             requests.push(request);
@@ -337,16 +398,16 @@ mod tests {
         let mut s = Subscriptions::default();
         assert_eq!(s.subscribe(session(1), &filter("a/#"), Q1, 7, LinkState::Up), Placement::Pending);
         let (requests, out) = settle(&mut s, 1);
-        assert_eq!(requests, [Request::Subscribe(vec![(filter("a/#"), Q1)])]);
+        assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a/#"), Q1)])]);
         assert_eq!(out.placed, [Placed { session: session(1), token: 7, granted: Ok(Q1) }]);
         assert_eq!(s.subscribe(session(2), &filter("a/#"), Q0, 8, LinkState::Up), Placement::Granted(Q0));
         assert_eq!(settle(&mut s, 1).0, []);
-        assert_eq!(matched(&s, "a/x"), [(1, 1), (2, 0)]);
+        assert_eq!(matched(&mut s, "a/x"), [(1, 1), (2, 0)]);
         s.unsubscribe(session(1), &filter("a/#"));
-        assert_eq!((settle(&mut s, 1).0, matched(&s, "a/x")), (vec![], vec![(2, 0)]));
+        assert_eq!((settle(&mut s, 1).0, matched(&mut s, "a/x")), (vec![], vec![(2, 0)]));
         s.session_gone(session(2));
         assert_eq!(settle(&mut s, 1).0, [Request::Unsubscribe(vec![filter("a/#")])]);
-        assert!(s.entries.is_empty() && s.by_session.is_empty() && matched(&s, "a/x").is_empty());
+        assert!(s.entries.is_empty() && s.by_session.is_empty() && matched(&mut s, "a/x").is_empty());
     }
 
     #[test]
@@ -356,7 +417,7 @@ mod tests {
         settle(&mut s, 0);
         assert_eq!(s.subscribe(session(2), &filter("a"), QoS::ExactlyOnce, 1, LinkState::Up), Placement::Pending);
         let (requests, out) = settle(&mut s, 1);
-        assert_eq!(requests, [Request::Subscribe(vec![(filter("a"), Q1)])]);
+        assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a"), Q1)])]);
         assert_eq!(out.placed, [Placed { session: session(2), token: 1, granted: Ok(Q1) }]);
     }
 
@@ -366,8 +427,25 @@ mod tests {
         for (f, qos) in [("a/b", Q0), ("a/+", Q1), ("#", Q0)] {
             let _ = s.subscribe(session(1), &filter(f), qos, 0, LinkState::Up);
         }
-        assert_eq!(matched(&s, "a/b"), [(1, 1)]);
-        assert_eq!(matched(&s, "c"), [(1, 0)]);
+        assert_eq!(matched(&mut s, "a/b"), [(1, 1)]);
+        assert_eq!(matched(&mut s, "c"), [(1, 0)]);
+    }
+
+    #[test]
+    fn of_the_copies_that_a_hub_sends_for_overlapping_filters_each_session_gets_one() {
+        let mut s = Subscriptions::default();
+        for (who, f, qos) in [(1, "a/#", Q1), (2, "a/b", Q0), (3, "a/#", Q0), (3, "a/b", Q1)] {
+            let _ = s.subscribe(session(who), &filter(f), qos, 0, LinkState::Up);
+        }
+        let (id, request) = s.next_request(Identifiers::Named).expect("a request");
+        assert_eq!(request, Request::Subscribe(Some(subscription_id(&filter("a/#"))), vec![(filter("a/#"), Q1)]));
+        assert!(s.subscribed(id, &[1], &mut LinkOutput::default()));
+        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/#"]), [(1, 1)]);
+        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/b"]), [(2, 0), (3, 1)]);
+        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/b", "a/#"]), [(1, 1), (2, 0), (3, 1)], "one copy for both");
+        assert_eq!(matched_copy(&mut s, "a/b", true, &["a/#"]), [(1, 1), (3, 0)], "retained, for who asked for a/#");
+        assert_eq!(matched_copy(&mut s, "a/b", false, &["left/long/ago"]), [(1, 1), (2, 0), (3, 1)]);
+        assert_ne!(subscription_id(&filter("a/#")), subscription_id(&filter("a/b")));
     }
 
     #[test]
@@ -378,7 +456,7 @@ mod tests {
         let (_, out) = settle(&mut s, 0x87);
         assert_eq!(out.placed, [Placed { session: session(2), token: 6, granted: Err(0x87) }]);
         assert_eq!(out.withdrawn, [Withdrawn { session: session(1), filter: filter("a"), reason: 0x87 }]);
-        assert!(matched(&s, "a").is_empty() && s.by_session.is_empty());
+        assert!(matched(&mut s, "a").is_empty() && s.by_session.is_empty());
     }
 
     #[test]
@@ -389,7 +467,7 @@ mod tests {
         }
         settle(&mut s, 1);
         let _ = s.subscribe(session(1), &filter("asked"), Q1, 9, LinkState::Up);
-        s.next_request().expect("a request");
+        s.next_request(Identifiers::None).expect("a request");
         let mut out = LinkOutput::default();
         s.down(&mut out);
         assert_eq!(out.placed, [Placed { session: session(1), token: 9, granted: Ok(Q1) }]);
@@ -397,12 +475,12 @@ mod tests {
         assert_eq!(s.subscribe(session(1), &filter("new"), Q1, 0, LinkState::Down), Placement::Granted(Q1));
         let (requests, out) = settle(&mut s, 1);
         let asked = vec![(filter("asked"), Q1), (filter("new"), Q1)];
-        assert_eq!(requests, [Request::Unsubscribe(vec![filter("left")]), Request::Subscribe(asked)]);
+        assert_eq!(requests, [Request::Unsubscribe(vec![filter("left")]), Request::Subscribe(None, asked)]);
         assert_eq!(out.placed, []);
         s.down(&mut LinkOutput::default());
         s.hub_forgot();
         let all = ["asked", "kept", "new"].map(|f| (filter(f), Q1)).to_vec();
-        assert_eq!(settle(&mut s, 1).0, [Request::Subscribe(all)]);
+        assert_eq!(settle(&mut s, 1).0, [Request::Subscribe(None, all)]);
     }
 
     #[test]
@@ -411,7 +489,7 @@ mod tests {
         for i in 0..REQUESTS_MAX * FILTERS_PER_REQUEST + 1 {
             let _ = s.subscribe(session(1), &filter(&format!("f/{i}")), Q1, 0, LinkState::Down);
         }
-        let requests: Vec<_> = std::iter::from_fn(|| s.next_request()).collect();
+        let requests: Vec<_> = std::iter::from_fn(|| s.next_request(Identifiers::None)).collect();
         assert_eq!((requests.len(), s.unanswered(), s.wanted.len()), (REQUESTS_MAX, REQUESTS_MAX, 1));
         let mut out = LinkOutput::default();
         assert!(!s.subscribed(1, &[0], &mut out), "never asked");

@@ -229,10 +229,10 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for filters.
-    pub fn subscribe(&mut self, packet_id: u16, filters: Vec<(TopicFilter, QoS)>) {
+    /// Asks for filters. A 5.0 hub names `subscription_id` in every message for them.
+    pub fn subscribe(&mut self, packet_id: u16, subscription_id: Option<u32>, filters: Vec<(TopicFilter, QoS)>) {
         let requests = filters.into_iter().map(|(filter, qos)| SubscriptionRequest::new(filter, qos)).collect();
-        let subscribe = Subscribe { packet_id, subscription_id: None, requests };
+        let subscribe = Subscribe { packet_id, subscription_id, requests };
         write_subscribe(&mut self.control, self.connect.version, &subscribe);
     }
 
