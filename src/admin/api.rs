@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Backend, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded, RevocationListing,
-    SessionList, SessionView, UpstreamList, listed,
+    Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
+    RevocationListing, SessionList, SessionView, UpstreamList, explain::Question, listed,
 };
 use crate::{id::DeviceId, meter, time::UnixSeconds};
 
@@ -115,6 +115,23 @@ pub(super) async fn revoke(
         tracing::info!(entry = revocation.id, cuts = cuts.len(), "revocation added by the operator");
     }
     Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts }))
+}
+
+/// `POST /v1/tokens/explain`: a token and a device in, every step of the decision out.
+pub(super) async fn explain(
+    State(backend): State<Backend>,
+    asked: Result<Json<Question>, JsonRejection>,
+) -> Result<Json<Explained>, Failure> {
+    let Json(Question { token, device }) = asked?;
+    let device = device.as_deref().map(DeviceId::try_from).transpose();
+    let device = device.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let in_force = backend.gate.identities().zip(backend.gate.revocations());
+    let (identities, list) = in_force.ok_or_else(|| {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "identities or the revocation list are not loaded")
+    })?;
+    let now = UnixSeconds::from_system(SystemTime::now());
+    let rules = (identities.keyring(), backend.gate.rules(), &*list);
+    Ok(Json(Explained::of(&token, device.as_ref(), rules, now)))
 }
 
 /// `GET /v1/upstreams`.

@@ -26,9 +26,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] where it cannot be read.
     pub fn read(&self) -> Result<String, LedgerError> {
-        match fs::read_to_string(&self.path) {
+        match fs::read(&self.path) {
+            // A byte that is no text makes one bad line, not a bad list.
+            Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            read => read.map_err(|error| self.failed("read", error)),
+            Err(error) => Err(self.failed("read", error)),
         }
     }
 

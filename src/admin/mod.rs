@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod explain;
 mod guard;
 mod ledger;
 mod revocations;
@@ -21,6 +22,7 @@ use axum::{
 use tokio::net::TcpListener;
 
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
+pub use explain::{Explained, ExplainedStep};
 pub use ledger::{Ledger, LedgerError};
 pub use revocations::{NewRevocation, Revocation, RevocationListing, listed};
 pub use views::{RefusalList, RevocationAdded, SessionList, SessionView, UpstreamList};
@@ -67,6 +69,7 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/sessions/{device}", delete(api::close_session))
         .route("/v1/refusals", get(api::refusals))
         .route("/v1/revocations", get(api::revocations).post(api::revoke))
+        .route("/v1/tokens/explain", post(api::explain))
         .route("/v1/upstreams", get(api::upstreams))
         .route("/v1/reload", post(api::reload))
         .route_layer(middleware::from_fn_with_state(backend.clone(), guard::require_token));

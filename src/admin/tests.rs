@@ -20,8 +20,9 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
+    credential::{Keyring, RevocationList},
     denial::Denial,
-    gate::{Gate, GateConfig},
+    gate::{Gate, GateConfig, Identities},
     id::{DeviceId, KeyName, TokenId},
     journal::{Journal, Who},
     meter::Meters,
@@ -72,6 +73,7 @@ impl Control for Pretended {
 struct Desk {
     address: SocketAddr,
     control: Arc<Pretended>,
+    gate: Arc<Gate>,
     running: oneshot::Sender<()>,
     served: JoinHandle<io::Result<()>>,
     room: Room,
@@ -110,10 +112,11 @@ impl Desk {
             let who = Who { device, peer: "10.0.0.9:4242".parse().expect("an address"), token_id: None };
             journal.connect_refused(&who, Denial::Expired, "se is 10 s past");
         }
+        let gate = Arc::new(Gate::new(GateConfig::default()));
         let backend = Backend {
             gateway: "edge-1".into(),
             token: Arc::new(Zeroizing::new(TOKEN.into())),
-            gate: Arc::new(Gate::new(GateConfig::default())),
+            gate: gate.clone(),
             registry,
             journal,
             meters: Meters::apart(),
@@ -124,7 +127,7 @@ impl Desk {
         let address = listener.local_addr().expect("an address");
         let (running, ended) = oneshot::channel::<()>();
         let served = tokio::spawn(serve(listener, backend, async { drop(ended.await) }));
-        Self { address, control, running, served, room }
+        Self { address, control, gate, running, served, room }
     }
 
     /// Status and body of one request; `head` is what follows the request line.
@@ -282,6 +285,21 @@ async fn an_entry_that_does_not_hold_is_not_written() {
     let long = format!(r#"{{"device": "a", "reason": "{}"}}"#, "x".repeat(BODY_BYTES_MAX));
     assert_eq!(desk.as_operator("POST /v1/revocations", &long).await.0, 413);
     assert!(!desk.room.0.join("revocations.jsonl").exists());
+}
+
+#[tokio::test]
+async fn a_token_is_explained_when_identities_and_list_are_loaded() {
+    let desk = Desk::open(&[]).await;
+    let question = r#"{"token": "Bearer x", "device": "pump-17"}"#;
+    assert_eq!(desk.as_operator("POST /v1/tokens/explain", question).await.0, 503);
+    let identities = Identities::new(Keyring::builder().build(), vec![]);
+    desk.gate.load_identities(Arc::new(identities));
+    desk.gate.load_revocations(Arc::new(RevocationList::default()));
+    let (status, body) = desk.as_operator("POST /v1/tokens/explain", question).await;
+    let explained: Explained = serde_json::from_value(body).expect("an explanation");
+    assert_eq!((status, explained.admitted, explained.number), (200, false, Some(101)));
+    assert!(explained.steps.last().is_some_and(|step| !step.ok), "{explained:?}");
+    assert_eq!(desk.as_operator("POST /v1/tokens/explain", r#"{"token": "x", "device": "+"}"#).await.0, 400);
 }
 
 #[tokio::test]

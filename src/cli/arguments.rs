@@ -153,6 +153,27 @@ pub(super) enum TokenCommand {
         #[arg(long, value_name = "ID")]
         jti: Option<String>,
     },
+    /// Show what the token on standard input says; no secret is needed, and nothing is verified
+    Inspect {
+        /// Standard input
+        #[arg(value_parser = ["-"], default_value = "-")]
+        from: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Decide about the token on standard input as the gateway would: every step, and which mistake it is
+    Explain {
+        /// Standard input
+        #[arg(value_parser = ["-"], default_value = "-")]
+        from: String,
+        /// Presented by this device (its client id)
+        #[arg(long, value_name = "ID")]
+        device: Option<DeviceId>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Kinds of token.

@@ -10,6 +10,7 @@ mod local;
 mod mint;
 mod outcome;
 mod revoke;
+mod token;
 
 use std::{io, process::ExitCode};
 
@@ -52,7 +53,7 @@ fn run<E: std::fmt::Display>(
     match command.unwrap_or(Command::Run) {
         Command::Run => start(&at.gateway_file()).map_err(Outcome::failed),
         Command::Check => check(&at),
-        Command::Token(command) => token(&at, command),
+        Command::Token(command) => about_token(&at, command),
         Command::Pub(asked) => client::publish(&at, &asked),
         Command::Sub(asked) => client::subscribe(&at, &asked),
         Command::Revoke(what) => revoke::revoke(&at, what),
@@ -73,13 +74,15 @@ fn check(at: &ConfigFile) -> Result<(), Outcome> {
     }
 }
 
-fn token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
+fn about_token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
     match command {
         TokenCommand::Mint { device, kind, ttl, policy, issuer, key_file, jti } => {
             let request = Mint { device, kind, ttl, policy, issuer, key_file, jti };
             println!("{}", *mint::mint(at, &request)?);
             Ok(())
         }
+        TokenCommand::Inspect { json, .. } => token::inspect(json),
+        TokenCommand::Explain { device, json, .. } => token::explain(at, device.as_ref(), json),
     }
 }
 

@@ -1,0 +1,87 @@
+//! The decision about a token, with its reasons, as the API and the command line show it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    credential::{self, Keyring, RevocationList, VerifyRules},
+    id::DeviceId,
+    time::UnixSeconds,
+};
+
+/// Body of `POST /v1/tokens/explain`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    pub(super) token: String,
+    pub(super) device: Option<String>,
+}
+
+/// What the gateway would decide, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it would be admitted.
+    pub admitted: bool,
+    /// Number of the denial.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub number: Option<u16>,
+    /// Tag of the denial.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub denial: Option<String>,
+    /// Whose token it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<String>,
+    /// What was checked, in the order of the gate, up to what failed.
+    pub steps: Vec<ExplainedStep>,
+    /// Which mistake it is: each was tried and found true.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub near_misses: Vec<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub remedy: String,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedStep {
+    /// What was checked.
+    pub what: String,
+    /// Whether the token passed.
+    pub ok: bool,
+    /// The values that were compared.
+    pub detail: String,
+}
+
+impl Explained {
+    /// Decides as the gate would for a CONNECT of `device`; `None`: of whomever the token names.
+    pub fn of(
+        token: &str,
+        device: Option<&DeviceId>,
+        (keyring, rules, list): (&Keyring, &VerifyRules, &RevocationList),
+        now: UnixSeconds,
+    ) -> Self {
+        let explanation = credential::explain(token, device, keyring, rules, list, now);
+        let steps = explanation.steps.into_iter();
+        let steps = steps.map(|s| ExplainedStep { what: s.what.into(), ok: s.ok, detail: s.detail }).collect();
+        let near_misses = explanation.near_misses;
+        match explanation.verdict {
+            Ok(identity) => Self {
+                admitted: true,
+                number: None,
+                denial: None,
+                device: Some(identity.device().to_string()),
+                steps,
+                near_misses,
+                remedy: String::new(),
+            },
+            Err(refused) => Self {
+                admitted: false,
+                number: Some(refused.denial.number()),
+                denial: Some(refused.denial.tag().into()),
+                device: refused.device.map(|id| id.to_string()),
+                steps,
+                near_misses,
+                remedy: refused.denial.row().remedy.into(),
+            },
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `tollgate token inspect` and `tollgate token explain`: offline, from the files on this machine.
+
+use super::{
+    ConfigFile, Outcome,
+    list::{folded, print_json, table},
+    local::{now, token_from_input},
+};
+use crate::{
+    admin::Explained,
+    config::{load_identities, load_revocations},
+    credential::inspect as read,
+    gate::Gate,
+    id::DeviceId,
+};
+
+/// Shows what a token says. Nothing is verified, and no secret is needed.
+pub(super) fn inspect(json: bool) -> Result<(), Outcome> {
+    let token = token_from_input()?;
+    let fields = read(&token).map_err(|refused| Outcome::Failed(format!("no token: {}", refused.detail)))?;
+    if json {
+        let object = fields.into_iter().map(|(name, value)| (name, value.into()));
+        return print_json(&object.collect::<serde_json::Map<String, serde_json::Value>>());
+    }
+    let rows: Vec<[String; 2]> = fields.into_iter().map(|(name, value)| [name, value]).collect();
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+/// Decides about a token as the gateway would, and says why.
+pub(super) fn explain(at: &ConfigFile, device: Option<&DeviceId>, json: bool) -> Result<(), Outcome> {
+    let config = at.load()?;
+    let token = token_from_input()?;
+    let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
+    let revocations = load_revocations(&config.gateway.revocations).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+    for bad in &revocations.bad_lines {
+        eprintln!("note: {bad}");
+    }
+    let gate = Gate::new(config.gate.clone());
+    let explained =
+        Explained::of(&token, device, (loaded.identities.keyring(), gate.rules(), &revocations.list), now());
+    if json {
+        print_json(&explained)?;
+    } else {
+        print!("{}", explanation(&explained));
+    }
+    if explained.admitted { Ok(()) } else { Err(Outcome::Refused) }
+}
+
+fn explanation(explained: &Explained) -> String {
+    let mut text = String::new();
+    for step in &explained.steps {
+        let sign = if step.ok { '✓' } else { '✗' };
+        text.push_str(&folded(&format!("{sign} {:<12} {}", step.what, step.detail), ""));
+    }
+    let whose = explained.device.as_deref().map_or_else(String::new, |id| format!(" as {id}"));
+    match (explained.number, &explained.denial) {
+        (Some(number), Some(tag)) => text.push_str(&format!("\nrefused: {number} {tag}\n")),
+        _ => text.push_str(&format!("\nadmitted{whose}\n")),
+    }
+    for near_miss in &explained.near_misses {
+        text.push_str(&folded(&format!("! {near_miss}"), "  "));
+    }
+    if !explained.remedy.is_empty() {
+        text.push_str(&folded(&format!("→ {}", explained.remedy), "  "));
+    }
+    text
+}
