@@ -242,7 +242,8 @@ algorithms = ["HS256"]
 require = ["exp", "iat", "jti"]
 [[issuer.key]]
 kid = "k1"
-file = "issuer.secret"
+secret_file = "issuer.secret"
+key_encoding = "utf8"
 
 [[device]]
 id = "service"
