@@ -361,7 +361,7 @@ const DENIALS: &[DenialRow] = &[
         NOT_AUTHORIZED,
         Some(40103),
         "The token names a key (`skn` or `kid`) that is not configured.",
-        "Compare with `tollgate key list`; after a rotation the device needs a new token.",
+        "Compare with identities.toml; after a rotation the device needs a new token.",
     ),
     row(
         Denial::IssuerUnknown,

@@ -38,7 +38,7 @@ pub fn load_revocations(path: &Path) -> Result<LoadedRevocations, Mistake> {
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if metadata.len() > LIST_BYTES_MAX.0 {
         let what = format!("the revocation list is larger than {LIST_BYTES_MAX}.");
-        return Err(Mistake::of_file(path, what, "Take out what has expired: tollgate revocations prune."));
+        return Err(Mistake::of_file(path, what, "Take out the entries whose `until` has passed."));
     }
     let text = text_of(fs::read(path).map_err(unreadable)?);
     // An editor's byte order mark is no part of the first line.
