@@ -183,6 +183,35 @@ fn a_revocation_is_not_held_up_by_mistakes_elsewhere() {
 }
 
 #[test]
+fn help_fits_100_columns() {
+    let room = room();
+    for command in ["", "token mint", "token explain", "pub", "sub", "revoke device", "revocations list", "refusals"] {
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let ran = tollgate(&room, &arguments);
+        assert_eq!((ran.code, &*ran.err), (0, ""), "{command}: {ran:?}");
+        let wide: Vec<_> = ran.out.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(wide.is_empty(), "{command}: {wide:#?}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let room = room();
+    let line = "{\"device\": \"pump-17\", \"reason\": \"scrapped\"}\n";
+    fs::write(room.join("config/revocations.jsonl"), line.repeat(20_000)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["revocations", "list", "--last", "20000"])
+        .current_dir(&room)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{output:?}");
+}
+
+#[test]
 fn wrong_usage_is_2_and_nothing_is_written() {
     let room = room();
     for arguments in [

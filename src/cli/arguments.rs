@@ -31,13 +31,13 @@ pub(super) struct Arguments {
 #[derive(Debug, Clone, Args)]
 pub struct ConfigFile {
     /// The gateway's configuration [default: config/gateway.toml]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Which gateway")]
     config: Option<PathBuf>,
     /// Where a running gateway's admin API answers [default: `bind` under [admin] of the configuration]
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, help_heading = "Which gateway")]
     pub(super) admin: Option<String>,
     /// The admin API's bearer token [default: admin.token in the gateway's `state_dir`]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Which gateway")]
     pub(super) token_file: Option<PathBuf>,
 }
 

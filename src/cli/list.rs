@@ -3,7 +3,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use super::{ConfigFile, Outcome, desk::Desk};
+use super::{ConfigFile, Outcome, desk::Desk, local::print};
 use crate::{
     admin::{RefusalList, SessionList, SessionView, UpstreamList},
     id::DeviceId,
@@ -17,9 +17,9 @@ pub(super) fn refusals(at: &ConfigFile, device: Option<&str>, last: usize, json:
         return print_json(&list.refusals);
     }
     if list.refusals.is_empty() {
-        println!("nobody{} was refused or cut since the gateway started", of(device));
+        print(&format!("nobody{} was refused or cut since the gateway started\n", of(device)));
     }
-    list.refusals.iter().for_each(|entry| print!("{}", refusal(entry)));
+    list.refusals.iter().for_each(|entry| print(&refusal(entry)));
     Ok(())
 }
 
@@ -30,14 +30,14 @@ pub(super) fn sessions(at: &ConfigFile, device: Option<&str>, last: usize, json:
         return print_json(&list.sessions);
     }
     if list.sessions.is_empty() {
-        println!("no live session{}", of(device));
+        print(&format!("no live session{}\n", of(device)));
         return Ok(());
     }
     let mut rows = vec![["device", "peer", "mqtt", "token ends", "key"].map(String::from)];
     rows.extend(list.sessions.iter().map(session_row));
-    print!("{}", table(&rows));
+    print(&table(&rows));
     if list.total > list.sessions.len() {
-        println!("… and {} more: --last {}", list.total - list.sessions.len(), list.total);
+        print(&format!("… and {} more: --last {}\n", list.total - list.sessions.len(), list.total));
     }
     Ok(())
 }
@@ -46,7 +46,7 @@ pub(super) fn sessions(at: &ConfigFile, device: Option<&str>, last: usize, json:
 pub(super) fn close(at: &ConfigFile, device: &DeviceId) -> Result<(), Outcome> {
     let path = format!("/v1/sessions/{}", utf8_percent_encode(device.as_str(), NON_ALPHANUMERIC));
     let _: serde_json::Value = Desk::new(at, None)?.delete(&path)?;
-    println!("closed the session of {device}; it may connect again, unless it is revoked");
+    print(&format!("closed the session of {device}; it may connect again, unless it is revoked\n"));
     Ok(())
 }
 
@@ -65,10 +65,10 @@ pub(super) fn upstreams(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
         let (name, kind, address) = (hub.name.clone(), hub.kind.clone(), hub.address.clone());
         [name, kind, address, hub.state.as_str().into(), links, inflight, window, backlog]
     }));
-    print!("{}", table(&rows));
+    print(&table(&rows));
     for hub in &list.upstreams {
         if let Some(error) = &hub.last_error {
-            print!("{}", folded(&format!("{}: last error: {error}", hub.name), ""));
+            print(&folded(&format!("{}: last error: {error}", hub.name), ""));
         }
     }
     Ok(())
@@ -82,7 +82,7 @@ pub(super) fn session_table(sessions: &[SessionView]) -> String {
 
 /// One JSON text, readable.
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), Outcome> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(Outcome::failed)?);
+    print(&format!("{}\n", serde_json::to_string_pretty(value).map_err(Outcome::failed)?));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The gateway's own files, for commands that work without a running one.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::SystemTime,
 };
@@ -42,6 +42,12 @@ pub(super) fn token_from_input() -> Result<Zeroizing<String>, Outcome> {
         1..=TOKEN_BYTES_MAX => Ok(Zeroizing::new(token.to_owned())),
         _ => Err(Outcome::Failed("what is on standard input is no token: it has more than 64 KiB".into())),
     }
+}
+
+/// To standard output. A reader that has gone away, as `head` does, has read enough: that is no failure.
+pub(super) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Where a listener is reached from this machine.

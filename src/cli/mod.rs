@@ -19,6 +19,7 @@ use clap::Parser;
 use arguments::{Arguments, Command, RevocationsCommand, SessionsCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
 use check::Checked;
+use local::print;
 use mint::Mint;
 use outcome::Outcome;
 
@@ -78,7 +79,8 @@ fn about_token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
     match command {
         TokenCommand::Mint { device, kind, ttl, policy, issuer, key_file, jti } => {
             let request = Mint { device, kind, ttl, policy, issuer, key_file, jti };
-            println!("{}", *mint::mint(at, &request)?);
+            print(&mint::mint(at, &request)?);
+            print("\n");
             Ok(())
         }
         TokenCommand::Inspect { json, .. } => token::inspect(json),

@@ -5,7 +5,7 @@ use super::{
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
     list::{folded, print_json, session_table},
-    local::{now, token_from_input},
+    local::{now, print, token_from_input},
 };
 use crate::{
     admin::{Ledger, NewRevocation, Revocation, RevocationAdded, RevocationListing, listed},
@@ -25,10 +25,10 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
         ..selected
     };
     let revocation = Revocation::new(&entry).map_err(Outcome::Usage)?;
-    println!("{}", preview(at, &config, &entry));
+    print(&format!("{}\n", preview(at, &config, &entry)));
     let path = &config.gateway.revocations;
     Ledger::new(path).append(&revocation.line).map_err(Outcome::failed)?;
-    println!("entry {} is written to {}", revocation.id, path.display());
+    print(&format!("entry {} is written to {}\n", revocation.id, path.display()));
     Ok(())
 }
 
@@ -40,7 +40,7 @@ pub(super) fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outco
     if json {
         return print_json(&listing);
     }
-    print!("{}", listing_text(&listing));
+    print(&listing_text(&listing));
     for bad in &listing.bad_lines {
         eprintln!("{}:{bad}", path.display());
     }

@@ -3,7 +3,7 @@
 use super::{
     ConfigFile, Outcome,
     list::{folded, print_json, table},
-    local::{now, token_from_input},
+    local::{now, print, token_from_input},
 };
 use crate::{
     admin::Explained,
@@ -22,7 +22,7 @@ pub(super) fn inspect(json: bool) -> Result<(), Outcome> {
         return print_json(&object.collect::<serde_json::Map<String, serde_json::Value>>());
     }
     let rows: Vec<[String; 2]> = fields.into_iter().map(|(name, value)| [name, value]).collect();
-    print!("{}", table(&rows));
+    print(&table(&rows));
     Ok(())
 }
 
@@ -41,7 +41,7 @@ pub(super) fn explain(at: &ConfigFile, device: Option<&DeviceId>, json: bool) ->
     if json {
         print_json(&explained)?;
     } else {
-        print!("{}", explanation(&explained));
+        print(&explanation(&explained));
     }
     if explained.admitted { Ok(()) } else { Err(Outcome::Refused) }
 }
