@@ -254,7 +254,8 @@ fn link(
             client_id: format!("tollgate-{}-{}", config.gateway.name, upstream.name),
             version,
             keep_alive: HUB_KEEP_ALIVE,
-            session_expiry: HUB_SESSION_EXPIRY,
+            // The embedded hub takes no filter back of a session that it resumed, and is lost only with all it held.
+            session_expiry: if upstream.kind == UpstreamKind::Embedded { 0 } else { HUB_SESSION_EXPIRY },
             user_name,
             password: password.map(|p| Password::new(p.as_bytes())),
         },

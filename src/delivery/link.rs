@@ -297,12 +297,7 @@ impl Link {
                     return Err(ClientError::Protocol("a SUBACK that was not asked for").into());
                 }
             }
-            Event::Unsubscribed(unsuback) => {
-                self.progress = now;
-                if !self.subscriptions.unsubscribed(unsuback.packet_id) {
-                    return Err(ClientError::Protocol("an UNSUBACK that was not asked for").into());
-                }
-            }
+            Event::Unsubscribed(unsuback) => self.subscriptions.unsubscribed(unsuback.packet_id),
             Event::Nothing => {}
         }
         Ok(())

@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
 };
 
 use super::{LinkOutput, Placed, Placement, SessionRef, Withdrawn};
@@ -26,8 +26,11 @@ pub(super) struct Subscriptions {
     wanted: BTreeSet<TopicFilter>,
     /// Held by the hub and by no session.
     unwanted: BTreeSet<TopicFilter>,
-    /// Requests that the hub has not answered, by packet id.
-    requests: HashMap<u16, Request>,
+    /// SUBSCRIBEs that the hub has not answered, by packet id.
+    asked: HashMap<u16, Vec<(TopicFilter, QoS)>>,
+    /// UNSUBSCRIBEs that the hub has not answered, the oldest first. Nothing waits for them: rumqttd answers one filter
+    /// at a time, and does not answer at all for a filter of a session that it resumed.
+    given_back: VecDeque<(u16, Vec<TopicFilter>)>,
     last_id: u16,
     matching: Vec<Holder>,
 }
@@ -149,36 +152,37 @@ impl Subscriptions {
 
     /// The next request for the hub and its packet id.
     pub(super) fn next_request(&mut self, identifiers: Identifiers) -> Option<(u16, Request)> {
-        if self.requests.len() >= REQUESTS_MAX {
+        let id = self.free_id();
+        if !self.unwanted.is_empty() {
+            let filters: Vec<_> = std::iter::from_fn(|| self.unwanted.pop_first()).take(FILTERS_PER_REQUEST).collect();
+            if self.given_back.len() >= REQUESTS_MAX {
+                self.given_back.pop_front();
+            }
+            self.last_id = id;
+            self.given_back.push_back((id, filters.clone()));
+            return Some((id, Request::Unsubscribe(filters)));
+        }
+        if self.asked.len() >= REQUESTS_MAX {
             return None;
         }
-        let id = self.free_id();
-        let request = if self.unwanted.is_empty() {
-            match identifiers {
-                Identifiers::None => Request::Subscribe(None, self.next_subscribe(id, FILTERS_PER_REQUEST)?),
-                Identifiers::Named => {
-                    let filter = self.next_subscribe(id, 1)?;
-                    Request::Subscribe(filter.first().map(|(filter, _)| subscription_id(filter)), filter)
-                }
-            }
-        } else {
-            let filters = std::iter::from_fn(|| self.unwanted.pop_first()).take(FILTERS_PER_REQUEST).collect();
-            Request::Unsubscribe(filters)
-        };
+        let filters_max = if identifiers == Identifiers::Named { 1 } else { FILTERS_PER_REQUEST };
+        let filters = self.next_subscribe(id, filters_max)?;
+        let name =
+            filters.first().filter(|_| identifiers == Identifiers::Named).map(|(filter, _)| subscription_id(filter));
         self.last_id = id;
-        self.requests.insert(id, request.clone());
-        Some((id, request))
+        self.asked.insert(id, filters.clone());
+        Some((id, Request::Subscribe(name, filters)))
     }
 
-    /// Requests without an answer.
+    /// SUBSCRIBEs without an answer.
     pub(super) fn unanswered(&self) -> usize {
-        self.requests.len()
+        self.asked.len()
     }
 
     /// The hub's answer to a SUBSCRIBE: a code for each filter. Says whether it was asked for.
     #[must_use]
     pub(super) fn subscribed(&mut self, id: u16, codes: &[u8], out: &mut LinkOutput) -> bool {
-        let Some(Request::Subscribe(_, filters)) = self.requests.remove(&id) else { return false };
+        let Some(filters) = self.asked.remove(&id) else { return false };
         // MQTT 5.0 [MQTT-3.8.4-6]: one code for each filter.
         if codes.len() != filters.len() {
             return false;
@@ -203,10 +207,9 @@ impl Subscriptions {
         true
     }
 
-    /// The hub's answer to an UNSUBSCRIBE. Says whether it was asked for.
-    #[must_use]
-    pub(super) fn unsubscribed(&mut self, id: u16) -> bool {
-        matches!(self.requests.remove(&id), Some(Request::Unsubscribe(_)))
+    /// The hub's answer to an UNSUBSCRIBE.
+    pub(super) fn unsubscribed(&mut self, id: u16) {
+        self.given_back.retain(|(given_back, _)| *given_back != id);
     }
 
     /// A session on the hub begins anew: it holds none of the filters.
@@ -221,22 +224,18 @@ impl Subscriptions {
     /// The connection is lost. Who waits for an answer is told that the filter will be placed, as one is who asks while
     /// the link is down.
     pub(super) fn down(&mut self, out: &mut LinkOutput) {
-        for request in std::mem::take(&mut self.requests).into_values() {
-            match request {
-                Request::Unsubscribe(filters) => {
-                    self.unwanted.extend(filters.into_iter().filter(|f| !self.entries.contains_key(f)));
+        for filter in self.given_back.drain(..).flat_map(|(_, filters)| filters) {
+            if !self.entries.contains_key(&filter) {
+                self.unwanted.insert(filter);
+            }
+        }
+        for (filter, _) in std::mem::take(&mut self.asked).into_values().flatten() {
+            match self.entries.get_mut(&filter) {
+                Some(entry) => {
+                    entry.asked = None;
+                    self.wanted.insert(filter);
                 }
-                Request::Subscribe(_, filters) => {
-                    for (filter, _) in filters {
-                        match self.entries.get_mut(&filter) {
-                            Some(entry) => {
-                                entry.asked = None;
-                                self.wanted.insert(filter);
-                            }
-                            None => drop(self.unwanted.insert(filter)),
-                        }
-                    }
-                }
+                None => _ = self.unwanted.insert(filter),
             }
         }
         for entry in self.entries.values_mut() {
@@ -329,7 +328,7 @@ impl Subscriptions {
         let mut id = self.last_id;
         loop {
             id = if id < REQUEST_ID_FIRST || id == u16::MAX { REQUEST_ID_FIRST } else { id + 1 };
-            if !self.requests.contains_key(&id) {
+            if !self.asked.contains_key(&id) && self.given_back.iter().all(|(given_back, _)| *given_back != id) {
                 return id;
             }
         }
@@ -383,7 +382,7 @@ mod tests {
         while let Some((id, request)) = subscriptions.next_request(Identifiers::None) {
             match &request {
                 Request::Subscribe(_, f) => assert!(subscriptions.subscribed(id, &vec![code; f.len()], &mut out)),
-                Request::Unsubscribe(_) => assert!(subscriptions.unsubscribed(id)),
+                Request::Unsubscribe(_) => subscriptions.unsubscribed(id),
             }
             requests.push(request);
         }
@@ -484,6 +483,22 @@ mod tests {
     }
 
     #[test]
+    fn a_hub_that_answers_no_unsubscribe_holds_nothing_up_and_is_asked_again() {
+        let mut s = Subscriptions::default();
+        for i in 0..2 * REQUESTS_MAX {
+            let f = filter(&format!("f/{i}"));
+            let _ = s.subscribe(session(1), &f, Q1, 0, LinkState::Up);
+            let (id, _) = s.next_request(Identifiers::None).expect("a SUBSCRIBE");
+            assert!(s.subscribed(id, &[1], &mut LinkOutput::default()));
+            s.unsubscribe(session(1), &f);
+            assert!(s.next_request(Identifiers::None).is_some(), "an UNSUBSCRIBE");
+        }
+        assert_eq!((s.unanswered(), s.given_back.len()), (0, REQUESTS_MAX));
+        s.down(&mut LinkOutput::default());
+        assert_eq!(s.unwanted.len(), REQUESTS_MAX);
+    }
+
+    #[test]
     fn many_filters_go_in_few_requests_and_an_answer_to_nothing_is_noticed() {
         let mut s = Subscriptions::default();
         for i in 0..REQUESTS_MAX * FILTERS_PER_REQUEST + 1 {
@@ -494,6 +509,7 @@ mod tests {
         let mut out = LinkOutput::default();
         assert!(!s.subscribed(1, &[0], &mut out), "never asked");
         assert!(!s.subscribed(requests[0].0, &[0], &mut out), "one code for 32 filters");
-        assert!(!s.unsubscribed(requests[1].0), "it was a SUBSCRIBE");
+        s.unsubscribed(requests[1].0);
+        assert_eq!(s.unanswered(), REQUESTS_MAX - 1, "that was a SUBSCRIBE");
     }
 }

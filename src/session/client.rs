@@ -23,7 +23,8 @@ pub struct ClientConfig {
     pub version: ProtocolVersion,
     /// Seconds; 0: none, and a dead hub is noticed only when a message waits for it.
     pub keep_alive: u16,
-    /// 5.0: seconds for which the hub keeps the session. 3.1.1 hubs keep it as long as they like.
+    /// Seconds for which the hub keeps the session; 3.1.1 hubs keep it as long as they like. 0: the hub keeps none, and
+    /// each connection begins anew.
     pub session_expiry: u32,
     /// User name.
     pub user_name: Option<String>,
@@ -111,8 +112,8 @@ impl Client {
     /// A client that is not connected.
     pub fn new(config: ClientConfig) -> Self {
         let connect = Connect {
-            // The hub keeps commands for devices while the link is down.
-            clean_start: false,
+            // A hub that keeps the session keeps commands for devices while the link is down.
+            clean_start: config.session_expiry == 0,
             keep_alive: config.keep_alive,
             user_name: config.user_name,
             password: config.password,
@@ -340,15 +341,18 @@ mod tests {
     use crate::packet::{next_frame, write_connack};
 
     fn client(version: ProtocolVersion) -> Client {
-        let config = ClientConfig {
+        Client::new(config(version))
+    }
+
+    fn config(version: ProtocolVersion) -> ClientConfig {
+        ClientConfig {
             client_id: "edge-1-0".into(),
             version,
             keep_alive: 60,
             session_expiry: 86_400,
             user_name: Some("pool".into()),
             password: Some(Password::new(b"secret")),
-        };
-        Client::new(config)
+        }
     }
 
     fn answer(client: &mut Client, connack: &Connack, now: Tick) -> Result<(), ClientError> {
@@ -382,6 +386,13 @@ mod tests {
         client.wrote(2);
         client.start(Tick(5));
         assert_eq!(client.unsent().first(), Some(&0x10), "a new transport begins with CONNECT");
+    }
+
+    #[test]
+    fn without_a_session_to_keep_each_connection_begins_anew() {
+        let mut client = Client::new(ClientConfig { session_expiry: 0, ..config(ProtocolVersion::V3_1_1) });
+        client.start(Tick(0));
+        assert_eq!(client.unsent().get(9), Some(&0xc2), "Clean Session");
     }
 
     #[test]
