@@ -12,7 +12,7 @@ use std::{
     fmt::Write as _,
     fs::{File, OpenOptions},
     io::{self, BufRead as _, ErrorKind, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     process,
     sync::{
         Arc, Mutex,
@@ -115,12 +115,19 @@ impl Link {
                 self.hub.record(&lines)?;
             }
             self.waiting.extend(ids.into_iter().map(|id| (Instant::now(), id)));
-            if !open {
-                return Ok(());
-            }
             self.acknowledge(&mut replies);
             self.stream.write_all(&replies)?;
+            if !open {
+                return self.close();
+            }
         }
+    }
+
+    /// Closes so that what was acknowledged arrives: to close with unread bytes would reset the connection.
+    fn close(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        self.stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        io::copy(&mut self.stream, &mut io::sink()).map(|_| ())
     }
 
     /// Takes every whole packet; `false`: the connection is to be closed.
@@ -252,10 +259,13 @@ fn variable(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes all");
-        text
-    })
+    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' + half - 10 });
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }
 
 /// `ack hold`: for ever.

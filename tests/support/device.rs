@@ -35,18 +35,21 @@ pub struct Login {
     pub password: Option<String>,
     /// Seconds.
     pub keep_alive: u16,
+    /// Topic of a will, at QoS 0 with an empty payload.
+    pub will_topic: Option<String>,
 }
 
 impl Login {
     /// As a device that follows the README does it.
     pub fn new(version: Version, device: &str, token: &str) -> Self {
         let (user_name, password) = (Some(device.to_owned()), Some(token.to_owned()));
-        Self { version, client_id: device.to_owned(), user_name, password, keep_alive: 60 }
+        Self { version, client_id: device.to_owned(), user_name, password, keep_alive: 60, will_topic: None }
     }
 
     /// The CONNECT packet.
     pub fn packet(&self) -> Vec<u8> {
-        let flags = 2 | u8::from(self.user_name.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
+        let will = u8::from(self.will_topic.is_some()) << 2;
+        let flags = 2 | will | u8::from(self.user_name.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
         let mut body = text("MQTT");
         body.extend([if self.version == Version::V5 { 5 } else { 4 }, flags]);
         body.extend(self.keep_alive.to_be_bytes());
@@ -54,6 +57,11 @@ impl Login {
             body.push(0);
         }
         body.extend(text(&self.client_id));
+        if let Some(topic) = &self.will_topic {
+            body.extend((self.version == Version::V5).then_some(0));
+            body.extend(text(topic));
+            body.extend(text(""));
+        }
         body.extend(self.user_name.iter().chain(&self.password).flat_map(|field| text(field)));
         packet(0x10, &body)
     }

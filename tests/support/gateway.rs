@@ -22,6 +22,7 @@ pub struct Plan {
     connections: usize,
     devices: Vec<String>,
     limits: String,
+    more_identities: String,
     skew_seconds: u64,
 }
 
@@ -52,12 +53,20 @@ impl Plan {
     /// A gateway that forwards to this hub, with the devices `d0` to `d9`.
     pub fn new(hub: Hub) -> Self {
         let devices = (0..10).map(|n| format!("d{n}")).collect();
-        Self { hub, shards: 2, connections: 2, devices, limits: String::new(), skew_seconds: 30 }
+        Self {
+            hub,
+            shards: 2,
+            connections: 2,
+            devices,
+            limits: String::new(),
+            more_identities: String::new(),
+            skew_seconds: 30,
+        }
     }
 
-    /// Shards, and at least as many connections to the hub.
+    /// Shards, and as many connections to the hub.
     pub fn shards(mut self, shards: usize) -> Self {
-        (self.shards, self.connections) = (shards, self.connections.max(shards));
+        (self.shards, self.connections) = (shards, shards);
         self
     }
 
@@ -67,9 +76,15 @@ impl Plan {
         self
     }
 
-    /// A line under `[limits]`.
+    /// A line under `[limits]`, or a section after it.
     pub fn limit(mut self, line: &str) -> Self {
         writeln!(self.limits, "{line}").unwrap();
+        self
+    }
+
+    /// What else `identities.toml` holds.
+    pub fn identities_and(mut self, text: &str) -> Self {
+        self.more_identities.push_str(text);
         self
     }
 
@@ -81,25 +96,26 @@ impl Plan {
 
     /// Writes its files, starts it and waits until it is ready.
     pub fn start(self) -> Gateway {
+        let mut gateway = self.launch(|_| {});
+        gateway.until_ready();
+        gateway
+    }
+
+    /// Writes its files, lets the test change them, and starts it.
+    pub fn launch(self, change: impl FnOnce(&Path)) -> Gateway {
         let folder = folder("gateway");
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (tcp, tls, admin) = (local(free_port()), local(free_port()), local(free_port()));
-        let ca_pem = self.write_certificates(&folder);
-        write_secret(&folder.join("identities.toml"), &self.identities());
+        let ca_pem = write_certificates(&folder);
+        write_secret(&folder.join("identities.toml"), &self.all_identities());
         fs::write(folder.join("revocations.jsonl"), "").unwrap();
         fs::write(folder.join("gateway.toml"), self.configuration(&folder, tcp, tls, admin)).unwrap();
+        change(&folder);
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["run", "--config", "gateway.toml"]).current_dir(&folder);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = Process::start(&mut command, &folder.join("gateway.log"));
-        let mut gateway = Gateway { process, folder, tcp, tls, admin, ca_pem };
-        until("the gateway to be ready", Duration::from_secs(30), || {
-            if let Some(status) = gateway.process.ended() {
-                panic!("the gateway ended with {status}: {}", gateway.process.log());
-            }
-            gateway.get("/readyz").is_some_and(|(status, _)| status == 200)
-        });
-        gateway
+        Gateway { process, folder, tcp, tls, admin, ca_pem }
     }
 
     fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
@@ -145,33 +161,29 @@ bind = "{admin}"
         )
     }
 
-    fn identities(&self) -> String {
+    fn all_identities(&self) -> String {
         let mut text = String::from(IDENTITIES);
         writeln!(text, "primary_key = \"{}\"\n", device_key("service")).unwrap();
         for device in &self.devices {
             let key = device_key(device);
             write!(text, "[[device]]\nid = \"{device}\"\nprimary_key = \"{key}\"\n").unwrap();
         }
-        text
-    }
-
-    /// A CA, and the server's certificate that it signed; gives the CA's.
-    fn write_certificates(&self, folder: &Path) -> Vec<u8> {
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-        let key = KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let server = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-        fs::write(folder.join("server.pem"), server.pem()).unwrap();
-        write_secret(&folder.join("server.key"), &key.serialize_pem());
-        write_secret(&folder.join("issuer.secret"), ISSUER_SECRET);
-        ca_pem.into_bytes()
+        text + &self.more_identities
     }
 }
 
 impl Gateway {
+    /// Waits until `/readyz` says so.
+    #[track_caller]
+    pub fn until_ready(&mut self) {
+        until("the gateway to be ready", Duration::from_secs(30), || {
+            if let Some(status) = self.process.ended() {
+                panic!("the gateway ended with {status}: {}", self.process.log());
+            }
+            self.get("/readyz").is_some_and(|(status, _)| status == 200)
+        });
+    }
+
     /// A plain connection on which nothing has been said.
     pub fn open(&self, version: Version) -> Device {
         Device::open(self.tcp, version)
@@ -215,13 +227,34 @@ impl Gateway {
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        // Read each time: the gateway makes it at its first start.
+        let token = fs::read_to_string(self.folder.join("var/admin.token")).unwrap_or_default();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            self.admin,
+            token.trim()
+        );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
+}
+
+/// A CA, and the server's certificate that it signed; gives the CA's.
+fn write_certificates(folder: &Path) -> Vec<u8> {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let server = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    fs::write(folder.join("server.pem"), server.pem()).unwrap();
+    write_secret(&folder.join("server.key"), &key.serialize_pem());
+    write_secret(&folder.join("issuer.secret"), ISSUER_SECRET);
+    ca_pem.into_bytes()
 }
 
 fn write_secret(path: &Path, text: &str) {

@@ -14,5 +14,5 @@ pub use device::{Answer, Device, Login, Version, publish_packet};
 pub use gateway::{Gateway, Hub, Plan};
 pub use hub::{Recorded, Recorder};
 pub use process::Process;
-pub use token::{device_key, jwt, sas, sas_until, unix_now};
+pub use token::{claims_with, device_key, jwt, jwt_of, jwt_with, sas, sas_for, sas_until, unix_now};
 pub use wait::{folder, free_port, until, until_some};
