@@ -40,7 +40,7 @@ CASES = {
     "JWT: unknown issuer": (lambda g: g.jwt("good", iss="https://elsewhere.example"), NOT_AUTHORIZED),
     "JWT: another audience": (lambda g: g.jwt("good", aud="elsewhere"), NOT_AUTHORIZED),
     "JWT: not yet valid": (lambda g: g.jwt("good", nbf=4_000_000_000), NOT_AUTHORIZED),
-    "JWT: unsigned": (unsigned, NOT_AUTHORIZED),
+    "JWT: unsigned": (unsigned, BAD_PASSWORD),
     "JWT: revoked": (lambda g: g.jwt("good", jti="stolen"), NOT_AUTHORIZED),
     "neither": (lambda g: "secret", BAD_PASSWORD),
 }

@@ -77,7 +77,9 @@ def answer(line):
 
 
 def say(event, **fields):
-    print(json.dumps({"event": event, **fields}), flush=True)
+    """One write a line: several threads say something."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 main()

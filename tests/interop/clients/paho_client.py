@@ -71,7 +71,9 @@ def number(code):
 
 
 def say(event, **fields):
-    print(json.dumps({"event": event, **fields}), flush=True)
+    """One write a line: several threads say something."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def leave(code):
