@@ -2,6 +2,7 @@
 //! and a hub that records before it acknowledges.
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod device;
 mod gateway;
