@@ -49,9 +49,9 @@ fn tollgate(folder: &Path, arguments: &[&str]) -> Ran {
 /// A folder with files of a gateway that does not run.
 fn room() -> PathBuf {
     let folder = folder("cli");
-    fs::create_dir(folder.join("config")).unwrap();
-    fs::write(folder.join("config/gateway.toml"), GATEWAY).unwrap();
-    fs::write(folder.join("config/revocations.jsonl"), "# by hand\n\n{\"device\": \"old\"}").unwrap();
+    fs::create_dir(folder.join("config")).expect("written");
+    fs::write(folder.join("config/gateway.toml"), GATEWAY).expect("written");
+    fs::write(folder.join("config/revocations.jsonl"), "# by hand\n\n{\"device\": \"old\"}").expect("written");
     let identities = IDENTITIES.replace("KEY", &device_key("pump-17")).replace("POLICY", &device_key("policy"));
     secret(&folder.join("config/identities.toml"), &identities);
     secret(&folder.join("issuer.secret"), &device_key("issuer"));
@@ -59,8 +59,8 @@ fn room() -> PathBuf {
 }
 
 fn secret(path: &Path, text: &str) {
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).expect("written");
+    file.write_all(text.as_bytes()).expect("written");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod door;
 mod explain;
 mod guard;
 mod ledger;
@@ -20,6 +21,8 @@ use axum::{
     routing::{delete, get, post},
 };
 use tokio::net::TcpListener;
+
+use door::Door;
 
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
 pub use explain::{Explained, ExplainedStep};
@@ -45,7 +48,8 @@ pub async fn serve(
         // Nobody listens where serving has failed.
         let _ = ended.send(());
     };
-    let serving = async { axum::serve(listener, app).with_graceful_shutdown(shutdown).await };
+    let door = Door::new(listener, CONNECTIONS_MAX, CONNECTION_LIFETIME);
+    let serving = async { axum::serve(door, app).with_graceful_shutdown(shutdown).await };
     let drained = async {
         let _ = end.await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
@@ -86,6 +90,10 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
 
 /// A token is at most some KiB; nothing else that is sent here is larger.
 const BODY_BYTES_MAX: usize = 64 << 10;
+/// Operators and a scraper or two.
+const CONNECTIONS_MAX: usize = 64;
+/// No answer takes that long; a scraper that keeps its connection opens another.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 /// For requests that run when the gateway ends; one that is never finished does not hold it up.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The recorder keeps every sample of a histogram until it is folded.
