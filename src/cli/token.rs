@@ -50,7 +50,8 @@ fn explanation(explained: &Explained) -> String {
     let mut text = String::new();
     for step in &explained.steps {
         let sign = if step.ok { '✓' } else { '✗' };
-        text.push_str(&folded(&format!("{sign} {:<12} {}", step.what, step.detail), ""));
+        let body = folded(&step.detail, INDENT);
+        text.push_str(&format!("{sign} {:<12} {}\n", step.what, body.trim()));
     }
     let whose = explained.device.as_deref().map_or_else(String::new, |id| format!(" as {id}"));
     match (explained.number, &explained.denial) {
@@ -65,3 +66,6 @@ fn explanation(explained: &Explained) -> String {
     }
     text
 }
+
+/// As wide as a sign and the name of a step.
+const INDENT: &str = "               ";
