@@ -1,0 +1,77 @@
+//! The hub inside: one process carries telemetry to the programs of the site, and their commands to devices.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Answer, Device, Hub, Plan, Version};
+
+#[test]
+fn telemetry_reaches_a_program_of_the_site_and_its_command_the_device() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    for (version, of_program, device) in
+        [(Version::V4, Version::V5, "d0"), (Version::V5, Version::V4, "d1"), (Version::V5, Version::V5, "d2")]
+    {
+        let mut program = gateway.connect(of_program, "service");
+        let mut device_side = gateway.connect_tls(version, device);
+        assert_eq!(program.subscribe("devices/+/messages/events/#", 1), 1);
+        assert_eq!(device_side.subscribe(&format!("devices/{device}/messages/devicebound/#"), 1), 1);
+        for qos in [0, 1] {
+            let up = format!("devices/{device}/messages/events/{qos}");
+            send(&mut device_side, &up, b"\x00up\xFF", qos);
+            assert_eq!(received(&mut program), (up, b"\x00up\xFF".to_vec()));
+            let down = format!("devices/{device}/messages/devicebound/{qos}");
+            send(&mut program, &down, b"\xFFdown\x00", qos);
+            assert_eq!(received(&mut device_side), (down, b"\xFFdown\x00".to_vec()));
+        }
+    }
+}
+
+#[test]
+fn a_program_of_the_site_sees_every_device_in_its_own_order() {
+    const MESSAGES: usize = 200;
+    let gateway = Plan::new(Hub::Embedded).shards(2).start();
+    let mut program = gateway.connect(Version::V4, "service");
+    assert_eq!(program.subscribe("devices/+/messages/events/#", 1), 1);
+    let mut devices: Vec<(String, Device)> =
+        (0..5).map(|n| format!("d{n}")).map(|name| (name.clone(), gateway.connect(Version::V5, &name))).collect();
+    for n in 0..MESSAGES {
+        for (name, device) in &mut devices {
+            device.publish_acknowledged(&format!("devices/{name}/messages/events/"), n.to_string().as_bytes());
+        }
+    }
+    let mut next = std::collections::BTreeMap::new();
+    for _ in 0..MESSAGES * devices.len() {
+        let (topic, payload) = received(&mut program);
+        let expected = next.entry(topic.clone()).or_insert(0);
+        assert_eq!(String::from_utf8(payload).unwrap(), expected.to_string(), "{topic}");
+        *expected += 1;
+    }
+}
+
+fn send(from: &mut Device, topic: &str, payload: &[u8], qos: u8) {
+    if qos == 0 {
+        from.publish(topic, payload, 0);
+    } else {
+        from.publish_acknowledged(topic, payload);
+    }
+}
+
+/// Topic and payload of the next message, which is acknowledged. Its QoS is not compared: rumqttd delivers at the QoS of
+/// the subscription, whatever the message was published with.
+#[track_caller]
+fn received(at: &mut Device) -> (String, Vec<u8>) {
+    match at.next(PATIENCE) {
+        Answer::Publish { topic, payload, qos, packet_id } => {
+            if qos > 0 {
+                at.acknowledge(packet_id);
+            }
+            (topic, payload)
+        }
+        other => panic!("{other:?} instead of a message"),
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
