@@ -88,6 +88,42 @@ fn nothing_is_accepted_from_a_session_after_its_cut() {
 }
 
 #[test]
+fn a_session_cut_under_load_loses_nothing_that_was_acknowledged() {
+    let recorder = Recorder::start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    let topic = "devices/d0/messages/events/";
+    let mut session = gateway.connect(Version::V5, "d0");
+    let (mut sent, mut acknowledged, mut reason) = (0_u64, 0, None);
+    loop {
+        // What is sent on a connection that is being cut may fail: the reading below says how it ended.
+        let number = u16::try_from(sent % 60_000 + 1).unwrap();
+        let packet = support::publish_packet(Version::V5, topic, sent.to_string().as_bytes(), 1, number);
+        let _ = session.try_send(&packet);
+        sent += 1;
+        if sent == 500 {
+            gateway.revoke(r#"{"device": "d0"}"#);
+        }
+        let wait = if sent - acknowledged < 50 { Duration::from_micros(1) } else { PATIENCE };
+        match session.next(wait) {
+            Answer::Puback(_, 0) => acknowledged += 1,
+            Answer::Disconnect(code) => reason = Some(code),
+            Answer::Closed => break,
+            Answer::Silence => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(reason, Some(0x98));
+    let recorded = recorder.payloads(topic);
+    assert!(u64::try_from(recorded.len()).unwrap() >= acknowledged, "{acknowledged} acknowledged");
+    let in_order = recorded.iter().enumerate().all(|(at, payload)| at.to_string() == *payload);
+    assert!(in_order && acknowledged > 0, "each once, in order: {} recorded", recorded.len());
+
+    gateway.connect(Version::V4, "d1").publish_acknowledged("devices/d1/messages/events/", b"witness");
+    let later = recorder.payloads(topic).len();
+    assert!(later - recorded.len() <= 50, "what was on its way to the hub: {}", later - recorded.len());
+}
+
+#[test]
 fn a_list_with_a_bad_line_applies_its_good_lines_lifts_nothing_and_raises_the_alarm() {
     let gateway = Plan::new(Hub::Embedded).start();
     let list = gateway.folder.join("revocations.jsonl");
