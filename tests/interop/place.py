@@ -138,10 +138,23 @@ class Hub:
             f"listener {self.tls_port} 127.0.0.1\n"
             f"certfile {self.folder}/hub.pem\nkeyfile {self.folder}/hub.key\n"
         )
-        mosquitto = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-        self.program = Program([mosquitto, "-c", self.folder / "mosquitto.conf"], self.folder, "mosquitto.log")
+        self.start()
         self.messages = []
         self.arrived = threading.Condition()
+        self.observer = self._observe()
+
+    def start(self):
+        """Also again, after `kill`: on the same ports."""
+        mosquitto = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        self.program = Program([mosquitto, "-c", self.folder / "mosquitto.conf"], self.folder, "mosquitto.log")
+
+    def kill(self):
+        """kill -9."""
+        self.program.stop()
+
+    def observe_again(self):
+        """After a restart, which forgot the observer's subscription."""
+        self.observer.loop_stop()
         self.observer = self._observe()
 
     def _observe(self):
