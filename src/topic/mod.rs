@@ -79,10 +79,14 @@ impl TopicFilter {
     /// Checks bytes of a peer.
     ///
     /// # Errors
-    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000, or a wildcard that is not a whole
-    /// level, or `#` before the last level.
+    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000, more than 200 levels, or a wildcard
+    /// that is not a whole level, or `#` before the last level.
     pub fn new(bytes: &[u8]) -> Result<Self, TopicError> {
         let text = checked_text(bytes)?;
+        // Each level is a step down in tables that are searched and freed by recursion.
+        if text.split('/').count() > FILTER_LEVELS_MAX {
+            return Err(TopicError::TooDeep);
+        }
         let mut levels = text.split('/').peekable();
         while let Some(level) = levels.next() {
             // MQTT 5.0 [MQTT-4.7.1-1], [MQTT-4.7.1-2]
@@ -171,6 +175,8 @@ pub enum TopicError {
     NotUtf8,
     /// Holds U+0000 [MQTT-4.7.3-2].
     Nul,
+    /// A filter of more than 200 levels.
+    TooDeep,
     /// A wildcard where none may stand.
     Wildcard,
 }
@@ -182,6 +188,7 @@ impl fmt::Display for TopicError {
             Self::TooLong => "it is longer than 65,535 bytes",
             Self::NotUtf8 => "it is not UTF-8",
             Self::Nul => "it holds U+0000",
+            Self::TooDeep => "it has more than 200 levels",
             Self::Wildcard => "it has a wildcard where none may stand",
         })
     }
@@ -201,6 +208,9 @@ fn checked_text(bytes: &[u8]) -> Result<&str, TopicError> {
     }
     std::str::from_utf8(bytes).map_err(|_| TopicError::NotUtf8)
 }
+
+/// Deeper than any device needs, and far less than a thread's stack bears.
+const FILTER_LEVELS_MAX: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +238,8 @@ mod tests {
         for bad in ["a+", "a/#/b", "a#", "+a/b", "##"] {
             assert_eq!(TopicFilter::try_from(bad), Err(TopicError::Wildcard), "{bad}");
         }
+        assert_eq!(TopicFilter::try_from(&*"/".repeat(200)), Err(TopicError::TooDeep));
+        assert_eq!(filter(&"/".repeat(199)).as_str().len(), 199);
         for good in ["#", "+", "/", "+/+", "a//b", "a/+/#", "é/x"] {
             assert_eq!(filter(good).as_str(), good);
         }
