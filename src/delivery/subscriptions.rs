@@ -108,7 +108,8 @@ impl Subscriptions {
         link: LinkState,
     ) -> Placement {
         let qos = qos.min(QoS::AtLeastOnce);
-        self.drop_holder(who, filter);
+        // Who asks twice is answered twice.
+        self.replace_holder(who, filter);
         self.unwanted.remove(filter);
         let holder = Holder { session: who, qos, id: subscription_id(filter) };
         self.holders.insert(filter, holder);
@@ -304,8 +305,15 @@ impl Subscriptions {
     }
 
     fn drop_holder(&mut self, who: SessionRef, filter: &TopicFilter) {
+        self.replace_holder(who, filter);
+        if let Some(entry) = self.entries.get_mut(filter) {
+            entry.waiting.retain(|(session, _)| *session != who);
+        }
+    }
+
+    /// Removes a holder that is about to come back with another QoS.
+    fn replace_holder(&mut self, who: SessionRef, filter: &TopicFilter) {
         let Some(entry) = self.entries.get_mut(filter) else { return };
-        entry.waiting.retain(|(session, _)| *session != who);
         if let Some(at) = entry.holders.iter().position(|h| h.session == who) {
             let holder = entry.holders.swap_remove(at);
             self.holders.remove(filter, &holder);
@@ -407,6 +415,16 @@ mod tests {
         s.session_gone(session(2));
         assert_eq!(settle(&mut s, 1).0, [Request::Unsubscribe(vec![filter("a/#")])]);
         assert!(s.entries.is_empty() && s.by_session.is_empty() && matched(&mut s, "a/x").is_empty());
+    }
+
+    #[test]
+    fn who_asks_twice_before_the_hub_answers_is_answered_twice() {
+        let mut s = Subscriptions::default();
+        assert_eq!(s.subscribe(session(1), &filter("a"), Q0, 7, LinkState::Up), Placement::Pending);
+        assert_eq!(s.subscribe(session(1), &filter("a"), Q1, 8, LinkState::Up), Placement::Pending);
+        let placed = |token| Placed { session: session(1), token, granted: Ok(Q1) };
+        assert_eq!(settle(&mut s, 1).1.placed, [placed(7), placed(8)]);
+        assert_eq!(matched(&mut s, "a"), [(1, 1)]);
     }
 
     #[test]
