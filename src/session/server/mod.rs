@@ -356,9 +356,10 @@ impl Session {
             return Err(CloseReason::PacketTooLarge);
         }
         if publish.packet_id != 0 {
-            // Sent again while it is with delivery: the PUBACK that comes answers both.
             if self.inbound.contains(publish.packet_id) {
-                return Ok(Step::Done);
+                // Sent again while it is with delivery: the PUBACK that comes answers both. Without DUP it is another
+                // message under an identifier in use [MQTT-2.2.1-4]: that PUBACK would be taken for its own.
+                return if publish.dup { Ok(Step::Done) } else { Err(CloseReason::ProtocolError) };
             }
             // MQTT 5.0 [MQTT-3.3.4-9]
             if self.version == ProtocolVersion::V5_0 && self.inbound.len() >= usize::from(self.limits.receive_maximum) {

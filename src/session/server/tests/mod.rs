@@ -71,6 +71,13 @@ impl Pair {
         self.send(&publish(version, "a/b", packet_id, b""))
     }
 
+    /// Publishes with QoS 1 and DUP.
+    fn publish_again(&mut self, packet_id: u16) -> Came {
+        let mut bytes = publish(self.session.version(), "a/b", packet_id, b"");
+        bytes[0] |= 0x08;
+        self.send(&bytes)
+    }
+
     /// Publishes with QoS 1, and delivery takes it.
     fn accepted(&mut self, packet_id: u16) {
         assert_eq!(self.publish(packet_id), Came::Publish("a/b".to_owned(), packet_id));

@@ -66,7 +66,7 @@ proptest! {
                 Act::Publish(id) => {
                     let id = id.unwrap_or_else(|| model.last.checked_add(1).unwrap_or(1));
                     let expected = if model.holds(id) {
-                        Came::Done
+                        Came::Close(CloseReason::ProtocolError)
                     } else if model.in_flight.len() == 6 {
                         Came::Close(CloseReason::ReceiveMaximumExceeded)
                     } else {
@@ -94,7 +94,7 @@ proptest! {
                     model.last = id;
                 },
                 Act::Again(n) => if let Some(id) = nth(n, &model) {
-                    prop_assert_eq!(pair.publish(id), Came::Done);
+                    prop_assert_eq!(pair.publish_again(id), Came::Done);
                 },
             }
             prop_assert_eq!(pair.pubacks(), model.due());

@@ -113,7 +113,9 @@ fn a_publish_that_is_in_flight_is_taken_once() {
     for version in [V3, V5] {
         let mut pair = Pair::new(version);
         pair.accepted(1);
-        assert_eq!(pair.publish(1), Came::Done);
+        assert_eq!(pair.publish_again(1), Came::Done);
+        // Another message under the same identifier is not dropped without a word.
+        assert_eq!(pair.publish(1), Came::Close(CloseReason::ProtocolError));
         pair.stored(1);
         assert_eq!(pair.pubacks(), [(1, 0)]);
         // After its PUBACK the identifier is free: this is another message.
@@ -128,7 +130,7 @@ fn beyond_receive_maximum_5_0_is_closed_and_3_1_1_is_not_read() {
     (1..=3).for_each(|id| pair.accepted(id));
     assert!(pair.session.wants_input());
     assert_eq!(pair.publish(0), Came::Publish("a/b".to_owned(), 0), "QoS 0 does not count");
-    assert_eq!(pair.publish(3), Came::Done, "sent again, it does not count twice");
+    assert_eq!(pair.publish_again(3), Came::Done, "sent again, it does not count twice");
     assert_eq!(pair.publish(4), Came::Close(CloseReason::ReceiveMaximumExceeded));
     pair.stored(1);
     assert_eq!(pair.publish(4), Came::Publish("a/b".to_owned(), 4));
