@@ -99,7 +99,7 @@ struct Arrival {
 fn make_room(shard: &Rc<Shard>, newest: tokio::task::AbortHandle) {
     let mut pending = shard.pending.borrow_mut();
     pending.push_back(newest);
-    let max = (shard.site.limits.connections_max / PENDING_PART / shard.shards.len()).max(PENDING_MIN);
+    let max = pending_max(shard.site.limits.connections_max, shard.shards.len());
     if pending.len() > max {
         pending.retain(|task| !task.is_finished());
     }
@@ -109,6 +109,12 @@ fn make_room(shard: &Rc<Shard>, newest: tokio::task::AbortHandle) {
             count_refusal(Denial::ConnectTimeout);
         }
     }
+}
+
+/// How many of `places` one shard of `shards` leaves to the unknown.
+fn pending_max(places: usize, shards: usize) -> usize {
+    let part = (places / PENDING_PART).max(PENDING_MIN.min(places / 2));
+    (part / shards).max(1)
 }
 
 /// Lets go of tasks that have ended.
@@ -329,5 +335,19 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 256 << 10;
 /// One of so many places of a shard may be held by connections that are not known yet.
 const PENDING_PART: usize = 4;
-/// However few places there are.
+/// Or so many, up to half of all: a small site's devices come all at once, too.
 const PENDING_MIN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unknown_never_hold_all_places() {
+        for (places, shards, max) in
+            [(10_000, 2, 1250), (10_000, 1, 2500), (600, 2, 128), (100, 2, 25), (4, 1, 2), (1, 1, 1)]
+        {
+            assert_eq!(pending_max(places, shards), max, "{places} places, {shards} shards");
+        }
+    }
+}
