@@ -88,6 +88,12 @@ impl Registry {
         self.by_device.insert(live.grant.device.clone(), live.clone())
     }
 
+    /// Puts back the session that a newcomer had replaced, after the newcomer was removed: it goes on. A change that came
+    /// between did not find it: it has to be asked for again.
+    pub fn reinstate(&self, live: &Arc<Live>) {
+        self.by_device.entry(live.grant.device.clone()).or_insert_with(|| live.clone());
+    }
+
     /// Takes a session out; another one of the same device stays.
     pub fn remove(&self, live: &Arc<Live>) {
         self.by_device.remove_if(&live.grant.device, |_, held| Arc::ptr_eq(held, live));
@@ -198,6 +204,19 @@ mod tests {
         registry.remove(&old);
         assert!(Arc::ptr_eq(&registry.of_device("a").expect("a"), &new));
         assert!(registry.of_token(TokenId([1; 16])).is_empty());
+    }
+
+    #[test]
+    fn a_session_goes_on_where_the_newcomer_was_turned_away() {
+        let registry = Registry::default();
+        let (old, new) = (live("a", 1, None), live("a", 2, None));
+        registry.register(&old);
+        let replaced = registry.register(&new).expect("the old one");
+        registry.remove(&new);
+        registry.reinstate(&replaced);
+        assert!(Arc::ptr_eq(&registry.of_device("a").expect("a"), &old));
+        registry.remove(&old);
+        assert!(registry.is_empty());
     }
 
     #[test]

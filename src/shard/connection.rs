@@ -17,7 +17,8 @@ use super::{
     accept::{self, Handed},
     device_hash, publish,
     sessions::{Pause, Rate, SessionCell, State},
-    subscribe, wall_ms, wall_now,
+    subscribe::{self, Asked},
+    wall_ms, wall_now,
 };
 use crate::{
     delivery::{SessionRef, session_stamp},
@@ -81,6 +82,7 @@ async fn serve(shard: Rc<Shard>, handed: Handed) {
     let changed = site.gate.epoch() != epoch;
     if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, wall_now())).flatten() {
         drop(registration);
+        reinstate(&shard, old);
         let denial = recheck_denial(reason);
         let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
         site.journal.connect_refused(&session_of, denial, "it was withdrawn while the device connected");
@@ -97,6 +99,15 @@ async fn serve(shard: Rc<Shard>, handed: Handed) {
     drop(connect.password);
     look_at(&shard, who, now);
     run(registration, cell, stream, unread, connect.will, place).await;
+}
+
+/// The newcomer was turned away: the session that it would have replaced goes on, and is found by changes again.
+fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
+    let Some(old) = old else { return };
+    shard.site.registry.reinstate(&old);
+    if let Some(reason) = shard.site.gate.recheck(&old.grant, wall_now()) {
+        shard.shards.cut(&[(old, reason)], Instant::now());
+    }
 }
 
 fn recheck_denial(reason: CloseReason) -> crate::denial::Denial {
@@ -245,8 +256,14 @@ fn drive(
         if let Some(cut) = cell.live.cut() {
             return Poll::Ready(cut.reason);
         }
-        if ready!(write_out(cell, stream.as_mut(), cx)).is_err() {
-            return Poll::Ready(CloseReason::ConnectionLost);
+        match write_out(cell, stream.as_mut(), cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ConnectionLost),
+            Poll::Pending => {
+                // A device that does not read must not hold places that others wait for.
+                publish::done(shard, cell);
+                return Poll::Pending;
+            }
         }
         if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
             return Poll::Pending;
@@ -254,9 +271,8 @@ fn drive(
         let mut scratch = shard.scratch.borrow_mut();
         let outcome = match *work {
             Work::Frames => {
-                let frames = std::mem::take(unread);
-                let outcome = handle(shard, cell, &frames);
-                keep(unread, &frames, outcome.as_ref().map_or(0, |o| o.used));
+                let outcome = handle(shard, cell, unread);
+                forget(unread, outcome.as_ref().map_or(0, |o| o.used));
                 outcome
             }
             Work::Read => {
@@ -267,14 +283,12 @@ fn drive(
                 match source {
                     Source::Scratch(filled) => {
                         let outcome = handle(shard, cell, &scratch[..filled]);
-                        unread.clear();
                         keep(unread, &scratch[..filled], outcome.as_ref().map_or(0, |o| o.used));
                         outcome
                     }
                     Source::Unread => {
-                        let frames = std::mem::take(unread);
-                        let outcome = handle(shard, cell, &frames);
-                        keep(unread, &frames, outcome.as_ref().map_or(0, |o| o.used));
+                        let outcome = handle(shard, cell, unread);
+                        forget(unread, outcome.as_ref().map_or(0, |o| o.used));
                         outcome
                     }
                 }
@@ -293,7 +307,16 @@ fn keep(unread: &mut Vec<u8>, frames: &[u8], used: usize) {
     if rest.is_empty() {
         *unread = Vec::new();
     } else {
+        unread.clear();
         unread.extend_from_slice(rest);
+    }
+}
+
+/// Takes off what was used. Nothing is copied while a large packet comes piece by piece.
+fn forget(unread: &mut Vec<u8>, used: usize) {
+    unread.drain(..used.min(unread.len()));
+    if unread.is_empty() {
+        *unread = Vec::new();
     }
 }
 
@@ -388,8 +411,15 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
                     break Work::Frames;
                 }
             },
-            Step::Subscribe(request) => subscribe::subscribe(shard, cell, state, request, now)?,
-            Step::Unsubscribe(request) => subscribe::unsubscribe(shard, cell, state, &request, now),
+            // Hubs have not answered for filters that these are about, or count with: they keep their turn.
+            Step::Subscribe(request) => match subscribe::subscribe(shard, cell, state, request, now)? {
+                Asked::Now => {}
+                Asked::Later => break pause_for_hubs(cell),
+            },
+            Step::Unsubscribe(request) => match subscribe::unsubscribe(shard, cell, state, &request, now) {
+                Asked::Now => {}
+                Asked::Later => break pause_for_hubs(cell),
+            },
             Step::Disconnect(Disconnect { reason: DISCONNECT_WITH_WILL, .. }) => {
                 return Err(CloseReason::ConnectionLost);
             }
@@ -399,6 +429,11 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
     };
     publish::done(shard, cell);
     Ok(Handled { used, next })
+}
+
+fn pause_for_hubs(cell: &SessionCell) -> Work {
+    cell.set_pause(Pause::Subscribing);
+    Work::Frames
 }
 
 /// Writes all that is owed to the device; what waits behind it follows.

@@ -95,6 +95,8 @@ pub(super) enum Pause {
     Hub(usize),
     /// It has used up its rate.
     Rate,
+    /// A hub is to answer for filters first.
+    Subscribing,
 }
 
 /// A token bucket of one second, in thousandths of a message.
@@ -183,6 +185,13 @@ impl SessionCell {
     /// Its rate allows more.
     pub(super) fn rested(&self, now: Tick) {
         if self.pause.get() == Pause::Rate {
+            self.resume(now);
+        }
+    }
+
+    /// Hubs have answered for all filters.
+    pub(super) fn subscribed(&self, now: Tick) {
+        if self.pause.get() == Pause::Subscribing {
             self.resume(now);
         }
     }

@@ -15,6 +15,14 @@ use crate::{
     topic::{TopicFilter, TopicName},
 };
 
+/// Whether a packet was taken.
+pub(super) enum Asked {
+    /// It was.
+    Now,
+    /// It has to be offered again when nothing is being placed.
+    Later,
+}
+
 /// Places what may be subscribed to. The SUBACK follows when every hub concerned has answered.
 pub(super) fn subscribe(
     shard: &Shard,
@@ -22,7 +30,13 @@ pub(super) fn subscribe(
     state: &mut State,
     request: Subscribe,
     now: Tick,
-) -> Result<(), CloseReason> {
+) -> Result<Asked, CloseReason> {
+    // The quota counts what is granted: here it might be exceeded by what is not yet.
+    let placing: usize = state.subscribing.iter().map(|asked| asked.request.requests.len()).sum();
+    let filters = state.session.subscriptions().len() + placing + request.requests.len();
+    if placing > 0 && filters > shard.site.limits.subscriptions_max {
+        return Ok(Asked::Later);
+    }
     if state.subscribing.len() >= SUBSCRIBING_MAX {
         return Err(CloseReason::Denied(Denial::SubscriptionQuota));
     }
@@ -43,22 +57,40 @@ pub(super) fn subscribe(
         .collect();
     state.subscribing.push(Subscribing { request, outcomes });
     answer(state);
-    Ok(())
+    Ok(Asked::Now)
 }
 
 /// Takes back what was subscribed to.
-pub(super) fn unsubscribe(shard: &Shard, cell: &SessionCell, state: &mut State, request: &Unsubscribe, now: Tick) {
+pub(super) fn unsubscribe(
+    shard: &Shard,
+    cell: &SessionCell,
+    state: &mut State,
+    request: &Unsubscribe,
+    now: Tick,
+) -> Asked {
+    // A filter that is being placed is not held yet, and would be after this.
+    if !state.subscribing.is_empty() {
+        return Asked::Later;
+    }
     for ended in state.session.unsuback(request, &mut state.out) {
         if let Ok((upstream, there)) = shard.site.routes.resolve_filter(&ended.filter) {
             shard.member(upstream, cell.hash).unsubscribe(cell.who, &there, now);
         }
     }
+    Asked::Now
 }
 
 /// A hub has answered for one filter.
 pub(super) fn placed(shard: &Shard, placed: &Placed) {
     let Some(cell) = shard.session(placed.session) else { return };
-    let state = &mut *cell.state.borrow_mut();
+    if take_outcome(&mut cell.state.borrow_mut(), placed) {
+        cell.subscribed(shard.site.now());
+    }
+    cell.wake();
+}
+
+/// Says whether nothing is being placed any more.
+fn take_outcome(state: &mut State, placed: &Placed) -> bool {
     let (packet_id, index) = ((placed.token >> 16) as u16, (placed.token & 0xffff) as usize);
     let asked = state.subscribing.iter_mut().find(|s| s.request.packet_id == packet_id);
     if let Some(outcome) = asked.and_then(|s| s.outcomes.get_mut(index)) {
@@ -68,7 +100,7 @@ pub(super) fn placed(shard: &Shard, placed: &Placed) {
         });
     }
     answer(state);
-    cell.wake();
+    state.subscribing.is_empty()
 }
 
 /// A message of a hub for one session.
