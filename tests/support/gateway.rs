@@ -20,6 +20,7 @@ pub struct Plan {
     hub: Hub,
     shards: usize,
     connections: usize,
+    window: usize,
     devices: Vec<String>,
     limits: String,
     more_identities: String,
@@ -57,6 +58,7 @@ impl Plan {
             hub,
             shards: 2,
             connections: 2,
+            window: 1000,
             devices,
             limits: String::new(),
             more_identities: String::new(),
@@ -67,6 +69,12 @@ impl Plan {
     /// Shards, and as many connections to the hub.
     pub fn shards(mut self, shards: usize) -> Self {
         (self.shards, self.connections) = (shards, shards);
+        self
+    }
+
+    /// Messages in flight on one connection to the hub.
+    pub fn window(mut self, window: usize) -> Self {
+        self.window = window;
         self
     }
 
@@ -119,7 +127,8 @@ impl Plan {
     }
 
     fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
-        let (shards, connections, limits, skew) = (self.shards, self.connections, &self.limits, self.skew_seconds);
+        let (shards, connections, window) = (self.shards, self.connections, self.window);
+        let (limits, skew) = (&self.limits, self.skew_seconds);
         let upstream = match self.hub {
             Hub::Embedded => "kind = \"embedded\"".to_owned(),
             Hub::At(port, version) => {
@@ -151,6 +160,7 @@ clock_skew = "{skew}s"
 [[upstream]]
 name = "hub"
 connections = {connections}
+window = {window}
 {upstream}
 [[route]]
 from = "devices/{{device}}/#"
