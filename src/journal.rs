@@ -107,6 +107,13 @@ impl Journal {
             remedy: remedy.into(),
         };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        // A 3.1.1 session that is closed because a PUBLISH was refused: one entry says both.
+        let is_said = |last: &Entry| {
+            number != 0 && last.number == number && last.device == entry.device && last.peer == entry.peer
+        };
+        if event == "cut" && entries.back().is_some_and(is_said) {
+            return;
+        }
         if entries.len() >= self.entries_max {
             entries.pop_front();
         }
@@ -169,6 +176,18 @@ mod tests {
         assert_eq!(devices, ["b", "a", "c"]);
         let of_a = journal.last(Some("a"), 10);
         assert_eq!((of_a.len(), of_a[0].number, &*of_a[0].tag), (1, 300, "expired"));
+    }
+
+    #[test]
+    fn a_refusal_that_closes_is_one_entry() {
+        let journal = Journal::default();
+        let peer = "127.0.0.1:5".parse().expect("an address");
+        let who = Who { device: "a", peer, token_id: None };
+        journal.action_refused(&who, Denial::TopicOutOfScope, "PUBLISH to \"x\", QoS 1");
+        journal.closed(&who, CloseReason::Denied(Denial::TopicOutOfScope), "");
+        assert_eq!(journal.last(None, 10).len(), 1);
+        journal.closed(&who, CloseReason::Denied(Denial::QosNotOffered), "");
+        assert_eq!(journal.last(None, 10).len(), 2);
     }
 
     #[test]

@@ -115,14 +115,14 @@ impl ShardMeter {
         }
     }
 
-    /// A message of QoS 0 was dropped; `reason` is a metric label, one of a few words.
-    pub fn dropped(&self, reason: &'static str) {
+    /// So many messages were dropped; `reason` is a metric label, one of a few words.
+    pub fn dropped(&self, reason: &'static str, messages: u64) {
         let mut dropped = self.dropped.borrow_mut();
         if let Some((_, cell)) = dropped.iter().find(|(name, _)| *name == reason) {
-            return cell.add(1);
+            return cell.add(messages);
         }
         let cell = Cell64::new(counter!(DROPPED, "reason" => reason));
-        cell.add(1);
+        cell.add(messages);
         dropped.push((reason, cell));
     }
 
@@ -360,8 +360,8 @@ mod tests {
             shard.publish_refused();
             shard.forwarded(1, 7);
             shard.forwarded(9, 1);
-            shard.dropped("hub_away");
-            shard.dropped("hub_away");
+            shard.dropped("hub_away", 1);
+            shard.dropped("hub_away", 1);
             assert!(meters.render().contains("tollgate_publishes_total{result=\"accepted\"} 0"), "not before");
             shard.flush();
             shard.publish_accepted();

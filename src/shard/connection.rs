@@ -33,12 +33,50 @@ use crate::{
     time::Tick,
 };
 
-/// Makes a session of an admitted connection.
-pub(super) fn adopt(shard: &Rc<Shard>, mut handed: Handed) {
-    if let Err(error) = handed.stream.attach() {
-        return tracing::warn!(peer = %handed.peer, %error, "a connection cannot change shards");
+/// Makes a session of an admitted connection. Synchronous: what its task keeps for hours is no more than it needs.
+pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
+    let Handed { mut stream, mut connect, grant, epoch, peer, profile, unread, place } = handed;
+    if let Err(error) = stream.attach() {
+        return tracing::warn!(%peer, %error, "a connection cannot change shards");
     }
-    tokio::task::spawn_local(serve(shard.clone(), handed));
+    let site = &shard.site;
+    let now = site.now();
+    let who = shard.sessions.borrow_mut().reserve();
+    let live = Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), wall_now()));
+    // Registered first, checked again after: a change that comes between finds the session or is found by it.
+    let old = site.registry.register(&live);
+    let registration = Registration { shard: shard.clone(), live: live.clone(), who };
+    let changed = site.gate.epoch() != epoch;
+    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, wall_now())).flatten() {
+        drop(registration);
+        reinstate(shard, old);
+        let denial = recheck_denial(reason);
+        let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
+        site.journal.connect_refused(&session_of, denial, "it was withdrawn while the device connected");
+        let answer = accept::refusal(&connect, profile, denial);
+        tokio::task::spawn_local(async move { accept::close_gently(stream, &answer).await });
+        return;
+    }
+    if let Some(old) = old {
+        // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
+        shard.shards.cut(&[(old, CloseReason::TakenOver)], Instant::now());
+    }
+    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant.scope), now);
+    let cell = Rc::new(session_cell(shard, (who, &live), session, now));
+    session_opened(shard, &cell, &connect);
+    shard.sessions.borrow_mut().insert(cell.clone());
+    look_at(shard, who, now);
+    let will = connect.will.take().map(Box::new);
+    tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
+}
+
+/// The newcomer was not let in after all: the session that it would have ended goes on, if it still may.
+fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
+    let Some(old) = old else { return };
+    shard.site.registry.reinstate(&old);
+    if let Some(reason) = shard.site.gate.recheck(&old.grant, wall_now()) {
+        shard.shards.cut(&[(old, reason)], Instant::now());
+    }
 }
 
 /// A session that is due on the wheel: it has ended, its time is up, or it is put in again.
@@ -67,46 +105,6 @@ pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
             let next = quiet_until.map_or(cell.closes_at, |at| at.min(cell.closes_at));
             shard.wheel.borrow_mut().schedule(who, next);
         }
-    }
-}
-
-async fn serve(shard: Rc<Shard>, handed: Handed) {
-    let Handed { stream, connect, grant, epoch, peer, profile, unread, place } = handed;
-    let site = shard.site.clone();
-    let now = site.now();
-    let who = shard.sessions.borrow_mut().reserve();
-    let live = Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), wall_now()));
-    // Registered first, checked again after: a change that comes between finds the session or is found by it.
-    let old = site.registry.register(&live);
-    let registration = Registration { shard: shard.clone(), live: live.clone(), who };
-    let changed = site.gate.epoch() != epoch;
-    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, wall_now())).flatten() {
-        drop(registration);
-        reinstate(&shard, old);
-        let denial = recheck_denial(reason);
-        let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
-        site.journal.connect_refused(&session_of, denial, "it was withdrawn while the device connected");
-        return accept::close_gently(stream, &accept::refusal(&connect, profile, denial)).await;
-    }
-    if let Some(old) = old {
-        // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
-        shard.shards.cut(&[(old, CloseReason::TakenOver)], Instant::now());
-    }
-    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant.scope), now);
-    let cell = Rc::new(session_cell(&shard, (who, &live), session, now));
-    session_opened(&shard, &cell, &connect);
-    shard.sessions.borrow_mut().insert(cell.clone());
-    drop(connect.password);
-    look_at(&shard, who, now);
-    run(registration, cell, stream, unread, connect.will, place).await;
-}
-
-/// The newcomer was turned away: the session that it would have replaced goes on, and is found by changes again.
-fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
-    let Some(old) = old else { return };
-    shard.site.registry.reinstate(&old);
-    if let Some(reason) = shard.site.gate.recheck(&old.grant, wall_now()) {
-        shard.shards.cut(&[(old, reason)], Instant::now());
     }
 }
 
@@ -179,11 +177,12 @@ async fn run(
     registration: Registration,
     cell: Rc<SessionCell>,
     mut stream: Stream,
-    mut unread: Vec<u8>,
-    will: Option<Will>,
+    unread: Box<[u8]>,
+    will: Option<Box<Will>>,
     place: Place,
 ) {
     let shard = registration.shard.clone();
+    let mut unread = Vec::from(unread);
     let mut work = if unread.is_empty() { Work::Read } else { Work::Frames };
     let reason =
         std::future::poll_fn(|cx| drive(&shard, &cell, Pin::new(&mut stream), &mut unread, &mut work, cx)).await;
@@ -198,7 +197,8 @@ async fn run(
         state.session.disconnect(reason, &mut state.out);
         std::mem::take(&mut state.out)
     };
-    close(&shard, &cell, (reason, cut), stream, &last_words).await;
+    // In memory of its own: a session that lives needs none for its end.
+    Box::pin(close(&shard, &cell, (reason, cut), stream, &last_words)).await;
     drop(place);
 }
 

@@ -80,7 +80,7 @@ pub(super) fn will(shard: &Shard, cell: &SessionCell, will: &Will) {
     };
     match forward(shard, cell, &message, shard.site.now()) {
         Offered::Taken => shard.meter.publish_accepted(),
-        Offered::Wait(_) => shard.meter.dropped("will_without_room"),
+        Offered::Wait(_) => shard.meter.dropped("will_without_room", 1),
         Offered::Dropped => {}
         Offered::Refused(denial) => {
             let live = &cell.live;
@@ -138,7 +138,7 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         Offer::Taken => Offered::Taken,
         Offer::Wait => Offered::Wait(Pause::Hub(envelope.upstream)),
         Offer::Dropped(reason) => {
-            shard.meter.dropped(reason);
+            shard.meter.dropped(reason, 1);
             Offered::Dropped
         }
         Offer::TooLarge => Offered::Refused(Denial::PacketTooLarge),

@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Shard, Upstream, subscribe};
+use super::{Shard, Upstream, sessions::SessionCell, subscribe};
 use crate::{
     delivery::{Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled},
     denial::Denial,
@@ -417,10 +417,19 @@ fn settle(shard: &Shard, member: &Member) {
     let mut output = member.output.borrow_mut();
     if !output.settled.is_empty() {
         let mut forwarded = 0;
+        // Acknowledgements of one session come in runs: it is looked up and woken once for each.
+        let mut current: Option<Rc<SessionCell>> = None;
         for settled in output.settled.drain(..) {
             forwarded += u64::from(settled.outcome.is_ok());
-            acknowledge(shard, &settled);
+            if current.as_ref().is_none_or(|cell| cell.who != settled.session) {
+                current.inspect(|cell| cell.wake());
+                current = shard.session(settled.session);
+            }
+            if let Some(cell) = &current {
+                acknowledge(shard, cell, &settled);
+            }
         }
+        current.inspect(|cell| cell.wake());
         shard.meter.forwarded(member.upstream, forwarded);
     }
     for placed in output.placed.drain(..) {
@@ -431,32 +440,25 @@ fn settle(shard: &Shard, member: &Member) {
         tracing::warn!(upstream = member.name, filter, reason, "the hub took a subscription back");
     }
     if output.unclaimed > 0 {
-        std::mem::take(&mut output.unclaimed);
-        shard.meter.dropped("no_subscriber");
+        shard.meter.dropped("no_subscriber", std::mem::take(&mut output.unclaimed));
     }
 }
 
 #[inline]
-fn acknowledge(shard: &Shard, settled: &Settled) {
-    let Some(cell) = shard.session(settled.session) else { return };
-    {
-        let state = &mut *cell.state.borrow_mut();
-        match settled.outcome {
-            Ok(()) => {
-                state.session.publish_stored(settled.packet_id, &mut state.out);
-                shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
-            }
-            Err(reason) => {
-                tracing::warn!(device = cell.live.grant.device.as_str(), reason, "the hub refused a message");
-                if let Err(reason) =
-                    state.session.publish_refused(settled.packet_id, Denial::HubRefused, &mut state.out)
-                {
-                    cell.live.deafen(reason, Instant::now());
-                }
+fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
+    let state = &mut *cell.state.borrow_mut();
+    match settled.outcome {
+        Ok(()) => {
+            state.session.publish_stored(settled.packet_id, &mut state.out);
+            shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
+        }
+        Err(reason) => {
+            tracing::warn!(device = cell.live.grant.device.as_str(), reason, "the hub refused a message");
+            if let Err(reason) = state.session.publish_refused(settled.packet_id, Denial::HubRefused, &mut state.out) {
+                cell.live.deafen(reason, Instant::now());
             }
         }
     }
-    cell.wake();
 }
 
 fn grant(shard: &Shard, member: &Member, link: &mut Link, now: Tick) {

@@ -112,7 +112,7 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS,
     let Ok(there) = TopicName::new(publish.topic) else { return };
     let mut buffer = shard.topic.borrow_mut();
     let Some(topic) = shard.site.routes.to_device(upstream, there, &mut buffer) else {
-        return shard.meter.dropped("not_routed_back");
+        return shard.meter.dropped("not_routed_back", 1);
     };
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
@@ -123,7 +123,7 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS,
     match state.session.deliver(&message, &mut state.out) {
         Delivered::Written => cell.wake(),
         Delivered::Queued => {}
-        Delivered::Dropped(reason) => shard.meter.dropped(reason.tag()),
+        Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
     }
 }
 
