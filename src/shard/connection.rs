@@ -339,7 +339,9 @@ fn read(
     let wanted = wanted_bytes(unread, shard.site.limits.maximum_packet_size.get());
     if wanted > scratch.len() || have * 2 > scratch.len() {
         // Room for the rest of one packet only: what follows it is read into the scratch buffer.
-        unread.reserve_exact(wanted.saturating_sub(have).clamp(1, LARGE_READ_BYTES));
+        if unread.capacity() == have {
+            unread.reserve_exact(wanted.saturating_sub(have).clamp(1, LARGE_READ_BYTES));
+        }
         let read = read_into(stream, unread, cx);
         return ready!(read).map_or_else(|e| Poll::Ready(Err(e)), |()| Poll::Ready(Ok(Source::Unread)));
     }
