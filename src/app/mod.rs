@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     raise_file_limit(&config);
     let meters = meter::install().map_err(|error| StartError::Io("cannot count", io::Error::other(error)))?;
     let gateway = start(&config, &meters)?;
-    screen::print(&config, &gateway.changes, &gateway.bound, &first_run);
+    screen::print(&config, &gateway.changes, &gateway.bound, &first_run, options.named);
     gateway.serve(meters)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::{Bound, changes::Changes};
+use super::{Bound, Named, changes::Changes};
 use crate::{
     config::{Config, FirstRun},
     listener::Transport,
@@ -10,14 +10,15 @@ use crate::{
 };
 
 /// To standard output, once.
-pub(super) fn print(config: &Config, changes: &Changes, bound: &Bound, first_run: &FirstRun) {
+pub(super) fn print(config: &Config, changes: &Changes, bound: &Bound, first_run: &FirstRun, named: Named) {
     let binary = std::env::current_exe().ok();
     let here = std::env::current_dir().ok();
     let binary = match (&binary, &here) {
         (Some(binary), Some(here)) => binary.strip_prefix(here).unwrap_or(binary).display().to_string(),
         _ => "tollgate".into(),
     };
-    let has_demo = is_demo(&config.gateway.identities);
+    // Whoever names a configuration knows what is in it.
+    let has_demo = named == Named::No && is_demo(&config.gateway.identities);
     print!("{}", screen(config, changes.counts(), bound, first_run, has_demo.then_some(binary.as_str())));
 }
 

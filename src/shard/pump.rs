@@ -92,7 +92,7 @@ pub(super) fn members(index: usize, upstream: &Upstream, shard: usize) -> Vec<Rc
             let number = shard * upstream.members_a_shard + i;
             let mut config = upstream.link.clone();
             config.client.client_id = format!("{}-{number}", config.client.client_id);
-            config.id_prefix = format!("{}{number}-", config.id_prefix);
+            config.id_prefix = format!("{}-{number}", config.id_prefix);
             Rc::new(Member {
                 upstream: index,
                 name: upstream.name.clone(),
