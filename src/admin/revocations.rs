@@ -4,12 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::SessionView;
-use crate::{
-    credential::{Facts, RevocationList},
-    policy::Grant,
-    registry::Registry,
-    time::UnixSeconds,
-};
+use crate::{credential::RevocationList, registry::Registry, time::UnixSeconds};
 
 /// An entry that is to be written: what it selects, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +65,7 @@ impl Revocation {
     pub fn cuts(&self, registry: &Registry, now: UnixSeconds) -> Vec<SessionView> {
         let mut cuts = Vec::new();
         registry.for_each(|live| {
-            if self.list.matches(&facts(&live.grant), now).is_some() {
+            if self.list.matches(&&live.grant.facts(), now).is_some() {
                 cuts.push(SessionView::of(live));
             }
         });
@@ -117,19 +112,6 @@ pub fn listed(text: &str, last: usize) -> RevocationListing {
 /// The id of the one entry of a list: what would be lifted if it were empty.
 fn id_of(list: &RevocationList) -> Option<String> {
     RevocationList::default().lifted(list).pop()
-}
-
-fn facts(grant: &Grant) -> Facts<'_> {
-    Facts {
-        token_id: grant.token_id,
-        jti: grant.jti.as_deref(),
-        issuer: grant.issuer.as_deref(),
-        policy: grant.policy.as_deref(),
-        device: &grant.device,
-        key: &grant.key,
-        issued_at: grant.issued_at,
-        expires_at: grant.expires_at,
-    }
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl Gate {
         let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
             return Some(CloseReason::InternalError);
         };
-        if list.matches(&facts_of_grant(grant), now).is_some() {
+        if list.matches(&grant.facts(), now).is_some() {
             return Some(CloseReason::Revoked);
         }
         if !self.still_given(grant, identities) {
@@ -210,7 +210,7 @@ impl Gate {
             }
             CloseReason::Revoked => {
                 let list = self.revocations.load();
-                let hit = list.as_deref().and_then(|list| list.matches(&facts_of_grant(grant), now));
+                let hit = list.as_deref().and_then(|list| list.matches(&grant.facts(), now));
                 hit.map_or_else(String::new, |hit| hit.to_string())
             }
             CloseReason::GrantWithdrawn => {
@@ -314,19 +314,6 @@ fn facts_of_identity(identity: &Identity) -> Facts<'_> {
         key: identity.key(),
         issued_at: identity.issued_at(),
         expires_at: identity.expires_at(),
-    }
-}
-
-fn facts_of_grant(grant: &Grant) -> Facts<'_> {
-    Facts {
-        token_id: grant.token_id,
-        jti: grant.jti.as_deref(),
-        issuer: grant.issuer.as_deref(),
-        policy: grant.policy.as_deref(),
-        device: &grant.device,
-        key: &grant.key,
-        issued_at: grant.issued_at,
-        expires_at: grant.expires_at,
     }
 }
 

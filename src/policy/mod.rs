@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 pub use crate::credential::{Rights, TokenKind};
 
 use crate::{
+    credential::Facts,
     denial::Denial,
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
@@ -202,6 +203,22 @@ pub struct Grant {
     pub policy: Option<Arc<str>>,
     /// `iat` of a JWT. For SAS, which has none: `se` − the longest lifetime its key may give, where there is a limit.
     pub issued_at: Option<UnixSeconds>,
+}
+
+impl Grant {
+    /// What the revocation list looks at.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            token_id: self.token_id,
+            jti: self.jti.as_deref(),
+            issuer: self.issuer.as_deref(),
+            policy: self.policy.as_deref(),
+            device: &self.device,
+            key: &self.key,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at,
+        }
+    }
 }
 
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
