@@ -13,6 +13,8 @@ pub enum Denial {
     CredentialMalformed = 101,
     /// The kind of token is not accepted here or for this device.
     CredentialKindNotAccepted = 102,
+    /// An Authentication Method other than `SAS` and `JWT` (MQTT 5.0 §4.12).
+    AuthenticationMethodUnknown = 103,
     /// The client id cannot be a device's.
     ClientIdInvalid = 110,
     /// The token is good, but of another device.
@@ -85,8 +87,6 @@ pub enum Denial {
     ConnectionQuota = 501,
     /// As many subscriptions as allowed are held.
     SubscriptionQuota = 502,
-    /// More messages a second than allowed.
-    PublishRate = 503,
     /// Our own trouble: the decision could not be made.
     Unavailable = 900,
     /// The gateway is draining.
@@ -284,6 +284,14 @@ const DENIALS: &[DenialRow] = &[
         "See `accept` under [credentials] in gateway.toml and at the device in identities.toml.",
     ),
     row(
+        Denial::AuthenticationMethodUnknown,
+        "authentication_method_unknown",
+        (None, 0x8C),
+        None,
+        "CONNECT names an authentication method other than SAS and JWT.",
+        "Send the token as the password, or name the method SAS or JWT.",
+    ),
+    row(
         Denial::ClientIdInvalid,
         "client_id_invalid",
         BAD_CLIENT_ID,
@@ -457,7 +465,7 @@ const DENIALS: &[DenialRow] = &[
         NOT_AUTHORIZED,
         Some(401003),
         "The token lives longer than `token_lifetime_max` allows.",
-        "Have shorter tokens made, or raise `token_lifetime_max` of the policy, issuer or device. `se` in milliseconds looks like this, too.",
+        "Have shorter tokens made, or raise `token_lifetime_max` of the policy, issuer or device.",
     ),
     row(
         Denial::Revoked,
@@ -570,14 +578,6 @@ const DENIALS: &[DenialRow] = &[
         None,
         "The device holds as many subscriptions as `subscriptions_max` allows.",
         "Subscribe with fewer, wider filters, or raise `subscriptions_max` under [session].",
-    ),
-    row(
-        Denial::PublishRate,
-        "publish_rate",
-        (None, 0x96),
-        None,
-        "The device publishes faster than `publishes_per_second_per_device` allows.",
-        "Publish less often, or raise the limit under [limits].",
     ),
     row(
         Denial::Unavailable,

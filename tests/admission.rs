@@ -59,6 +59,29 @@ fn what_is_no_connect_of_ours_is_refused_before_any_credential_is_looked_at() {
 }
 
 #[test]
+fn a_token_may_come_as_authentication_data_by_a_method_that_is_served() {
+    let gateway = gateway();
+    let jwt = good_jwt();
+    for (method, token, code) in [("SAS", sas("d0"), 0), ("JWT", jwt.clone(), 0), ("SCRAM-SHA-1", jwt, 0x8C)] {
+        let mut peer = gateway.open(Version::V5);
+        peer.send(&connect_by_method("d0", method, &token));
+        assert_eq!(peer.next(PATIENCE), Answer::Connack(code), "{method}");
+    }
+    assert_shown(&gateway, "d0", Denial::AuthenticationMethodUnknown);
+}
+
+/// CONNECT of MQTT 5.0 with Authentication Method and Authentication Data (§3.1.2.11.9), and no password.
+fn connect_by_method(device: &str, method: &str, token: &str) -> Vec<u8> {
+    let sized = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    // MQTT 5.0 [MQTT-1.5.5-1]: in as few bytes as it takes.
+    let varint = |n: usize| if n < 128 { vec![n as u8] } else { vec![(n % 128) as u8 | 0x80, (n / 128) as u8] };
+    let properties = [&[0x15], &*sized(method.as_bytes()), &[0x16], &*sized(token.as_bytes())].concat();
+    let head = [&*sized(b"MQTT"), &[5, 0x02, 0, 60]].concat();
+    let body = [&*head, &*varint(properties.len()), &*properties, &*sized(device.as_bytes())].concat();
+    [&[0x10], &*varint(body.len()), &*body].concat()
+}
+
+#[test]
 fn a_publish_is_refused_with_its_code_and_shown_to_the_operator() {
     let gateway = gateway();
     for (denial, what, topic, device) in [
@@ -361,7 +384,8 @@ fn assert_shown(gateway: &Gateway, device: &str, denial: Denial) {
 }
 
 /// Reached above, outside the table.
-const REACHED_BY_NAME: [Denial; 16] = [
+const REACHED_BY_NAME: [Denial; 17] = [
+    Denial::AuthenticationMethodUnknown,
     Denial::ProtocolVersion,
     Denial::Malformed,
     Denial::PacketTooLarge,
@@ -381,9 +405,8 @@ const REACHED_BY_NAME: [Denial; 16] = [
 ];
 
 /// Not reached here, and why.
-const ELSEWHERE: [(Denial, &str); 3] = [
+const ELSEWHERE: [(Denial, &str); 2] = [
     (Denial::HubRefused, "needs a hub that refuses: held by the delivery and session tests"),
-    (Denial::PublishRate, "needs a limit that is off by default"),
     (Denial::Draining, "lasts as long as a shutdown: no connection is accepted by then"),
 ];
 

@@ -65,7 +65,7 @@ impl Revocation {
     pub fn cuts(&self, registry: &Registry, now: UnixSeconds) -> Vec<SessionView> {
         let mut cuts = Vec::new();
         registry.for_each(|live| {
-            if self.list.matches(&&live.grant.facts(), now).is_some() {
+            if self.list.matches(&live.grant.facts(), now).is_some() {
                 cuts.push(SessionView::of(live));
             }
         });

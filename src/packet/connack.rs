@@ -23,6 +23,8 @@ pub struct Connack {
     pub retain_available: bool,
     /// 5.0: bytes of the largest packet the server takes.
     pub maximum_packet_size: Option<u32>,
+    /// 5.0: the Authentication Method of the CONNECT [MQTT-4.12.0-5].
+    pub authentication_method: Option<String>,
     /// 5.0: the client id that the server chose.
     pub assigned_client_id: Option<String>,
     /// 5.0: topic aliases the server takes.
@@ -50,6 +52,7 @@ impl Connack {
             qos_max: 2,
             retain_available: true,
             maximum_packet_size: None,
+            authentication_method: None,
             assigned_client_id: None,
             topic_alias_maximum: 0,
             reason_string: None,
@@ -103,6 +106,7 @@ fn read_connack_properties(reader: &mut Reader<'_>, connack: &mut Connack) -> Re
             Property::MaximumQos(qos) => connack.qos_max = u8::from(qos),
             Property::RetainAvailable(yes) => connack.retain_available = yes,
             Property::MaximumPacketSize(n) => connack.maximum_packet_size = Some(n),
+            Property::AuthenticationMethod(method) => connack.authentication_method = Some(method.to_owned()),
             Property::AssignedClientId(id) => connack.assigned_client_id = Some(id.to_owned()),
             Property::TopicAliasMaximum(n) => connack.topic_alias_maximum = n,
             Property::ReasonString(text) => connack.reason_string = Some(text.to_owned()),
@@ -132,6 +136,9 @@ fn write_connack_properties(out: &mut Vec<u8>, connack: &Connack) {
     }
     if let Some(n) = connack.maximum_packet_size {
         put(Property::MaximumPacketSize(n));
+    }
+    if let Some(method) = &connack.authentication_method {
+        put(Property::AuthenticationMethod(method));
     }
     if let Some(id) = &connack.assigned_client_id {
         put(Property::AssignedClientId(id));

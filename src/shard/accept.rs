@@ -260,6 +260,13 @@ async fn decide(
 }
 
 fn admit(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Refused> {
+    // MQTT 5.0 §4.12: a method that is not served.
+    if let Some(method) = &connect.authentication_method
+        && !AUTHENTICATION_METHODS.contains(&method.as_str())
+    {
+        let detail = format!("The authentication method is {method:?}.");
+        return Err(Refused::new(Denial::AuthenticationMethodUnknown, detail));
+    }
     let grant = shard.site.gate.admit(&admission(connect, profile), wall_now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
     if connect.version == ProtocolVersion::V5_0
@@ -273,8 +280,8 @@ fn admit(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Re
 
 fn admission(connect: &Connect, profile: Profile) -> Admission<'_> {
     // MQTT 5.0 §3.1.2.11.9: a token may come as authentication data instead of the password.
-    let enhanced = matches!(connect.authentication_method.as_deref(), Some("SAS" | "JWT"));
-    let password = if enhanced { connect.authentication_data.as_ref() } else { connect.password.as_ref() };
+    let by_method = connect.authentication_method.is_some();
+    let password = if by_method { connect.authentication_data.as_ref() } else { connect.password.as_ref() };
     Admission {
         client_id: &connect.client_id,
         user_name: connect.user_name.as_deref(),
@@ -323,6 +330,8 @@ pub(super) async fn close_gently(mut stream: Stream, last_words: &[u8]) {
     let _ = timeout(LINGER, farewell).await;
 }
 
+/// A token may come as Authentication Data under one of these.
+const AUTHENTICATION_METHODS: [&str; 2] = ["SAS", "JWT"];
 /// Fixed header of a CONNECT [MQTT-3.1.0-1].
 const CONNECT_FIRST: u8 = 0x10;
 /// A CONNECT with a SAS token or a small JWT.

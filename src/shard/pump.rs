@@ -40,6 +40,8 @@ pub(super) struct Member {
     waker: RefCell<Option<Waker>>,
     /// What the clock found wrong with the connection.
     failed: Cell<Option<LinkError>>,
+    /// The hub has acknowledged something on this connection: the next attempt is a first one.
+    progressed: Cell<bool>,
     /// The gateway ends: the hub is told, and not connected to again.
     leaving: Cell<bool>,
     status: Arc<MemberStatus>,
@@ -101,6 +103,7 @@ pub(super) fn members(index: usize, upstream: &Upstream, shard: usize) -> Vec<Rc
                 output: RefCell::default(),
                 waker: RefCell::default(),
                 failed: Cell::new(None),
+                progressed: Cell::new(false),
                 leaving: Cell::new(false),
                 status: upstream.status[number].clone(),
             })
@@ -188,7 +191,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
         };
         if member.status.connected.swap(false, Relaxed) {
             metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).decrement(1.0);
-            if began.elapsed() > STOOD_LONG {
+            if member.progressed.take() || began.elapsed() > STOOD_LONG {
                 backoff.reset();
             }
         }
@@ -416,6 +419,7 @@ fn write(member: &Member, mut stream: Pin<&mut HubStream>, cx: &mut Context<'_>)
 fn settle(shard: &Shard, member: &Member) {
     let mut output = member.output.borrow_mut();
     if !output.settled.is_empty() {
+        member.progressed.set(true);
         let mut forwarded = 0;
         // Acknowledgements of one session come in runs: it is looked up and woken once for each.
         let mut current: Option<Rc<SessionCell>> = None;

@@ -78,12 +78,13 @@ prop_compose! {
         (session_present, retain_available, wildcard_available, subscription_id_available, shared_available) in any::<(bool, bool, bool, bool, bool)>(),
         (session_expiry, maximum_packet_size) in (any::<Option<u32>>(), prop::option::of(1u32..)),
         (receive_maximum, qos_max, topic_alias_maximum) in (1u16.., 0u8..=2, any::<u16>()),
-        (assigned_client_id, reason_string) in (prop::option::of(text(30)), prop::option::of(text(200))),
+        (authentication_method, assigned_client_id, reason_string) in
+            (prop::option::of(text(10)), prop::option::of(text(30)), prop::option::of(text(200))),
         server_keep_alive in any::<Option<u16>>(),
     ) -> Connack {
         Connack {
             session_present, code: 0, session_expiry, receive_maximum, qos_max, retain_available, maximum_packet_size,
-            assigned_client_id, topic_alias_maximum, reason_string, wildcard_available, subscription_id_available,
+            authentication_method, assigned_client_id, topic_alias_maximum, reason_string, wildcard_available, subscription_id_available,
             shared_available, server_keep_alive,
         }
     }

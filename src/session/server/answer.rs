@@ -44,7 +44,6 @@ pub(super) fn puback_reason(denial: Denial) -> Option<u8> {
         // Maximum QoS and Retain Available were announced: a device that does not heed them is told by DISCONNECT.
         0x9A | 0x9B => return None,
         // "Message rate too high" is DISCONNECT's; the nearest is "Quota exceeded".
-        0x96 => 0x97,
         // "Implementation specific error": try again.
         _ => 0x83,
     })

@@ -119,6 +119,7 @@ pub struct Session {
     keep_alive: u16,
     asked_keep_alive: u16,
     asked_session_expiry: u32,
+    authentication_method: Option<Box<str>>,
     limits: SessionLimits,
     heard: Tick,
     inbound: Ring,
@@ -138,6 +139,7 @@ impl Session {
             keep_alive: if max > 0 && (asked == 0 || asked > max) { max } else { asked },
             asked_keep_alive: asked,
             asked_session_expiry: connect.session_expiry,
+            authentication_method: connect.authentication_method.as_deref().map(Into::into),
             limits: *limits,
             heard: now,
             inbound: Ring::default(),
@@ -154,6 +156,7 @@ impl Session {
         connack.session_present = present == SessionPresent::Yes;
         // No session outlives its connection: said where the device asked for one (MQTT 5.0 §3.2.2.3.2).
         connack.session_expiry = (self.asked_session_expiry > 0).then_some(0);
+        connack.authentication_method = self.authentication_method.as_deref().map(Into::into);
         connack.receive_maximum = self.limits.receive_maximum;
         connack.qos_max = self.limits.qos_max;
         connack.retain_available = self.limits.retain;

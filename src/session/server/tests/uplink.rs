@@ -70,7 +70,7 @@ fn a_refusal_has_a_reason_string_where_the_device_wants_one_and_takes_it() {
 
 #[test]
 fn what_no_puback_can_refuse_closes() {
-    use Denial::{PublishRate, QosNotOffered, RetainNotOffered, TopicOutOfScope, Unavailable};
+    use Denial::{HubRefused, QosNotOffered, RetainNotOffered, TopicOutOfScope, Unavailable};
     let check = |version, id, denial, closes| {
         let mut pair = Pair::new(version);
         let expected = if closes { Err(CloseReason::Denied(denial)) } else { Ok(()) };
@@ -82,7 +82,7 @@ fn what_no_puback_can_refuse_closes() {
     check(V5, 1, TopicOutOfScope, false);
     check(V5, 1, RetainNotOffered, true);
     check(V5, 1, QosNotOffered, true);
-    check(V5, 1, PublishRate, false);
+    check(V5, 1, HubRefused, false);
     check(V5, 1, Unavailable, false);
 }
 
