@@ -167,6 +167,11 @@ fn more_connections_than_allowed_are_refused_and_a_place_is_free_when_one_leaves
     for version in [Version::V4, Version::V5] {
         assert_eq!(gateway.open(version).log_in(&login(version)), refusal(Denial::ConnectionQuota, version));
     }
+    // A device takes the place of its own session.
+    for version in [Version::V4, Version::V5] {
+        let own = Login::new(version, "d0", &sas("d0"));
+        until("its own place", PATIENCE, || gateway.open(version).log_in(&own) == Answer::Connack(0));
+    }
     drop(held);
     until("a free place", PATIENCE, || gateway.open(Version::V5).log_in(&login(Version::V5)) == Answer::Connack(0));
 }

@@ -76,6 +76,24 @@ fn a_filter_that_stands_twice_in_a_subscribe_is_answered_twice() {
     assert_eq!(device.next(PATIENCE), Answer::Suback(1, vec![0, 0]));
 }
 
+#[test]
+fn a_flood_of_commands_reaches_a_device_that_reads() {
+    let (gateway, mut hub) = start();
+    let mut device = gateway.connect(Version::V4, "d0");
+    device.send(&subscribe_packet(1, &commands("d0")));
+    let asked = hub.next(SUBSCRIBE);
+    hub.say(&[0x90, 3, asked[0], asked[1], 0]);
+    assert_eq!(device.next(PATIENCE), Answer::Suback(1, vec![0]));
+    let flood = publish_packet(Version::V4, &command("d0"), &[0; 1000], 0, 0).repeat(FLOOD);
+    let mut writer = hub.stream.try_clone().unwrap();
+    let writing = thread::spawn(move || writer.write_all(&flood));
+    for _ in 0..FLOOD {
+        assert!(matches!(device.next(PATIENCE), Answer::Publish { .. }));
+    }
+    writing.join().unwrap().unwrap();
+    assert_eq!(gateway.metric("tollgate_dropped_total", &[]), 0.0);
+}
+
 /// A gateway with one link and a window of one, and the hub at its other end.
 fn start() -> (Gateway, HandHub) {
     let port = free_port();
@@ -183,4 +201,6 @@ const CONNECT: u8 = 0x10;
 const PUBLISH: u8 = 0x30;
 const SUBSCRIBE: u8 = 0x80;
 const UNSUBSCRIBE: u8 = 0xA0;
+/// Messages of about a kilobyte: more than one poll of the pool may hold.
+const FLOOD: usize = 2000;
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -68,6 +68,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     raise_file_limit(&config);
     let meters = meter::install().map_err(|error| StartError::Io("cannot count", io::Error::other(error)))?;
     let gateway = start(&config, &meters)?;
+    gateway.wait_for_own_hub();
     screen::print(&config, &gateway.changes, &gateway.bound, &first_run, options.named);
     gateway.serve(meters)
 }
@@ -278,6 +279,18 @@ fn routes(config: &Config) -> Routes {
 }
 
 impl Gateway {
+    /// The embedded hub is there a moment after it was started: whoever reads the screen finds it.
+    fn wait_for_own_hub(&self) {
+        let until = Instant::now() + OWN_HUB_WITHIN;
+        let kinds = self.config.upstreams.iter().zip(&self.site.upstreams);
+        let own: Vec<_> =
+            kinds.filter(|(config, _)| config.kind == UpstreamKind::Embedded).map(|(_, hub)| hub).collect();
+        let is_there = || own.iter().all(|hub| hub.status.iter().all(|member| member.is_connected()));
+        while !is_there() && Instant::now() < until {
+            std::thread::sleep(DRAIN_LOOK);
+        }
+    }
+
     /// Serves the desk until a signal comes, then ends in order: no new sessions, sessions closed, hubs told.
     fn serve(self, meters: Meters) -> Result<(), StartError> {
         let failed = |error| StartError::Io("cannot serve the admin API", error);
@@ -391,6 +404,8 @@ const HUB_SESSION_EXPIRY: u32 = 86_400;
 const LINK_LOG_BYTES_MAX: usize = 8 << 20;
 /// Each step of the drain takes at most this long.
 const DRAIN_STEP: Duration = Duration::from_secs(5);
+/// As a rule a tenth of a second.
+const OWN_HUB_WITHIN: Duration = Duration::from_secs(3);
 /// Hubs are told within this.
 const LEAVE_STEP: Duration = Duration::from_secs(1);
 /// How often the drain looks.

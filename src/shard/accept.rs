@@ -73,7 +73,7 @@ fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, (tls, profile):
     } else {
         None
     };
-    if let (Some(denial), Some(_)) = (verdict, &tls) {
+    if let (Some(denial @ (Denial::ConnectRate | Denial::Draining)), Some(_)) = (verdict, &tls) {
         // A handshake costs more than the connection is worth.
         return refuse_unheard(shard, peer, denial);
     }
@@ -232,7 +232,10 @@ async fn decide(
 ) {
     let site = &shard.site;
     let epoch = site.gate.epoch();
-    let admitted = match verdict {
+    // A device that comes back takes the place of its own session, which may not have noticed yet that it is gone.
+    let takes_over =
+        |denial: &Denial| *denial == Denial::ConnectionQuota && site.registry.of_device(&connect.client_id).is_some();
+    let admitted = match verdict.filter(|denial| !takes_over(denial)) {
         Some(denial) => Err((denial, None, String::new())),
         None => admit(shard, &connect, profile).map_err(|r| (r.denial, r.token_id, r.detail)),
     };

@@ -309,10 +309,16 @@ fn drive(
     if let Some(error) = member.failed.take() {
         return Poll::Ready(Ended::Link(error));
     }
-    while let Poll::Ready(read) = read(shard, member, stream.as_mut(), partial, now, cx) {
-        match read {
-            Ok(()) => settle(shard, member),
-            Err(ended) => return Poll::Ready(ended),
+    for reads in 1.. {
+        match read(shard, member, stream.as_mut(), partial, now, cx) {
+            Poll::Ready(Ok(())) => settle(shard, member),
+            Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+            Poll::Pending => break,
+        }
+        if reads == READS_A_POLL {
+            // Devices take what came for them before more is read.
+            cx.waker().wake_by_ref();
+            break;
         }
     }
     if let Written::Well = written
@@ -482,6 +488,8 @@ fn random() -> u64 {
 const STOOD_LONG: Duration = Duration::from_secs(10);
 /// After a write failed, for acknowledgements that are on their way.
 const READ_TO_THE_END_WITHIN: Duration = Duration::from_secs(2);
+/// Together less than what may be owed to a device before a message of QoS 0 is dropped.
+const READS_A_POLL: u32 = 2;
 /// Places promised to a session whose turn comes; what it does not need it gives back.
 const PLACES_A_TURN: u32 = 16;
 /// One read of a large packet.
