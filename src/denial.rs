@@ -230,6 +230,17 @@ impl CloseReason {
         })
     }
 
+    /// Azure's number for the same, where it has one.
+    pub fn azure(self) -> Option<u32> {
+        match self {
+            Self::Expired => Denial::Expired.row().azure,
+            Self::Revoked | Self::GrantWithdrawn => Denial::Revoked.row().azure,
+            Self::TakenOver => Some(400_027),
+            Self::Denied(denial) => denial.row().azure,
+            _ => None,
+        }
+    }
+
     /// Whether the gateway ended it against the device's will, so that `refusals` shows it.
     pub fn is_cut(self) -> bool {
         !matches!(self, Self::ClientDisconnect | Self::ConnectionLost)

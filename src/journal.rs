@@ -36,6 +36,9 @@ pub struct Entry {
     pub number: u16,
     /// Tag of the denial or of the close reason.
     pub tag: String,
+    /// Azure's number for the same, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub azure: Option<u32>,
     /// Fingerprint of the token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub token_id: Option<String>,
@@ -58,30 +61,31 @@ impl Journal {
     pub fn connect_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
         metrics::counter!("tollgate_connects_total", "result" => "refused", "denial" => denial.tag()).increment(1);
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
-        let (token_id, number) = (who.token_text(), denial.number());
-        tracing::info!(%peer, device, denial = denial.tag(), number, token_id, detail, "connect refused");
-        self.push("refused", who, (number, denial.tag(), denial.row().remedy), detail);
+        let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
+        tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "connect refused");
+        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
     }
 
     /// A PUBLISH or SUBSCRIBE of a live session was refused.
     pub fn action_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
-        let (token_id, number) = (who.token_text(), denial.number());
-        tracing::info!(%peer, device, denial = denial.tag(), number, token_id, detail, "action refused");
-        self.push("refused", who, (number, denial.tag(), denial.row().remedy), detail);
+        let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
+        tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "action refused");
+        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
     }
 
     /// A session ended; kept only when the gateway ended it.
     pub fn closed(&self, who: &Who<'_>, reason: CloseReason, detail: &str) {
         metrics::counter!("tollgate_sessions_closed_total", "reason" => reason.tag()).increment(1);
         let (device, peer, token_id) = (printable(who.device), who.peer, who.token_text());
-        tracing::info!(%peer, device, reason = reason.tag(), token_id, "session closed");
+        let (tag, azure) = (reason.tag(), reason.azure());
+        tracing::info!(%peer, device, reason = tag, azure, token_id, "session closed");
         if reason.is_cut() {
             let (number, remedy) = match reason {
                 CloseReason::Denied(denial) => (denial.number(), denial.row().remedy),
                 _ => (0, ""),
             };
-            self.push("cut", who, (number, reason.tag(), remedy), printable(detail));
+            self.push("cut", who, Why { number, tag, azure, remedy }, printable(detail));
         }
     }
 
@@ -94,7 +98,7 @@ impl Journal {
         found
     }
 
-    fn push(&self, event: &str, who: &Who<'_>, (number, tag, remedy): (u16, &str, &str), detail: String) {
+    fn push(&self, event: &str, who: &Who<'_>, Why { number, tag, azure, remedy }: Why, detail: String) {
         let entry = Entry {
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             event: event.into(),
@@ -102,6 +106,7 @@ impl Journal {
             peer: who.peer.to_string(),
             number,
             tag: tag.into(),
+            azure,
             token_id: who.token_id.map(|id| id.to_string()),
             detail,
             remedy: remedy.into(),
@@ -136,6 +141,14 @@ impl Who<'_> {
     fn token_text(&self) -> String {
         self.token_id.map_or_else(String::new, |id| id.to_string())
     }
+}
+
+/// What an entry says by name and number.
+struct Why {
+    number: u16,
+    tag: &'static str,
+    azure: Option<u32>,
+    remedy: &'static str,
 }
 
 /// Text that quotes a peer, fit for a log line: escaped, and cut where it is long.
@@ -188,6 +201,19 @@ mod tests {
         assert_eq!(journal.last(None, 10).len(), 1);
         journal.closed(&who, CloseReason::Denied(Denial::QosNotOffered), "");
         assert_eq!(journal.last(None, 10).len(), 2);
+    }
+
+    #[test]
+    fn azures_number_stands_beside_ours() {
+        let journal = Journal::default();
+        let who = Who { device: "a", peer: "127.0.0.1:5".parse().expect("an address"), token_id: None };
+        journal.connect_refused(&who, Denial::SignatureInvalid, "");
+        journal.connect_refused(&who, Denial::Draining, "");
+        for reason in [CloseReason::Expired, CloseReason::TakenOver, CloseReason::KeepAlive] {
+            journal.closed(&who, reason, "");
+        }
+        let numbers: Vec<_> = journal.last(None, 10).iter().map(|entry| entry.azure).collect();
+        assert_eq!(numbers, [Some(40_103), None, Some(40_105), Some(400_027), None]);
     }
 
     #[test]

@@ -28,7 +28,8 @@ fn document() -> String {
     text.push_str(CUTS);
     for (reason, what) in REASONS {
         let v5 = reason.disconnect_v5().map_or_else(|| "–".to_owned(), |code| format!("0x{code:02X}"));
-        let _ = writeln!(text, "| `{}` | {v5} | {what} |", reason.tag());
+        let azure = reason.azure().map_or_else(|| "–".to_owned(), |number| number.to_string());
+        let _ = writeln!(text, "| `{}` | {v5} | {azure} | {what} |", reason.tag());
     }
     text
 }
@@ -73,6 +74,6 @@ const CUTS: &str = "
 The tag is the `reason` of `tollgate_sessions_closed_total`. A device that speaks 3.1.1 sees the connection close; one
 that speaks 5.0 is sent DISCONNECT with the code. Where a refusal can be answered only by closing, the reason is its tag.
 
-| tag | 5.0 | what |
-|---|---|---|
+| tag | 5.0 | Azure | what |
+|---|---|---|---|
 ";
