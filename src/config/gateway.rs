@@ -128,7 +128,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &upstreams);
-    let (limits, spool) = (read_limits(&file), read_spool(&notes, &file));
+    let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
     let config = Config { gateway, gate, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
     let (mistakes, warnings) = notes.into_parts();
     Parsed { config, mistakes, warnings, files }
@@ -202,7 +202,7 @@ fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) 
     }
 }
 
-fn read_limits(file: &Table<'_>) -> LimitsConfig {
+fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
     let mut limits = LimitsConfig::default();
     if let Some(table) = file.table("limits", &keys::LIMITS) {
         set(&mut limits.connect_timeout, table.duration("connect_timeout", CONNECT_TIMEOUT_MIN..=CONNECT_TIMEOUT_MAX));
@@ -217,6 +217,10 @@ fn read_limits(file: &Table<'_>) -> LimitsConfig {
         set(&mut limits.receive_maximum, table.number("receive_maximum", 1..=u16::MAX));
     }
     if let Some(table) = file.table("session", &keys::SESSION) {
+        if let Some(found) = table.parsed("expiry_max", parse_duration) {
+            let what = "`expiry_max` has no effect in this version: no session outlives its connection.";
+            notes.warn(found.line, what, "Leave it, or take it out.");
+        }
         set(&mut limits.queue_max, table.number("queue_max", 0..=1_000_000));
         set(&mut limits.subscriptions_max, table.number("subscriptions_max", 0..=10_000));
     }
@@ -337,7 +341,7 @@ mod tests {
     fn the_shipped_file_shows_every_key_of_this_version() {
         let words: Vec<&str> = SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).collect();
         for section in keys::ALL {
-            let unused = ["spool", "size_max", "age_max", "spill_after", "client", "revocation_age_max"];
+            let unused = ["spool", "size_max", "age_max", "spill_after", "expiry_max", "client", "revocation_age_max"];
             for key in section.keys.iter().filter(|key| !unused.contains(key)) {
                 assert!(words.contains(key), "{key} of {}", section.name);
             }
@@ -377,7 +381,6 @@ mod tests {
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nclient_ca = 'x'\n",
             "[credentials]\nrevocation_age_max = '1h'\n",
-            "[session]\nexpiry_max = '7d'\n",
             &format!("{routed}kind = 'nats'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient_certificate = 'x'\n"),
@@ -397,6 +400,7 @@ mod tests {
             ("[gateway]\nprofile = 'azure'\n", "may live for 366 days"),
             ("[credentials]\ntoken_lifetime_max = '32d'\n", "may live for 32 days"),
             ("[spool]\nsize_max = '2 GiB'\n", "no effect"),
+            ("[session]\nexpiry_max = '7d'\n", "no effect"),
             ("[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n", "in the clear"),
             ("[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\ninsecure = true\n", "no meaning"),
             ("[[upstream]]\nname = 'hub'\nkind = 'mqtt'\nurl = 'mqtt://hub.example'\n", "in the clear"),

@@ -47,11 +47,8 @@ pub(super) const LIMITS: Section = Section {
     later: &[],
 };
 
-pub(super) const SESSION: Section = Section {
-    name: "[session]",
-    keys: &["queue_max", "subscriptions_max"],
-    later: &[("expiry_max", "sessions that outlive their connection")],
-};
+pub(super) const SESSION: Section =
+    Section { name: "[session]", keys: &["expiry_max", "queue_max", "subscriptions_max"], later: &[] };
 
 pub(super) const UPSTREAM: Section = Section {
     name: "[[upstream]]",
