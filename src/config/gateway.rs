@@ -157,6 +157,7 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
     }
     gate.clock_skew = gateway.profile.clock_skew();
     gate.token_lifetime_max = gateway.profile.token_lifetime_max();
+    gate.require = gateway.profile.require();
     read_credentials(notes, file, &mut gate);
     if gate.token_lifetime_max > TOKEN_LIFETIME_CALM {
         let table = file.table("credentials", &keys::CREDENTIALS).or_else(|| file.table("gateway", &keys::GATEWAY));
@@ -367,6 +368,7 @@ mod tests {
         let gate = |text: &str| parse(Path::new("g.toml"), text).config.gate;
         let azure = gate("[gateway]\nprofile = 'azure'\n");
         assert_eq!((azure.clock_skew.as_secs(), azure.token_lifetime_max.as_secs()), (300, 366 * 86_400));
+        assert_eq!((azure.require, gate("").require), (["exp"].as_slice(), ["exp", "iat"].as_slice()));
         let set = gate("[gateway]\nprofile = 'google'\n[credentials]\nclock_skew = '5s'\n");
         assert_eq!((set.clock_skew.as_secs(), set.token_lifetime_max.as_secs()), (5, 86_400));
     }

@@ -29,7 +29,7 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
     let keys = read_keys(reader, table, &algorithms);
     let require = match table.has("require") {
         true => read_names(reader, table, "require"),
-        false => REQUIRED.map(Into::into).to_vec(),
+        false => reader.gate.require.iter().map(|claim| (*claim).into()).collect(),
     };
     let issuer = Issuer {
         name: name.as_ref().map_or("".into(), |found| found.value.clone()),
@@ -236,6 +236,3 @@ fn read_public_file(reader: &mut Reader<'_, '_>, path: Found<&str>) -> Option<St
 fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(text.into()) }
 }
-
-/// Without `iat` the lifetime of a token could only be counted from now.
-const REQUIRED: [&str; 2] = ["exp", "iat"];

@@ -16,6 +16,8 @@ pub struct GateConfig {
     pub clock_skew: Duration,
     /// The longest life of a token from now (SAS) or from `iat` (JWT). Default 24 h (profile azure: 366 d).
     pub token_lifetime_max: Duration,
+    /// Claims that a JWT must have, where its issuer does not say. Default `exp` and `iat` (profile azure: `exp`).
+    pub require: &'static [&'static str],
     /// Kinds of token that are accepted at all.
     pub accept: Vec<TokenKind>,
     /// Whether a token that is not scoped to one device is accepted. Default no.
@@ -30,6 +32,7 @@ impl Default for GateConfig {
             aliases: Vec::new(),
             clock_skew: profile.clock_skew(),
             token_lifetime_max: profile.token_lifetime_max(),
+            require: profile.require(),
             accept: vec![TokenKind::Sas, TokenKind::Jwt],
             hub_wide_tokens: false,
         }
@@ -73,5 +76,13 @@ impl Profile {
             Self::Strict | Self::Google => 24,
             Self::Azure => 366 * 24,
         })
+    }
+    /// The preset of an issuer's `require`. Without `iat` a token's lifetime is counted from now, so that one made for
+    /// a year comes in under the limit in its last days; Google documented `iat` as required.
+    pub fn require(self) -> &'static [&'static str] {
+        match self {
+            Self::Strict | Self::Google => &["exp", "iat"],
+            Self::Azure => &["exp"],
+        }
     }
 }

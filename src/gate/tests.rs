@@ -105,6 +105,7 @@ fn config() -> GateConfig {
         aliases: vec!["Hub.example.net".into()],
         clock_skew: Duration::from_secs(SKEW),
         token_lifetime_max: Duration::from_secs(86400),
+        require: &["exp", "iat"],
         accept: vec![TokenKind::Sas, TokenKind::Jwt],
         hub_wide_tokens: false,
     }

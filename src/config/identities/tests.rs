@@ -1,7 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
-use crate::{credential::Algorithm, topic::TopicName};
+use crate::{credential::Algorithm, gate::Profile, topic::TopicName};
 
 const KEYS: [&str; 4] = [
     "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
@@ -34,12 +34,16 @@ impl Files {
 
     /// `{dir}` is this directory, `{k0}` to `{k3}` are keys.
     fn load(&self, text: &str) -> Result<LoadedIdentities, Vec<String>> {
+        self.load_for(&GateConfig::default(), text)
+    }
+
+    fn load_for(&self, gate: &GateConfig, text: &str) -> Result<LoadedIdentities, Vec<String>> {
         let mut text = text.replace("{dir}", &self.directory.path().to_string_lossy());
         for (n, key) in KEYS.iter().enumerate() {
             text = text.replace(&format!("{{k{n}}}"), key);
         }
         let path = self.write("identities.toml", &text, 0o600);
-        load_identities(&path, &GateConfig::default()).map_err(|mistakes| {
+        load_identities(&path, gate).map_err(|mistakes| {
             mistakes.iter().map(|mistake| format!("{}: {}", mistake.line.unwrap_or(0), mistake.what)).collect()
         })
     }
@@ -226,6 +230,26 @@ fn a_key_of_an_issuer_is_for_one_algorithm() {
     ] {
         let mistakes = issuer(algorithms, key).expect_err(what);
         assert!(mistakes.contains(what), "{what}: {mistakes}");
+    }
+}
+
+#[test]
+fn an_issuer_that_does_not_say_requires_what_the_profile_has() {
+    let files = Files::new();
+    files.write("issuer.pem", EC_PEM, 0o644);
+    let text = "[[issuer]]\nname = \"i\"\niss = \"i\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\nREQUIRE\n\
+                [[issuer.key]]\nfile = \"{dir}/issuer.pem\"\n";
+    for (profile, said, required) in [
+        (Profile::Strict, "", &["exp", "iat"] as &[&str]),
+        (Profile::Google, "", &["exp", "iat"]),
+        (Profile::Azure, "", &["exp"]),
+        (Profile::Azure, "require = [\"jti\"]", &["jti"]),
+    ] {
+        let gate = GateConfig { require: profile.require(), ..GateConfig::default() };
+        let loaded = files.load_for(&gate, &text.replace("REQUIRE", said)).expect("good");
+        let issuer = loaded.identities.keyring().issuer("i").expect("an issuer");
+        let found: Vec<&str> = issuer.require.iter().map(|claim| &**claim).collect();
+        assert_eq!(found, required, "{profile:?} {said}");
     }
 }
 
