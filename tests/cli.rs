@@ -52,7 +52,9 @@ fn room() -> PathBuf {
     fs::create_dir(folder.join("config")).expect("written");
     fs::write(folder.join("config/gateway.toml"), GATEWAY).expect("written");
     fs::write(folder.join("config/revocations.jsonl"), "# by hand\n\n{\"device\": \"old\"}").expect("written");
-    let identities = IDENTITIES.replace("KEY", &device_key("pump-17")).replace("POLICY", &device_key("policy"));
+    let keys = [("KEY", "pump-17"), ("POLICY", "policy"), ("WRITER", "writer")];
+    let identities =
+        keys.iter().fold(IDENTITIES.to_owned(), |text, (place, whose)| text.replace(place, &device_key(whose)));
     secret(&folder.join("config/identities.toml"), &identities);
     secret(&folder.join("issuer.secret"), &device_key("issuer"));
     folder
@@ -76,6 +78,27 @@ fn a_token_that_was_made_is_read_and_admitted() {
         let explained = tollgate_with(&room, &minted.out, &["token", "explain", "-", "--device", "pump-17"]);
         assert_eq!(explained.code, 0, "{explained:?}");
         assert!(explained.out.ends_with("\nadmitted as pump-17\n") && !explained.out.contains('✗'), "{explained:?}");
+    }
+}
+
+#[test]
+fn a_token_is_made_with_no_more_rights_than_asked_for() {
+    let room = room();
+    let jwt = &["--kind", "jwt"] as &[&str];
+    for (kind, rights, field, held) in [
+        (&[] as &[&str], "publish", "skn", "writer"),
+        (&["--policy", "writer"], "publish", "skn", "writer"),
+        (&["--policy", "site"], "subscribe,publish", "skn", "site"),
+        (&[], "publish,subscribe", "skn", ""),
+        (jwt, "publish", "acl", "{\"sub\": []}"),
+        (jwt, "subscribe", "acl", "{\"pub\": []}"),
+        (jwt, "publish,subscribe", "acl", ""),
+    ] {
+        let arguments = [&["token", "mint", "--device", "pump-17", "--rights", rights], kind].concat();
+        let minted = tollgate(&room, &arguments);
+        assert_eq!((minted.code, &*minted.err), (0, ""), "{arguments:?}: {minted:?}");
+        let inspected = tollgate_with(&room, &minted.out, &["token", "inspect", "--json"]).json();
+        assert_eq!(inspected[field].as_str().unwrap_or_default(), held, "{arguments:?}: {inspected}");
     }
 }
 
@@ -126,6 +149,9 @@ fn mint_says_what_it_cannot_make_and_what_will_be_refused() {
         (&["--device", "pump-17", "--kind", "jwt", "--issuer", "nobody"], 1, "no [[issuer]]"),
         (&["--device", "pump-17", "--kind", "jwt", "--policy", "site"], 2, "--policy is for --kind sas"),
         (&["--device", "pump-17", "--jti", "x"], 2, "--jti"),
+        (&["--device", "pump-17", "--rights", "subscribe"], 1, "just these `rights`"),
+        (&["--device", "pump-17", "--rights", "publish", "--policy", "site"], 1, "other `rights`"),
+        (&["--device", "pump-17", "--rights", "read"], 2, "--rights"),
         (&["--device", "pump-17", "--ttl", "soon"], 2, "no duration"),
         (&["--device", "+"], 2, "may not hold"),
         (&[], 2, "--device"),
@@ -336,11 +362,17 @@ primary_key = \"KEY\"
 name = \"site\"
 resource = \"localhost\"
 primary_key = \"POLICY\"
+[[policy]]
+name = \"writer\"
+resource = \"localhost\"
+primary_key = \"WRITER\"
+rights = [\"publish\"]
 [[issuer]]
 name = \"factory\"
 iss = \"https://id.example\"
 audience = [\"localhost\"]
 algorithms = [\"HS256\"]
+scope_claim = \"acl\"
 [[issuer.key]]
 kid = \"k1\"
 secret_file = \"issuer.secret\"

@@ -152,6 +152,10 @@ pub(super) enum TokenCommand {
         /// `jti` of a JWT [default: 128 random bits]
         #[arg(long, value_name = "ID")]
         jti: Option<String>,
+        /// What it may be used for: of a SAS token, by the [[policy]] with these rights; of a JWT, by the issuer's
+        /// `scope_claim` [default: all that the device may]
+        #[arg(long, value_name = "RIGHTS", value_enum, value_delimiter = ',', num_args = 1)]
+        rights: Vec<Right>,
     },
     /// Show what the token on standard input says; no secret is needed, and nothing is verified
     Inspect {
@@ -183,6 +187,15 @@ pub(super) enum Kind {
     Sas,
     /// A JSON Web Token
     Jwt,
+}
+
+/// What a token may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Right {
+    /// Publishing
+    Publish,
+    /// Subscribing
+    Subscribe,
 }
 
 /// Where and as whom to connect.

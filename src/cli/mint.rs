@@ -7,12 +7,19 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{ConfigFile, Outcome, arguments::Kind, local::now};
+use super::{
+    ConfigFile, Outcome,
+    arguments::{Kind, Right},
+    local::now,
+};
 use crate::{
     config::{Config, load_identities},
-    credential::{Credential, Issuer, JwtClaims, Keyring, SigningKey, VerifyingKey, mint_jwt, mint_sas, verify},
+    credential::{
+        Credential, Issuer, JwtClaims, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_jwt, mint_sas, verify,
+    },
     gate::Gate,
     id::DeviceId,
     time::UnixSeconds,
@@ -28,13 +35,15 @@ pub(super) struct Mint {
     pub(super) issuer: Option<String>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) jti: Option<String>,
+    /// `None`: all that the device may.
+    pub(super) rights: Option<Rights>,
 }
 
 impl Mint {
     /// A SAS token for an hour.
     pub(super) fn of(device: &DeviceId) -> Self {
         let device = device.clone();
-        Self { device, kind: Kind::Sas, ttl: TTL, policy: None, issuer: None, key_file: None, jti: None }
+        Self { device, kind: Kind::Sas, ttl: TTL, policy: None, issuer: None, key_file: None, jti: None, rights: None }
     }
 }
 
@@ -43,6 +52,12 @@ impl Kind {
     pub(super) fn is_jwt(self) -> bool {
         self == Self::Jwt
     }
+}
+
+/// What `--rights` names; `None` where it names nothing.
+pub(super) fn rights(named: &[Right]) -> Option<Rights> {
+    let has = |right| named.contains(&right);
+    (!named.is_empty()).then(|| Rights { publish: has(Right::Publish), subscribe: has(Right::Subscribe) })
 }
 
 /// Makes a token. One that the gateway would refuse is made all the same (it may be meant so), with a word about it.
@@ -75,11 +90,9 @@ fn sas(
         return Err(Outcome::Usage("--issuer, --key-file and --jti are for --kind jwt".into()));
     }
     let device = &request.device;
-    let key = match &request.policy {
-        Some(name) => {
-            let policy = keyring.policy(name);
-            policy.ok_or_else(|| Outcome::Failed(format!("there is no [[policy]] {name:?}")))?.keys.primary.clone()
-        }
+    let policy = policy(keyring, request)?;
+    let key = match policy {
+        Some(policy) => policy.keys.primary.clone(),
         None => {
             let missing = || Outcome::Failed(format!("there is no device {device}, and no group that it is in"));
             let found = keyring.find(device).ok_or_else(missing)?;
@@ -90,7 +103,29 @@ fn sas(
     let no_key = || Outcome::Failed(format!("there is no primary key to sign a SAS token for {device} with"));
     let key = key.ok_or_else(no_key)?;
     let resource = format!("{}/devices/{device}", config.gate.hostname);
-    Ok(Zeroizing::new(mint_sas(&resource, key.bytes(), expires_at, request.policy.as_deref())))
+    Ok(Zeroizing::new(mint_sas(&resource, key.bytes(), expires_at, policy.map(|policy| &*policy.name))))
+}
+
+/// The policy that is to sign; `None`: the device itself. A SAS token says nothing of rights: they are its policy's.
+fn policy<'k>(keyring: &'k Keyring, request: &Mint) -> Result<Option<&'k Policy>, Outcome> {
+    let Some(name) = &request.policy else {
+        let Some(rights) = request.rights.filter(|rights| *rights != Rights::ALL) else { return Ok(None) };
+        let mut fitting = keyring.policies().filter(|policy| policy.rights == rights);
+        return match (fitting.next(), fitting.next()) {
+            (Some(only), None) => Ok(Some(only)),
+            (Some(_), Some(_)) => {
+                Err(Outcome::Usage("several policies have these rights: name one with --policy".into()))
+            }
+            (None, _) => {
+                Err(Outcome::Failed("no [[policy]] has just these `rights`, and a device's own key has all".into()))
+            }
+        };
+    };
+    let policy = keyring.policy(name).ok_or_else(|| Outcome::Failed(format!("there is no [[policy]] {name:?}")))?;
+    if request.rights.is_some_and(|rights| rights != policy.rights) {
+        return Err(Outcome::Failed(format!("the policy {name:?} has other `rights` than these")));
+    }
+    Ok(Some(policy))
 }
 
 fn jwt(
@@ -109,14 +144,26 @@ fn jwt(
         None => random_jti()?,
     };
     let audience = issuer.audience.first().map_or(config.gate.hostname.as_str(), |audience| audience);
-    let claims = JwtClaims::default()
+    let mut claims = JwtClaims::default()
         .with("iss", &*issuer.iss)
         .with("aud", audience)
         .with(&issuer.device_claim, request.device.as_str())
         .with("iat", now.0)
         .with("exp", expires_at.0)
         .with("jti", jti);
+    if let Some(rights) = request.rights.filter(|rights| *rights != Rights::ALL) {
+        let no_claim = || format!("the issuer {:?} has no `scope_claim`: its tokens give all rights", issuer.name);
+        let claim = issuer.scope_claim.as_deref().ok_or_else(|| Outcome::Failed(no_claim()))?;
+        claims = claims.with(claim, narrowing(rights));
+    }
     mint_jwt(&claims, &key).map(Zeroizing::new).map_err(Outcome::failed)
+}
+
+/// `scope_claim` without what the rights do not hold; the other side stays as the device has it.
+fn narrowing(rights: Rights) -> Value {
+    let held = [("pub", rights.publish), ("sub", rights.subscribe)];
+    let none = held.into_iter().filter(|(_, held)| !held);
+    none.map(|(side, _)| (side.to_owned(), Value::Array(Vec::new()))).collect::<Map<String, Value>>().into()
 }
 
 /// The issuer that is meant and a key of it that can sign.

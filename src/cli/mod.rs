@@ -77,8 +77,9 @@ fn check(at: &ConfigFile) -> Result<(), Outcome> {
 
 fn about_token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
     match command {
-        TokenCommand::Mint { device, kind, ttl, policy, issuer, key_file, jti } => {
-            let request = Mint { device, kind, ttl, policy, issuer, key_file, jti };
+        TokenCommand::Mint { device, kind, ttl, policy, issuer, key_file, jti, rights } => {
+            let rights = mint::rights(&rights);
+            let request = Mint { device, kind, ttl, policy, issuer, key_file, jti, rights };
             print(&mint::mint(at, &request)?);
             print("\n");
             Ok(())
