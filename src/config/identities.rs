@@ -88,7 +88,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             notes,
             gate,
             ring: Keyring::builder(),
-            scopes: vec![ScopeTemplate { publish: vec![], subscribe: vec![], retain: true, qos_max: 2 }],
+            scopes: vec![ScopeTemplate::default()],
             files: Vec::new(),
             has_inline_keys: false,
             owners: HashMap::new(),

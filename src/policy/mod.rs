@@ -25,6 +25,19 @@ pub struct ScopeTemplate {
     pub qos_max: u8,
 }
 
+/// A device's own telemetry and its own commands, as Azure IoT Hub names them: what a file without [defaults.scope] gives.
+impl Default for ScopeTemplate {
+    fn default() -> Self {
+        let one = |text| vec![FilterTemplate::new(text).expect("invariant: a filter (tested)")];
+        Self {
+            publish: one("devices/{device}/messages/events/#"),
+            subscribe: one("devices/{device}/messages/devicebound/#"),
+            retain: true,
+            qos_max: 2,
+        }
+    }
+}
+
 impl ScopeTemplate {
     /// The scope of one device.
     pub fn for_device(&self, device: &DeviceId) -> Scope {
@@ -273,6 +286,16 @@ mod tests {
         let topic = TopicName::new(b"devices/dev1/messages/events/").expect("a name");
         assert_eq!(scope.authorize_publish(topic, 1, true).map(|_| ()), Err(Denial::RetainNotOffered));
         assert_eq!(scope.authorize_publish(topic, 2, false).map(|_| ()), Err(Denial::QosNotOffered));
+    }
+
+    #[test]
+    fn by_default_a_device_has_its_own_topics_alone() {
+        let scope = ScopeTemplate::default().for_device(&DeviceId::try_from("dev1").expect("an id"));
+        assert_eq!(publish(&scope, "devices/dev1/messages/events/x"), Ok(()));
+        assert_eq!(publish(&scope, "devices/dev2/messages/events/x"), Err(Denial::TopicOutOfScope));
+        let commands = |id| TopicFilter::try_from(&*format!("devices/{id}/messages/devicebound/#")).expect("a filter");
+        assert_eq!(scope.authorize_subscribe(&commands("dev1")), Ok(()));
+        assert_eq!(scope.authorize_subscribe(&commands("+")), Err(Denial::FilterOutOfScope));
     }
 
     #[test]
