@@ -125,6 +125,8 @@ impl Rights {
 /// What a token is held to besides its signature.
 #[derive(Clone, Debug)]
 pub struct VerifyRules {
+    /// Kinds of token that are accepted at all.
+    pub accept: Vec<TokenKind>,
     /// Names that `sr` may name as host: `hostname` and the aliases; compared without regard to ASCII case.
     pub hosts: Vec<String>,
     /// How far clocks may be apart.
@@ -263,7 +265,7 @@ impl std::error::Error for Refused {}
 /// Decides whether a token is believed. `presented_by` is the device that CONNECT names: a hub-wide token is its own;
 /// that the token of one device is presented by another is for the caller to see.
 ///
-/// The order is the same for both kinds: whose key, signature, resource or audience, device, times. Nothing that the
+/// The order is the same for both kinds: the kind itself, whose key, signature, resource or audience, device, times. Nothing that the
 /// token says of itself is told before its signature verified, except which key it names.
 ///
 /// # Errors
@@ -286,6 +288,10 @@ fn verify_traced(
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
+    if !rules.accept.contains(&credential.kind()) {
+        let detail = format!("`accept` under [credentials] does not hold {:?}.", credential.kind().as_str());
+        return Err(Refused::new(Denial::CredentialKindNotAccepted, detail).about(credential.token_id(), None));
+    }
     match credential {
         Credential::Sas(token) => sas::verify(token, presented_by, keyring, rules, trace, now),
         Credential::Jwt(token) => jwt::verify(token, keyring, rules, trace, now),

@@ -14,6 +14,7 @@ fn id(text: &str) -> DeviceId {
 
 fn rules() -> VerifyRules {
     VerifyRules {
+        accept: vec![TokenKind::Sas, TokenKind::Jwt],
         hosts: vec!["localhost".into()],
         clock_skew: Duration::from_secs(30),
         token_lifetime_max: Duration::from_secs(86400),

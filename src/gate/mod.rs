@@ -99,6 +99,7 @@ impl Gate {
         let mut hosts = vec![config.hostname.clone()];
         hosts.extend(config.aliases.iter().cloned());
         let rules = VerifyRules {
+            accept: config.accept.clone(),
             hosts,
             clock_skew: config.clock_skew,
             token_lifetime_max: config.token_lifetime_max,
@@ -148,8 +149,8 @@ impl Gate {
         &self.rules
     }
 
-    /// Decides about a CONNECT. In this order: can we decide at all · client id · a token of an accepted kind, well
-    /// formed · user name · the token ([`verify`]: signature, resource or audience, device, times) · whose token it is ·
+    /// Decides about a CONNECT. In this order: can we decide at all · client id · a token, well formed · user name · the
+    /// token ([`verify`]: an accepted kind, signature, resource or audience, device, times) · whose token it is ·
     /// revocations · the will. What costs a signature comes after what costs nothing, and what is told about a device
     /// comes after its signature.
     ///
@@ -162,7 +163,7 @@ impl Gate {
         };
         let device = names::device_of_client_id(request.client_id, request.profile)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
-        let credential = self.read_credential(request).map_err(about)?;
+        let credential = read_credential(request).map_err(about)?;
         if let Some(name) = request.user_name {
             names::check_user_name(name, &device, &self.rules.hosts, request.profile)
                 .map_err(|refused| refused.about(credential.token_id(), Some(&device)))?;
@@ -221,16 +222,6 @@ impl Gate {
         }
     }
 
-    fn read_credential<'a>(&self, request: &Admission<'a>) -> Result<Credential<'a>, Refused> {
-        let missing = || Refused::new(Denial::CredentialMissing, "CONNECT has no password.");
-        let credential = Credential::parse(request.password.ok_or_else(missing)?)?;
-        if !self.config.accept.contains(&credential.kind()) {
-            let detail = format!("`accept` under [credentials] does not hold {:?}.", credential.kind().as_str());
-            return Err(Refused::new(Denial::CredentialKindNotAccepted, detail).about(credential.token_id(), None));
-        }
-        Ok(credential)
-    }
-
     fn grant(&self, identity: &Identity, identities: &Identities) -> Option<Grant> {
         let mut scope = identities.scope_of(identity.device())?.bounded_by(identity.rights());
         if let Some(narrowing) = identity.narrowing() {
@@ -262,11 +253,16 @@ impl Gate {
         let scope = identities.scope_of_found(found, &grant.device).zip(rights);
         found.is_enabled()
             && found.accepts(grant.kind)
-            && self.config.accept.contains(&grant.kind)
+            && self.rules.accept.contains(&grant.kind)
             && identities.keyring.holds(&grant.key, grant.key_fingerprint)
             && own_key_if_it_has_one(found, grant)
             && scope.is_some_and(|(scope, rights)| scope.bounded_by(rights).includes(&grant.scope))
     }
+}
+
+fn read_credential<'a>(request: &Admission<'a>) -> Result<Credential<'a>, Refused> {
+    let missing = || Refused::new(Denial::CredentialMissing, "CONNECT has no password.");
+    Credential::parse(request.password.ok_or_else(missing)?)
 }
 
 fn why_withdrawn(grant: &Grant, identities: &Identities) -> &'static str {

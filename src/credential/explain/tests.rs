@@ -2,7 +2,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::*;
 use crate::credential::{
-    Algorithm, Device, Group, KeyEncoding, Keyring, Policy, Resource, Rights, ScopeIndex, SecretKey, Slots,
+    Algorithm, Device, Group, KeyEncoding, Keyring, Policy, Resource, Rights, ScopeIndex, SecretKey, Slots, TokenKind,
     VerifyingKey,
     key::keyed,
     mint_sas,
@@ -46,6 +46,7 @@ fn ring() -> Keyring {
 
 fn rules() -> VerifyRules {
     VerifyRules {
+        accept: vec![TokenKind::Sas, TokenKind::Jwt],
         hosts: vec!["localhost".into()],
         clock_skew: Duration::from_secs(30),
         token_lifetime_max: Duration::from_secs(86400),
@@ -90,6 +91,19 @@ fn the_first_step_that_fails_is_the_last_that_is_told() {
         assert_eq!(failed, [what]);
         assert_eq!(explanation.steps.last().map(|step| step.what), Some(what));
     }
+}
+
+#[test]
+fn a_kind_that_the_gateway_does_not_take_is_told_as_it_is_refused() {
+    let token = mint_sas("localhost/devices/pump-17", &secret(), LATER, None);
+    let rules = VerifyRules { accept: vec![TokenKind::Jwt], ..rules() };
+    let explanation = explain(&token, None, &ring(), &rules, &RevocationList::default(), NOW);
+    assert_eq!(
+        explanation.verdict.map(|_| ()).map_err(|refused| refused.denial),
+        Err(Denial::CredentialKindNotAccepted)
+    );
+    let steps: Vec<_> = explanation.steps.iter().map(|step| (step.what, step.ok)).collect();
+    assert_eq!(steps, [("form", true), ("device", false)]);
 }
 
 #[test]
