@@ -5,7 +5,8 @@ use std::{
     path::Path,
 };
 
-use crate::config::Report;
+use super::list::folded;
+use crate::config::{Mistake, Report};
 
 /// What `check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +24,10 @@ pub enum Checked {
 pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
     let Report { mistakes, warnings, summary } = Report::of(gateway_toml);
     for mistake in &mistakes {
-        writeln!(out, "{mistake}")?;
+        out.write_all(shown("", mistake).as_bytes())?;
     }
     for warning in &warnings {
-        writeln!(out, "warning: {warning}")?;
+        out.write_all(shown("warning: ", warning).as_bytes())?;
     }
     if !mistakes.is_empty() {
         let number = mistakes.len();
@@ -42,6 +43,18 @@ pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
     writeln!(out, "\n{} is good.", gateway_toml.display())?;
     Ok(Checked::Good)
 }
+
+/// As [`Mistake`] shows itself, in lines that fit a screen.
+fn shown(kind: &str, mistake: &Mistake) -> String {
+    let text = format!("{kind}{mistake}");
+    let (what, remedy) = text.split_once('\n').unwrap_or((&text, ""));
+    let what = folded(what, CONTINUED);
+    format!("{}{}", what.trim_start(), folded(remedy, REMEDY))
+}
+
+/// Less than a remedy, so that one is told from the other.
+const CONTINUED: &str = "  ";
+const REMEDY: &str = "    ";
 
 #[cfg(test)]
 mod tests {
@@ -86,6 +99,15 @@ mod tests {
             "DIR/g.toml is good.",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_long_sentence_is_folded_and_its_remedy_stands_apart() {
+        let spool = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n[spool]\nsize_max = '1 GiB'\n";
+        let (_directory, shown, checked) = site(DEVICE, "", spool);
+        assert_eq!(checked, Checked::Good, "{shown}");
+        assert!(shown.contains("\n  ") && shown.contains("\n    Leave it, or take it out.\n"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     }
 
     #[test]
