@@ -9,12 +9,16 @@ use tollgate::{
     app::{self, Named, Options},
     cli::{self, GatewayFile},
 };
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     let is_terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal).init();
+    // Not lossy: when the reader of the log is slow, the gateway is held up before a line is dropped. What is still on
+    // its way is written when the guard is dropped.
+    let (writer, _until_written) = NonBlockingBuilder::default().lossy(false).finish(io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(is_terminal).init();
     cli::main(|file| {
         let named = match file {
             GatewayFile::Named(_) => Named::Yes,
