@@ -160,6 +160,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             Rights { publish: found.value.contains(&true), subscribe: found.value.contains(&false) }
         });
         let token_lifetime_max = self.lifetime_max(table);
+        self.warn_of_rotation(table);
         let (Some(name), Some(resource)) = (name, resource) else { return };
         let policy = Policy { name: name.value, resource: resource.value, keys, rights, token_lifetime_max };
         let taken = self.ring.add_policy(policy);
@@ -296,6 +297,14 @@ impl<'n, 'd> Reader<'n, 'd> {
         scope
     }
 
+    /// Nothing turns a key by itself: said wherever somebody counts on it.
+    pub(super) fn warn_of_rotation(&self, table: &Table<'_>) {
+        if let Some(found) = table.duration("rotate_every", ROTATION_MIN..=ROTATION_MAX) {
+            let what = "`rotate_every` has no effect in this version: no key is rotated by itself.";
+            self.notes.warn(found.line, what, "Rotate by hand: docs/operations.md says how.");
+        }
+    }
+
     fn warn_of_a_device_without_proof(&self, id: &Found<DeviceId>, device: &Device) {
         let kinds = device.accept.as_deref().unwrap_or(&self.gate.accept);
         let by_sas = kinds.contains(&TokenKind::Sas)
@@ -344,6 +353,10 @@ const NAME_BYTES_MAX: usize = 64;
 const TOKEN_LIFETIME_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Ten years: whoever writes more has no limit in mind, and should say so with a key of its own.
 const TOKEN_LIFETIME_MAX: std::time::Duration = std::time::Duration::from_hours(10 * 366 * 24);
+/// Shorter, and every token outlives its key.
+const ROTATION_MIN: std::time::Duration = std::time::Duration::from_mins(1);
+/// As with lifetimes.
+const ROTATION_MAX: std::time::Duration = TOKEN_LIFETIME_MAX;
 
 const FILE: Section =
     Section { name: "the file", keys: &["defaults", "device", "policy", "group", "issuer"], later: &[] };
@@ -380,8 +393,9 @@ const POLICY: Section = Section {
         "secondary_key_file",
         "rights",
         "token_lifetime_max",
+        "rotate_every",
     ],
-    later: &[("rotate_every", "planned rotation")],
+    later: &[],
 };
 const GROUP: Section = Section {
     name: "[[group]]",
@@ -409,8 +423,9 @@ const ISSUER: Section = Section {
         "scope_claim",
         "require",
         "token_lifetime_max",
+        "rotate_every",
     ],
-    later: &[("jwks_url", "key sets by https"), ("rotate_every", "planned rotation")],
+    later: &[("jwks_url", "key sets by https")],
 };
 pub(super) const ISSUER_KEY: Section =
     Section { name: "[[issuer.key]]", keys: &["kid", "file", "secret_file", "key_encoding", "algorithm"], later: &[] };

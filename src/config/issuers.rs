@@ -31,6 +31,7 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
         true => read_names(reader, table, "require"),
         false => reader.gate.require.iter().map(|claim| (*claim).into()).collect(),
     };
+    reader.warn_of_rotation(table);
     let issuer = Issuer {
         name: name.as_ref().map_or("".into(), |found| found.value.clone()),
         iss: iss.map_or("".into(), |found| found.value.into()),

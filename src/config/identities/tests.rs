@@ -269,6 +269,20 @@ fn ten_thousand_devices_are_read_in_one_go() {
 }
 
 #[test]
+fn rotation_by_schedule_is_warned_about_and_refused_where_a_device_holds_the_key() {
+    let files = Files::new();
+    let key = KEYS[0];
+    let policy = format!(
+        "[[policy]]\nname = \"p\"\nresource = \"localhost\"\nprimary_key = \"{key}\"\nrotate_every = \"30d\"\n"
+    );
+    let warnings = files.load(&policy).expect("good").warnings;
+    assert!(warnings.iter().any(|w| w.line == Some(5) && w.what.contains("rotate_every")), "{warnings:?}");
+    let device = format!("[[device]]\nid = \"d\"\nprimary_key = \"{key}\"\nrotate_every = \"30d\"\n");
+    let mistakes = files.load(&device).expect_err("a device that holds its key would be locked out");
+    assert!(mistakes.iter().any(|m| m.starts_with("4:") && m.contains("rotate_every")), "{mistakes:?}");
+}
+
+#[test]
 fn every_key_is_documented() {
     let document = include_str!("../../../docs/identities.md");
     for section in [DEFAULTS, SCOPE, DEVICE, POLICY, GROUP, ISSUER, ISSUER_KEY] {
