@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +27,8 @@ class Client:
                  user_name=None):
         self.events, self.changed = [], threading.Condition()
         self.process = subprocess.Popen(
-            PROGRAMS_OF[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            PROGRAMS_OF[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
         )
         self.threads = [threading.Thread(target=self._read, daemon=True), threading.Thread(target=self._errors, daemon=True)]
         self.errors = []
@@ -85,7 +88,8 @@ class Client:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
-            self.process.kill()
+            # With what it started itself: a mosquitto_sub would connect again for ever.
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.finish()
         self.process.stdout.close()
         self.process.stderr.close()
