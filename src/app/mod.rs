@@ -84,8 +84,8 @@ pub enum StartError {
     Bind {
         /// Which.
         address: std::net::SocketAddr,
-        /// The key that names it.
-        key: &'static str,
+        /// Where the key `bind` is that names it.
+        section: &'static str,
         /// What the system said.
         error: io::Error,
     },
@@ -104,14 +104,14 @@ impl fmt::Display for StartError {
                 write!(f, "{n} {}; nothing was started", if n == 1 { "mistake" } else { "mistakes" })
             }
             Self::SelfTest(what) => write!(f, "the self-test of the cryptographic library failed: {what}"),
-            Self::Bind { address, key, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
+            Self::Bind { address, section, error } if error.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "port {} on {} is taken by another program: stop it, or change `{key}` in gateway.toml",
+                "port {} on {} is taken by another program: stop it, or change `bind` under {section} in gateway.toml",
                 address.port(),
                 address.ip()
             ),
-            Self::Bind { address, key, error } => {
-                write!(f, "cannot listen on {address} (`{key}` in gateway.toml): {error}")
+            Self::Bind { address, section, error } => {
+                write!(f, "cannot listen on {address} (`bind` under {section} in gateway.toml): {error}")
             }
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }
@@ -189,7 +189,7 @@ fn doors(config: &Config, shards: usize) -> Result<(Vec<Vec<Door>>, Vec<std::net
                 })?)
             }
         };
-        let refused = |error| StartError::Bind { address: listener.bind, key: "bind under [[listener]]", error };
+        let refused = |error| StartError::Bind { address: listener.bind, section: "[[listener]]", error };
         let sockets = listener::bind(listener.bind, shards).map_err(refused)?;
         bound.push(sockets.first().map_or(Ok(listener.bind), std::net::TcpListener::local_addr).map_err(refused)?);
         for (doors, socket) in doors.iter_mut().zip(sockets) {
@@ -200,7 +200,7 @@ fn doors(config: &Config, shards: usize) -> Result<(Vec<Vec<Door>>, Vec<std::net
 }
 
 fn bind_admin(config: &Config) -> Result<(std::net::TcpListener, std::net::SocketAddr), StartError> {
-    let refused = |error| StartError::Bind { address: config.admin_bind, key: "bind under [admin]", error };
+    let refused = |error| StartError::Bind { address: config.admin_bind, section: "[admin]", error };
     let mut sockets = listener::bind(config.admin_bind, 1).map_err(refused)?;
     let socket = sockets.pop().expect("invariant: one was asked for");
     let address = socket.local_addr().map_err(refused)?;
@@ -314,7 +314,7 @@ impl Gateway {
                     // A sender that is gone means the same.
                     let _ = stopped.await;
                 }));
-                self.until_signal(&meters).await?;
+                self.until_signal().await?;
                 self.drain().await;
                 drop(stop);
                 let _ = tokio::time::timeout(DRAIN_STEP, served).await;
@@ -326,7 +326,7 @@ impl Gateway {
     }
 
     /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
-    async fn until_signal(&self, meters: &Meters) -> io::Result<()> {
+    async fn until_signal(&self) -> io::Result<()> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hup = signal(SignalKind::hangup())?;
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
@@ -340,7 +340,6 @@ impl Gateway {
                 }
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);
-                    meters.upkeep();
                 }
             }
         }

@@ -16,14 +16,13 @@ use super::{
     Shard,
     accept::{self, Handed},
     device_hash, publish,
-    sessions::{Pause, Rate, SessionCell, State},
+    sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
     wall_ms, wall_now,
 };
 use crate::{
     delivery::{SessionRef, session_stamp},
     denial::CloseReason,
-    journal::Who,
     listener::{Place, Stream},
     meter,
     packet::{Connect, Disconnect, Will, next_frame},
@@ -51,8 +50,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
         drop(registration);
         reinstate(shard, old);
         let denial = recheck_denial(reason);
-        let session_of = Who { device: live.grant.device.as_str(), peer, token_id: Some(live.grant.token_id) };
-        site.journal.connect_refused(&session_of, denial, "it was withdrawn while the device connected");
+        site.journal.connect_refused(&who_of(&live), denial, "it was withdrawn while the device connected");
         let answer = accept::refusal(&connect, profile, denial);
         tokio::task::spawn_local(async move { accept::close_gently(stream, &answer).await });
         return;
@@ -210,7 +208,7 @@ async fn close(
     last_words: &[u8],
 ) {
     let live = &cell.live;
-    let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+    let who = cell.identified();
     let detail = shard.site.gate.why_ended(&live.grant, reason, wall_now());
     shard.site.journal.closed(&who, reason, &detail);
     if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {

@@ -8,7 +8,6 @@ use super::{
 use crate::{
     delivery::{Offer, Outbound},
     denial::Denial,
-    journal::Who,
     packet::{PublishRef, QoS, Will},
     session::server::Inbound,
     time::Tick,
@@ -83,8 +82,7 @@ pub(super) fn will(shard: &Shard, cell: &SessionCell, will: &Will) {
         Offered::Wait(_) => shard.meter.dropped("will_without_room", 1),
         Offered::Dropped => {}
         Offered::Refused(denial) => {
-            let live = &cell.live;
-            let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+            let who = cell.identified();
             shard.site.journal.action_refused(&who, denial, "the will was not sent");
         }
     }
@@ -149,8 +147,7 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
 fn refused(shard: &Shard, cell: &SessionCell, denial: Denial, inbound: &Inbound<'_>) {
     shard.meter.publish_refused();
     if cell.journals_refusal() {
-        let live = &cell.live;
-        let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+        let who = cell.identified();
         let detail = format!("PUBLISH to {:?}, QoS {}", inbound.topic.as_str(), inbound.qos as u8);
         shard.site.journal.action_refused(&who, denial, &detail);
     }

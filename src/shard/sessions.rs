@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     delivery::SessionRef,
+    journal::Who,
     packet::Subscribe,
     registry::Live,
     session::server::{Session, SubscribeOutcome},
@@ -86,6 +87,11 @@ pub(super) struct Subscribing {
     pub(super) outcomes: Vec<Option<SubscribeOutcome>>,
 }
 
+/// Of whom the journal speaks, where there is no session of it yet.
+pub(super) fn who_of(live: &Live) -> Who<'_> {
+    Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) }
+}
+
 /// Why a session does not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pause {
@@ -150,6 +156,11 @@ impl SessionCell {
             rate: Cell::new(rate),
             refusals: Cell::new(0),
         }
+    }
+
+    /// Of whom the journal speaks.
+    pub(super) fn identified(&self) -> Who<'_> {
+        who_of(&self.live)
     }
 
     /// Has its task polled.

@@ -8,7 +8,6 @@ use super::{
 use crate::{
     delivery::{Placed, Placement, SessionRef},
     denial::{CloseReason, Denial},
-    journal::Who,
     packet::{PublishRef, QoS, Subscribe, Unsubscribe},
     session::server::{Delivered, OutgoingMessage, SubscribeOutcome},
     time::Tick,
@@ -158,8 +157,7 @@ fn place(
 
 fn refuse(shard: &Shard, cell: &SessionCell, denial: Denial, filter: Option<&TopicFilter>) -> SubscribeOutcome {
     if cell.journals_refusal() {
-        let live = &cell.live;
-        let who = Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) };
+        let who = cell.identified();
         let detail = filter.map_or_else(String::new, |f| format!("SUBSCRIBE to {:?}", f.as_str()));
         shard.site.journal.action_refused(&who, denial, &detail);
     }
