@@ -17,6 +17,7 @@ pub mod session;
 pub mod gate;
 pub mod route;
 // Floor 4: sockets, disks, tables of what is live.
+pub mod audit;
 pub mod delivery;
 pub mod journal;
 pub mod listener;

@@ -254,7 +254,7 @@ const FLOORS: &[&[&str]] = &[
     &["credential", "packet"],
     &["policy", "session"],
     &["gate", "route"],
-    &["delivery", "journal", "listener", "meter", "registry", "upstream"],
+    &["audit", "delivery", "journal", "listener", "meter", "registry", "upstream"],
     &["connection", "feed", "pump", "shard"],
     &["admin"],
     &["config"],
@@ -271,7 +271,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rmqtt_codec", &["packet"]),
     ("jsonwebtoken", &["credential"]),
     ("hmac", &["credential"]),
-    ("sha2", &["credential", "feed"]),
+    ("sha2", &["audit", "credential", "feed"]),
     ("dashmap", &["registry", "gate"]),
 ];
 
