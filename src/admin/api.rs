@@ -19,7 +19,7 @@ use super::{
     Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
     RevocationListing, SessionList, SessionView, UpstreamList, explain::Question, listed,
 };
-use crate::{id::DeviceId, meter, time::UnixSeconds};
+use crate::{audit::Action, id::DeviceId, meter, time::UnixSeconds};
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn healthz() -> Json<serde_json::Value> {
@@ -70,7 +70,7 @@ pub(super) async fn close_session(
     if !backend.control.close_session(&device) {
         return Err(Failure::new(StatusCode::NOT_FOUND, format!("{device} has no live session")));
     }
-    tracing::info!(%device, "session closed by the operator");
+    audited(&backend, Action::SessionClosed, format!("device:{device}"), "it may connect again".into()).await;
     Ok(Json(json!({ "device": device.as_str(), "closed": true })))
 }
 
@@ -110,9 +110,10 @@ pub(super) async fn revoke(
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
     let cuts = revocation.cuts(&backend.registry, now);
     if !dry_run {
-        let (ledger, line) = (Ledger::new(backend.revocations), revocation.line);
+        let (ledger, line) = (Ledger::new(backend.revocations.clone()), revocation.line.clone());
         blocking(move || ledger.append(&line)).await?;
-        tracing::info!(entry = revocation.id, cuts = cuts.len(), "revocation added by the operator");
+        let detail = format!("{}, {} live sessions", revocation.line, cuts.len());
+        audited(&backend, Action::RevocationAdded, format!("revocation:{}", revocation.id), detail).await;
     }
     Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts }))
 }
@@ -141,10 +142,14 @@ pub(super) async fn upstreams(State(backend): State<Backend>) -> Json<UpstreamLi
 
 /// `POST /v1/reload`: files are read again; 422 and every mistake where there is one.
 pub(super) async fn reload(State(backend): State<Backend>) -> Response {
-    tracing::info!("reload asked for by the operator");
     match backend.control.reload() {
-        Ok(reloaded) => Json(reloaded).into_response(),
+        Ok(reloaded) => {
+            audited(&backend, Action::Reloaded, "files".into(), reloaded.applied.join(", ")).await;
+            Json(reloaded).into_response()
+        }
         Err(mistakes) => {
+            let detail = format!("{} mistakes: what has mistakes is not applied", mistakes.len());
+            audited(&backend, Action::Reloaded, "files".into(), detail).await;
             let body = json!({ "error": "what has mistakes is not applied", "mistakes": mistakes });
             (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
         }
@@ -209,6 +214,14 @@ impl From<JsonRejection> for Failure {
     }
 }
 
+/// Records what was done by a request, beside the desk's thread.
+pub(super) async fn audited(backend: &Backend, action: Action, object: String, detail: String) {
+    let (audit, now) = (backend.audit.clone(), UnixSeconds::from_system(SystemTime::now()));
+    let noted = move || audit.note(action, BY, &object, &detail, now);
+    // It logs its own failure, and does not panic.
+    let _ = tokio::task::spawn_blocking(noted).await;
+}
+
 /// Files are read and synced beside the desk's thread, so that it answers meanwhile.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
@@ -217,6 +230,8 @@ async fn blocking<T: Send + 'static>(
     Ok(joined.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the work was not done"))??)
 }
 
+/// Who writes, as the audit log has it: the holder of the one bearer token.
+pub(super) const BY: &str = "admin API";
 /// A screen or two; more on demand.
 const REFUSALS_SHOWN: usize = 20;
 const SESSIONS_SHOWN: usize = 1000;

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
+use crate::{audit::Audit, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
 
 /// All that the desk needs of a running gateway. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct Backend {
     pub journal: Arc<Journal>,
     /// What is counted.
     pub meters: Meters,
+    /// Where every write is recorded.
+    pub audit: Audit,
     /// The revocation list, `revocations` under [gateway].
     pub revocations: PathBuf,
     /// What only the shards and the wiring can do.

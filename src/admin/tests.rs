@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
+    audit::Audit,
     credential::{Keyring, RevocationList},
     denial::Denial,
     gate::{Gate, GateConfig, Identities},
@@ -120,6 +121,7 @@ impl Desk {
             registry,
             journal,
             meters: Meters::apart(),
+            audit: Audit::open(&room.0),
             revocations: room.0.join("revocations.jsonl"),
             control: control.clone(),
         };
@@ -268,6 +270,30 @@ async fn a_revocation_says_whom_it_cuts_and_is_written_when_it_is_meant() {
     let listing: RevocationListing = serde_json::from_value(body).expect("a list");
     assert_eq!((listing.total, listing.revocations[0]["id"].as_str()), (1, Some(&*asked.id)));
     assert!(listing.revocations[0].contains_key("at"), "{listing:?}");
+}
+
+#[tokio::test]
+async fn every_write_is_in_the_audit_log_and_no_reading_is() {
+    let desk = Desk::open(&[]).await;
+    for (line, body) in [
+        ("GET /v1/sessions", ""),
+        ("DELETE /v1/sessions/ghost", ""),
+        ("POST /v1/revocations?dry_run=true", r#"{"device": "pump-17"}"#),
+        ("DELETE /v1/sessions/pump-17", ""),
+        ("POST /v1/revocations", r#"{"device": "pump-17", "reason": "scrapped"}"#),
+        ("POST /v1/reload", "{}"),
+    ] {
+        desk.as_operator(line, body).await;
+    }
+    let text = std::fs::read_to_string(desk.room.0.join("audit.jsonl")).expect("a log");
+    let entries: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect();
+    let said =
+        |entry: &Value| format!("{} by {} to {}", entry["action"], entry["by"], entry["object"]).replace('"', "");
+    let said: Vec<String> = entries.iter().map(said).collect();
+    assert_eq!(said[0], "session_closed by admin API to device:pump-17");
+    assert!(said[1].starts_with("revocation_added by admin API to revocation:"), "{said:?}");
+    assert_eq!((said.len(), &*said[2]), (3, "reloaded by admin API to files"));
+    assert!(entries[1]["detail"].as_str().is_some_and(|detail| detail.contains("scrapped")), "{text}");
 }
 
 #[tokio::test]

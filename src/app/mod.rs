@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     admin,
+    audit::Audit,
     config::{self, Config, FirstRun, Mistake},
     credential,
     delivery::LinkConfig,
@@ -306,6 +307,7 @@ impl Gateway {
                     registry: self.site.registry.clone(),
                     journal: self.site.journal.clone(),
                     meters: meters.clone(),
+                    audit: Audit::open(&self.config.gateway.state_dir),
                     revocations: self.config.gateway.revocations.clone(),
                     control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes)),
                 };

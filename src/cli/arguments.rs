@@ -122,6 +122,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The audit log: who changed what
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -336,6 +341,16 @@ pub(super) enum SessionsCommand {
     Close {
         /// Its id
         device: DeviceId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Check the chain of the audit log; exits 1 and names the first bad line where it is broken
+    Verify {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

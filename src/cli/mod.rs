@@ -2,6 +2,7 @@
 //! standard error.
 
 mod arguments;
+mod audit;
 mod check;
 mod client;
 mod desk;
@@ -16,7 +17,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-use arguments::{Arguments, Command, RevocationsCommand, SessionsCommand, TokenCommand};
+use arguments::{Arguments, AuditCommand, Command, RevocationsCommand, SessionsCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
 use check::Checked;
 use local::print;
@@ -65,6 +66,7 @@ fn run<E: std::fmt::Display>(
         }
         Command::Sessions { command: SessionsCommand::Close { device } } => list::close(&at, &device),
         Command::Upstreams { json } => list::upstreams(&at, json),
+        Command::Audit { command: AuditCommand::Verify { json } } => audit::verify(&at, json),
     }
 }
 
