@@ -18,6 +18,7 @@ pub mod gate;
 pub mod route;
 // Floor 4: sockets, disks, tables of what is live.
 pub mod audit;
+pub mod clock;
 pub mod delivery;
 pub mod journal;
 pub mod listener;

@@ -254,7 +254,7 @@ const FLOORS: &[&[&str]] = &[
     &["credential", "packet"],
     &["policy", "session"],
     &["gate", "route"],
-    &["audit", "delivery", "journal", "listener", "meter", "registry", "upstream"],
+    &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream"],
     &["connection", "feed", "pump", "shard"],
     &["admin"],
     &["config"],

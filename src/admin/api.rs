@@ -1,7 +1,5 @@
 //! One function a request.
 
-use std::time::SystemTime;
-
 use axum::{
     Json,
     extract::{
@@ -19,7 +17,7 @@ use super::{
     Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
     RevocationListing, SessionList, SessionView, UpstreamList, explain::Question, listed,
 };
-use crate::{audit::Action, id::DeviceId, meter, time::UnixSeconds};
+use crate::{audit::Action, id::DeviceId, meter};
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn healthz() -> Json<serde_json::Value> {
@@ -104,7 +102,7 @@ pub(super) async fn revoke(
     entry: Result<Json<NewRevocation>, JsonRejection>,
 ) -> Result<Json<RevocationAdded>, Failure> {
     let (Query(how), Json(entry)) = (asked?, entry?);
-    let (now, dry_run) = (UnixSeconds::from_system(SystemTime::now()), how.dry_run);
+    let (now, dry_run) = (backend.clock.now(), how.dry_run);
     let at = entry.at.clone().or_else(|| Some(now.to_string()));
     let revocation = Revocation::new(&NewRevocation { at, ..entry })
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
@@ -130,7 +128,7 @@ pub(super) async fn explain(
     let (identities, list) = in_force.ok_or_else(|| {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "identities or the revocation list are not loaded")
     })?;
-    let now = UnixSeconds::from_system(SystemTime::now());
+    let now = backend.clock.now();
     let rules = (identities.keyring(), backend.gate.rules(), &*list);
     Ok(Json(Explained::of(&token, device.as_ref(), rules, now)))
 }
@@ -216,7 +214,7 @@ impl From<JsonRejection> for Failure {
 
 /// Records what was done by a request, beside the desk's thread.
 pub(super) async fn audited(backend: &Backend, action: Action, object: String, detail: String) {
-    let (audit, now) = (backend.audit.clone(), UnixSeconds::from_system(SystemTime::now()));
+    let (audit, now) = (backend.audit.clone(), backend.clock.now());
     let noted = move || audit.note(action, BY, &object, &detail, now);
     // It logs its own failure, and does not panic.
     let _ = tokio::task::spawn_blocking(noted).await;

@@ -5,7 +5,9 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{audit::Audit, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry};
+use crate::{
+    audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,
+};
 
 /// All that the desk needs of a running gateway. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub struct Backend {
     pub registry: Arc<Registry>,
     /// The last refusals and cuts.
     pub journal: Arc<Journal>,
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// What is counted.
     pub meters: Meters,
     /// Where every write is recorded.

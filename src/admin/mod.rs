@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod clock;
 mod door;
 mod explain;
 mod guard;
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use door::Door;
 
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
+pub use clock::{ClockReset, ClockView};
 pub use explain::{Explained, ExplainedStep};
 pub use ledger::{Ledger, LedgerError};
 pub use revocations::{NewRevocation, Revocation, RevocationListing, listed};
@@ -74,6 +76,8 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/refusals", get(api::refusals))
         .route("/v1/revocations", get(api::revocations).post(api::revoke))
         .route("/v1/tokens/explain", post(api::explain))
+        .route("/v1/clock", get(clock::clock))
+        .route("/v1/clock/reset", post(clock::reset))
         .route("/v1/upstreams", get(api::upstreams))
         .route("/v1/reload", post(api::reload))
         .route_layer(middleware::from_fn_with_state(backend.clone(), guard::require_token));

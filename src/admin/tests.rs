@@ -115,6 +115,7 @@ impl Desk {
         }
         let gate = Arc::new(Gate::new(GateConfig::default()));
         let backend = Backend {
+            clock: Arc::new(crate::clock::Clock::of_machine()),
             gateway: "edge-1".into(),
             token: Arc::new(Zeroizing::new(TOKEN.into())),
             gate: gate.clone(),

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use super::same_file;
@@ -15,7 +15,6 @@ use crate::{
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::{Shards, Site},
-    time::UnixSeconds,
 };
 
 /// Puts changes in force, one at a time.
@@ -210,7 +209,7 @@ impl Changes {
     /// Asks the gate about each, and ends those that it no longer lets in.
     fn cut(&self, concerned: &[Arc<Live>], noticed: Instant) -> usize {
         let Some(shards) = self.shards.get() else { return 0 };
-        let (now, applied) = (UnixSeconds::from_system(SystemTime::now()), Instant::now());
+        let (now, applied) = (self.site.clock.now(), Instant::now());
         let ended: Vec<(Arc<Live>, CloseReason)> = concerned
             .iter()
             .filter_map(|live| Some((live.clone(), self.site.gate.recheck(&live.grant, now)?)))

@@ -93,6 +93,8 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
     if let Some(loaded) = changes.list_loaded() {
         metrics::gauge!(meter::REVOCATION_LIST_AGE_SECONDS).set(loaded.elapsed().as_secs_f64());
     }
+    let fault = site.clock.fault().is_some();
+    meter::alarm(meter::Alarm::Clock, if fault { meter::AlarmState::On } else { meter::AlarmState::Off });
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
     meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });
 }

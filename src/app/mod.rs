@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     admin,
     audit::Audit,
+    clock::Clock,
     config::{self, Config, FirstRun, Mistake},
     credential,
     delivery::LinkConfig,
@@ -160,7 +161,7 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
         gateway: config.gateway.name.clone(),
         upstreams,
         draining: AtomicBool::new(false),
-        began: Instant::now(),
+        clock: Arc::new(Clock::open(&config.gateway.state_dir)),
     });
     let changes = Changes::new(config.clone(), site.clone());
     changes.load_all().map_err(StartError::Mistakes)?;
@@ -306,6 +307,7 @@ impl Gateway {
                     gate: self.site.gate.clone(),
                     registry: self.site.registry.clone(),
                     journal: self.site.journal.clone(),
+                    clock: self.site.clock.clone(),
                     meters: meters.clone(),
                     audit: Audit::open(&self.config.gateway.state_dir),
                     revocations: self.config.gateway.revocations.clone(),
@@ -323,6 +325,7 @@ impl Gateway {
                 io::Result::Ok(())
             })
             .map_err(failed)?;
+        self.site.clock.keep();
         drop(self.hubs);
         Ok(())
     }
@@ -332,6 +335,7 @@ impl Gateway {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hup = signal(SignalKind::hangup())?;
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
+        let mut kept = tokio::time::interval(CLOCK_KEPT_EVERY);
         loop {
             tokio::select! {
                 _ = term.recv() => return Ok(()),
@@ -342,6 +346,10 @@ impl Gateway {
                 }
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);
+                }
+                _ = kept.tick() => {
+                    let clock = self.site.clock.clone();
+                    let _ = tokio::task::spawn_blocking(move || clock.keep()).await;
                 }
             }
         }
@@ -411,6 +419,9 @@ const OWN_HUB_WITHIN: Duration = Duration::from_secs(3);
 const LEAVE_STEP: Duration = Duration::from_secs(1);
 /// How often the drain looks.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How often the highest time goes to disk: after a crash and with a clock that was turned back, guarded time begins this
+/// much too early at most.
+const CLOCK_KEPT_EVERY: Duration = Duration::from_secs(60);
 /// How often gauges are set that nobody sets otherwise.
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
 /// Hubs, files, the admin API, the libraries.

@@ -116,6 +116,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SessionsCommand,
     },
+    /// What time the gateway decides by, and whether it believes the machine's clock
+    Clock {
+        #[command(subcommand)]
+        command: ClockCommand,
+    },
     /// State, window, backlog and last error of each hub
     Upstreams {
         /// As JSON
@@ -127,6 +132,21 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClockCommand {
+    /// Guarded time, the machine's, and why they differ
+    Show {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Believe the machine's clock as it is, forwards or back: after it jumped, and is right
+    ///
+    /// Tokens that have expired by the new time lose their sessions within a second. Where time goes back, tokens that
+    /// had expired are valid again: revoke what must not be.
+    Reset,
 }
 
 #[derive(Debug, Subcommand)]

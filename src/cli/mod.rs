@@ -5,6 +5,7 @@ mod arguments;
 mod audit;
 mod check;
 mod client;
+mod clock;
 mod desk;
 mod list;
 mod local;
@@ -17,7 +18,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-use arguments::{Arguments, AuditCommand, Command, RevocationsCommand, SessionsCommand, TokenCommand};
+use arguments::{Arguments, AuditCommand, ClockCommand, Command, RevocationsCommand, SessionsCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
 use check::Checked;
 use local::print;
@@ -65,6 +66,10 @@ fn run<E: std::fmt::Display>(
             list::sessions(&at, device.as_deref(), last, json)
         }
         Command::Sessions { command: SessionsCommand::Close { device } } => list::close(&at, &device),
+        Command::Clock { command } => match command {
+            ClockCommand::Show { json } => clock::show(&at, json),
+            ClockCommand::Reset => clock::reset(&at),
+        },
         Command::Upstreams { json } => list::upstreams(&at, json),
         Command::Audit { command: AuditCommand::Verify { json } } => audit::verify(&at, json),
     }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Door, Shard, connection, home_of, wall_now};
+use super::{Door, Shard, connection, home_of};
 use crate::{
     credential::Refused,
     denial::Denial,
@@ -270,7 +270,7 @@ fn admit(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Re
         let detail = format!("The authentication method is {method:?}.");
         return Err(Refused::new(Denial::AuthenticationMethodUnknown, detail));
     }
-    let grant = shard.site.gate.admit(&admission(connect, profile), wall_now())?;
+    let grant = shard.site.gate.admit(&admission(connect, profile), shard.site.clock.now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
     if connect.version == ProtocolVersion::V5_0
         && let Err(denial) = shard.site.session_limits(profile, &grant.scope).check_will(connect)

@@ -18,7 +18,6 @@ use super::{
     device_hash, publish,
     sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
-    wall_ms, wall_now,
 };
 use crate::{
     delivery::{SessionRef, session_stamp},
@@ -41,12 +40,13 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let site = &shard.site;
     let now = site.now();
     let who = shard.sessions.borrow_mut().reserve();
-    let live = Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), wall_now()));
+    let live =
+        Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), site.clock.now()));
     // Registered first, checked again after: a change that comes between finds the session or is found by it.
     let old = site.registry.register(&live);
     let registration = Registration { shard: shard.clone(), live: live.clone(), who };
     let changed = site.gate.epoch() != epoch;
-    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, wall_now())).flatten() {
+    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, site.clock.now())).flatten() {
         drop(registration);
         reinstate(shard, old);
         let denial = recheck_denial(reason);
@@ -63,7 +63,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let cell = Rc::new(session_cell(shard, (who, &live), session, now));
     session_opened(shard, &cell, &connect);
     shard.sessions.borrow_mut().insert(cell.clone());
-    look_at(shard, who, now);
+    look(shard, &cell, now);
     let will = connect.will.take().map(Box::new);
     tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
 }
@@ -72,20 +72,40 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
 fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
     let Some(old) = old else { return };
     shard.site.registry.reinstate(&old);
-    if let Some(reason) = shard.site.gate.recheck(&old.grant, wall_now()) {
+    if let Some(reason) = shard.site.gate.recheck(&old.grant, shard.site.clock.now()) {
         shard.shards.cut(&[(old, reason)], Instant::now());
     }
 }
 
-/// A session that is due on the wheel: it has ended, its time is up, or it is put in again.
+/// The clock moved, or the machine was stopped for `stood_still`: timers are set anew, and before anything is read
+/// whoever has expired is deaf. A device that nobody could hear was not silent.
+pub(super) fn look_at_all(shard: &Rc<Shard>, stood_still: Duration, now: Tick) {
+    let all: Vec<Rc<SessionCell>> = shard.sessions.borrow().iter().cloned().collect();
+    for cell in all {
+        cell.closes_at.set(shard.site.clock.tick_of(cell.live.grant.closes_at));
+        if stood_still > super::STOOD_STILL {
+            cell.state.borrow_mut().session.heard(now);
+        }
+        look(shard, &cell, now);
+    }
+}
+
+/// A session that is due on the wheel, unless it was looked at since and is due later.
 pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
     let Some(cell) = shard.session(who) else { return };
+    if cell.due.get() <= now {
+        look(shard, &cell, now);
+    }
+}
+
+/// It has ended, its time is up, or it is put on the wheel.
+fn look(shard: &Rc<Shard>, cell: &SessionCell, now: Tick) {
     // While the gateway does not read, the device's silence says nothing.
     if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
         cell.state.borrow_mut().session.heard(now);
     }
     let quiet_until = cell.state.borrow().session.deadline();
-    let ended = if cell.closes_at <= now {
+    let ended = if cell.closes_at.get() <= now {
         Some(CloseReason::Expired)
     } else {
         // MQTT 5.0 [MQTT-3.1.2-22]
@@ -100,8 +120,9 @@ pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
             if now.since(cell.state.borrow().session.idle_since()) > IDLE {
                 cell.state.borrow_mut().session.shrink();
             }
-            let next = quiet_until.map_or(cell.closes_at, |at| at.min(cell.closes_at));
-            shard.wheel.borrow_mut().schedule(who, next);
+            let closes_at = cell.closes_at.get();
+            let next = quiet_until.map_or(closes_at, |at| at.min(closes_at));
+            cell.due.set(shard.wheel.borrow_mut().schedule(cell.who, next));
         }
     }
 }
@@ -118,8 +139,7 @@ fn recheck_denial(reason: CloseReason) -> crate::denial::Denial {
 fn session_cell(shard: &Shard, (who, live): (SessionRef, &Arc<Live>), session: Session, now: Tick) -> SessionCell {
     let site = &shard.site;
     let grant = &live.grant;
-    let left_ms = grant.closes_at.0.saturating_mul(1000).saturating_sub(wall_ms());
-    let closes_at = now.plus(Duration::from_millis(left_ms));
+    let closes_at = site.clock.tick_of(grant.closes_at);
     let stamp = if shard.stamps {
         let by = match (grant.kind, &grant.issuer) {
             (TokenKind::Jwt, Some(issuer)) => format!("jwt/{issuer}"),
@@ -209,7 +229,7 @@ async fn close(
 ) {
     let live = &cell.live;
     let who = cell.identified();
-    let detail = shard.site.gate.why_ended(&live.grant, reason, wall_now());
+    let detail = shard.site.gate.why_ended(&live.grant, reason, shard.site.clock.now());
     shard.site.journal.closed(&who, reason, &detail);
     if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {
         metrics::histogram!(meter::REVOCATION_CUT_SECONDS).record(cut.applied.elapsed());
@@ -389,6 +409,10 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
         let Some(frame) = next_frame(rest, bytes_max)? else { break Work::Read };
         if let Some(cut) = cell.live.cut() {
             return Err(cut.reason);
+        }
+        // Its turn on the wheel may come late, after a suspension above all: what it sends after its time is not taken.
+        if cell.closes_at.get() <= now {
+            return Err(CloseReason::Expired);
         }
         if state.out.len() > OUT_BYTES_MAX || !state.session.wants_input() {
             break Work::Frames;

@@ -25,12 +25,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
+    clock::Clock,
     delivery::{LinkConfig, SessionRef},
     gate::{ConnectLimiter, Gate, Profile},
     id::DeviceId,
@@ -42,7 +43,7 @@ use crate::{
     registry::Registry,
     route::Routes,
     session::server::SessionLimits,
-    time::{Tick, UnixSeconds},
+    time::Tick,
 };
 
 /// What all shards share. Read through snapshots and atomics only.
@@ -68,8 +69,8 @@ pub struct Site {
     pub upstreams: Vec<Upstream>,
     /// Set when no new session is taken.
     pub draining: AtomicBool,
-    /// Zero of every [`Tick`].
-    pub began: Instant,
+    /// What time it is, for every decision and every timer.
+    pub clock: Arc<Clock>,
 }
 
 /// One hub, as the pool sees it.
@@ -99,9 +100,10 @@ pub struct Door {
 }
 
 impl Site {
-    /// The monotonic clock of all timers.
+    /// The clock of all timers.
+    #[inline]
     pub fn now(&self) -> Tick {
-        Tick(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.clock.tick()
     }
 
     /// Whether new sessions are refused.
@@ -128,17 +130,6 @@ impl Site {
             keep_alive_max: if azure { AZURE_KEEP_ALIVE_MAX } else { 0 },
         }
     }
-}
-
-/// The wall clock.
-pub(crate) fn wall_now() -> UnixSeconds {
-    UnixSeconds::from_system(SystemTime::now())
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The home shard of a device and its member of a pool: by hash, so that order per device survives every reconnect.
@@ -246,9 +237,16 @@ async fn keep_time(shard: Rc<Shard>) {
     let mut turns = tokio::time::interval(Duration::from_millis(wheel::TURN_MS));
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = Vec::new();
+    let (mut turned, mut offset_ms) = (shard.site.now(), shard.site.clock.offset_ms());
     loop {
         turns.tick().await;
+        shard.site.clock.observe();
         let now = shard.site.now();
+        if offset_ms.abs_diff(shard.site.clock.offset_ms()) > CLOCK_MOVED_MS || now.since(turned) > STOOD_STILL {
+            offset_ms = shard.site.clock.offset_ms();
+            connection::look_at_all(&shard, now.since(turned), now);
+        }
+        turned = now;
         shard.wheel.borrow_mut().advance(&mut due, now);
         for who in due.drain(..) {
             connection::look_at(&shard, who, now);
@@ -277,6 +275,10 @@ impl Shard {
     }
 }
 
+/// Milliseconds by which times and timers may have moved apart before timers are set anew.
+const CLOCK_MOVED_MS: u64 = 200;
+/// The process, or the machine, was stopped: whoever was silent meanwhile may have been unheard.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// One read of a socket. What is left of it when a window is full stays with its session, so it is not larger.
 const SCRATCH_BYTES: usize = 16 << 10;
 /// Semantics of Azure IoT Hub for MQTT 5.

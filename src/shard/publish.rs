@@ -3,7 +3,6 @@
 use super::{
     Shard,
     sessions::{Pause, SessionCell},
-    wall_ms,
 };
 use crate::{
     delivery::{Offer, Outbound},
@@ -130,7 +129,7 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         properties,
         stamp: &cell.stamp,
         payload: message.payload,
-        received_ms: if shard.stamps { wall_ms() } else { 0 },
+        received_ms: if shard.stamps { shard.site.clock.now_ms() } else { 0 },
     };
     match member.offer(cell.who, message.packet_id, &outbound, now) {
         Offer::Taken => Offered::Taken,

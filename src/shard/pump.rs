@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -25,7 +25,7 @@ use crate::{
     denial::Denial,
     meter,
     packet::{PublishRef, QoS},
-    time::Tick,
+    time::{Tick, UnixSeconds},
     topic::TopicFilter,
     upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubStream, dial},
 };
@@ -198,7 +198,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
         if member.leaving.get() {
             return;
         }
-        note(&member, &ended);
+        note(&member, &ended, shard.site.clock.now());
         tokio::time::sleep(backoff.next_delay(random())).await;
     }
 }
@@ -247,10 +247,9 @@ impl fmt::Display for Ended {
     }
 }
 
-fn note(member: &Member, ended: &Ended) {
+fn note(member: &Member, ended: &Ended, now: UnixSeconds) {
     let text = ended.to_string();
-    let at = humantime::format_rfc3339_seconds(SystemTime::now());
-    let entry = format!("{at} {text}");
+    let entry = format!("{now} {text}");
     let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
     // A hub that stays away says the same again and again: once is enough. The one in this process opens its listener
     // on a thread of its own, a moment after the pool asks for it.

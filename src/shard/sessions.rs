@@ -62,7 +62,9 @@ pub(super) struct SessionCell {
     /// Chooses the member of each pool.
     pub(super) hash: u64,
     /// When `exp` + skew is reached on the shard's clock.
-    pub(super) closes_at: Tick,
+    pub(super) closes_at: Cell<Tick>,
+    /// When it is looked at next.
+    pub(super) due: Cell<Tick>,
     /// Properties that are stamped on each message, encoded once.
     pub(super) stamp: Box<[u8]>,
     pub(super) state: RefCell<State>,
@@ -148,7 +150,8 @@ impl SessionCell {
             who,
             live,
             hash,
-            closes_at,
+            closes_at: Cell::new(closes_at),
+            due: Cell::new(Tick(0)),
             stamp,
             state: RefCell::new(State { session, out: Vec::new(), subscribing: Vec::new() }),
             waker: RefCell::default(),

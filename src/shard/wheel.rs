@@ -16,12 +16,14 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], turn: now.0 / TURN_MS }
     }
 
-    /// Has `who` looked at when `deadline` has passed, or earlier where it lies beyond the wheel.
-    pub(super) fn schedule(&mut self, who: SessionRef, deadline: Tick) {
+    /// Has `who` looked at when `deadline` has passed, or earlier where it lies beyond the wheel: at the tick that is
+    /// returned, or soon after.
+    pub(super) fn schedule(&mut self, who: SessionRef, deadline: Tick) -> Tick {
         let last = self.turn + SLOTS as u64 - 1;
         // The turn after the one that holds the deadline: when it is taken, the deadline has passed.
         let turn = (deadline.0 / TURN_MS + 1).clamp(self.turn, last);
         self.slots[turn as usize % SLOTS].push(who);
+        Tick(turn * TURN_MS)
     }
 
     /// Moves everybody whose turn has come to `due`.
@@ -82,7 +84,9 @@ mod tests {
     #[test]
     fn a_long_sleep_forgets_nobody() {
         let mut wheel = Wheel::new(Tick(0));
-        (0..100).for_each(|i| wheel.schedule(who(i), Tick(u64::from(i) * 500)));
+        for i in 0..100 {
+            wheel.schedule(who(i), Tick(u64::from(i) * 500));
+        }
         let mut all = due(&mut wheel, 3_600_000);
         all.sort_unstable();
         assert_eq!(all.len(), 100);

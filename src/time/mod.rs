@@ -1,5 +1,10 @@
 //! Times. Wall-clock times are [`UnixSeconds`]; the core is given a monotonic [`Instant`](std::time::Instant) or
-//! [`Tick`] as an argument and never reads a clock.
+//! [`Tick`] as an argument and never reads a clock. Which second it is, the [`GuardedClock`] says: the wall clock may
+//! jump, and tokens must not live or die by it.
+
+mod guarded;
+
+pub use guarded::{ClockFault, FOLLOWED_AT_ONCE, GuardedClock, SLEW_DIVISOR, START_AHEAD_MAX};
 
 use std::{
     fmt,
@@ -52,7 +57,8 @@ impl fmt::Debug for UnixSeconds {
     }
 }
 
-/// Milliseconds of a shard's monotonic clock since the shard began. All timers of sessions and links count in it.
+/// Milliseconds since the gateway began, on a clock that never steps and that goes on while the machine is suspended. All
+/// timers of sessions and links count in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Tick(pub u64);
 
