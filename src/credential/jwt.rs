@@ -109,6 +109,11 @@ impl<'t> JwtToken<'t> {
         self.claims.members().iter().map(|(name, value)| (name.as_str(), value.to_string()))
     }
 
+    /// `header.payload`, and the signature.
+    pub(super) fn parts(&self) -> [&'t str; 2] {
+        [self.message, self.signature]
+    }
+
     /// Whether this key made it, whatever the header says.
     pub(super) fn is_signed_by(&self, key: &VerifyingKey) -> bool {
         key.verifies(self.message.as_bytes(), self.signature)
@@ -152,7 +157,7 @@ pub(super) fn verify(
         let detail = format!("`alg` is {}; the key {name} is for {}.", token.algorithm, key.algorithm());
         return Err(Refused::new(Denial::AlgorithmMismatch, detail));
     }
-    if !token.is_signed_by(key) {
+    if !keyring.memo().verifies(token, key) {
         return Err(Refused::new(Denial::SignatureInvalid, format!("The signature does not verify under {name}.")));
     }
     trace.passed("signature", || format!("verifies under {name} ({})", key.algorithm()));

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::{Refused, Resource, Rights, Slots, TokenKind, VerifyRules, VerifyingKey};
+use super::{Credential, Refused, Resource, Rights, Slots, TokenKind, VerifyRules, VerifyingKey, memo::SignatureMemo};
 use crate::{
     denial::Denial,
     id::{DeviceId, KeyName},
@@ -102,6 +102,7 @@ pub struct Keyring {
     /// The longest prefix first.
     groups: Vec<Group>,
     issuers: HashMap<Box<str>, Issuer>,
+    memo: SignatureMemo,
 }
 
 impl Keyring {
@@ -145,6 +146,18 @@ impl Keyring {
     /// Every `[[issuer]]`, in no order.
     pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
         self.issuers.values()
+    }
+
+    /// Whether looking at the token takes the check of a public key, which costs what a hundred of HMAC cost.
+    pub fn is_costly(&self, credential: &Credential<'_>) -> bool {
+        match credential {
+            Credential::Sas(_) => false,
+            Credential::Jwt(token) => !token.algorithm().is_hmac() && !self.memo.knows(token),
+        }
+    }
+
+    pub(super) fn memo(&self) -> &SignatureMemo {
+        &self.memo
     }
 
     /// Whether the owner of the key `name` still holds one with this fingerprint, in whichever slot.

@@ -9,6 +9,7 @@ mod jwk;
 mod jwt;
 mod key;
 mod keyring;
+mod memo;
 mod mint;
 mod near_miss;
 mod revocation;
