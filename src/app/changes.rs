@@ -185,15 +185,19 @@ impl Changes {
     fn put_in_force(&self, list: RevocationList, old: Option<&RevocationList>) -> Vec<Arc<Live>> {
         let none = RevocationList::default();
         let old = old.unwrap_or(&none);
-        for id in list.lifted(old).iter().take(LIFTED_LOGGED) {
-            tracing::warn!(id, "an entry was removed from the revocation list");
+        let now = self.site.clock.now();
+        let lifted = list.lifted(old, now);
+        if lifted.count > 0 {
+            let (entries, ids) = (lifted.count, lifted.ids.join(" "));
+            tracing::warn!(entries, ids, "entries were removed from the revocation list");
         }
         metrics::gauge!(meter::REVOCATIONS).set(list.len() as f64);
         *self.list_loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        let added = list.added_since(old);
-        let freed = self.site.gate.load_revocations(Arc::new(list));
         let registry = &self.site.registry;
-        let concerned = if !added.keys.is_empty() || added.times > 0 {
+        // Beyond so many entries it costs less to ask every session.
+        let added = list.added_since(old, registry.len().max(ENTRIES_LOOKED_FOR));
+        let freed = self.site.gate.load_revocations(Arc::new(list));
+        let concerned = if added.everybody || !added.keys.is_empty() || !added.times.is_empty() {
             self.all_sessions()
         } else {
             let devices = added.devices.iter().filter_map(|device| registry.of_device(device.as_str()));
@@ -231,5 +235,5 @@ impl Changes {
 
 /// The rest is counted: one broken export must not fill a disk.
 const BAD_LINES_LOGGED: usize = 20;
-/// Likewise.
-const LIFTED_LOGGED: usize = 20;
+/// A change of a few entries finds its sessions by index, however few there are.
+const ENTRIES_LOOKED_FOR: usize = 1000;

@@ -21,7 +21,10 @@ pub use jwt::{JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
 pub use keyring::{Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, self_test};
-pub use revocation::{Added, BadLine, Facts, Hit, JtiHash, RevocationList};
+pub use revocation::{
+    Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListKey, ListReader, ListRules, ListSigner, ListStamp,
+    ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
+};
 pub use sas::{Resource, SasToken};
 
 use std::{fmt, sync::Arc, time::Duration};

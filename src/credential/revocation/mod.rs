@@ -5,18 +5,28 @@
 //! `issued_before` or `expires_before`, seconds since 1970, `device` or `issuer` or `policy` (empty: all), its name.
 //! The id of an entry is the first 8 hexadecimal digits of the SHA-256 of that form.
 //!
-//! A million entries must be cheap, so `jti`s and tokens are kept as sorted arrays of 16 bytes.
+//! A million entries must be cheap, to hold and to change. A list is two layers: a large one that is shared by every
+//! list that grew from it, and what was added since. What stands in either is revoked.
 
 mod compact;
+mod layer;
 mod parse;
+mod signed;
+mod times;
 
-pub use parse::BadLine;
+pub use parse::{BadLine, ListReader, ReadList};
+pub use signed::{Highest, ListKey, ListRules, ListSigner, ListStamp, SignedHeader, SignedLine, WhenStale};
+pub use times::Whose;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-use self::compact::CompactSet;
+use self::{
+    compact::Hash,
+    layer::{Layer, LayerBuilder},
+    times::Before,
+};
 use crate::{
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
@@ -37,16 +47,15 @@ impl JtiHash {
     }
 }
 
-/// An immutable snapshot of the list.
+/// An immutable snapshot of the list. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct RevocationList {
-    tokens: CompactSet,
-    jtis: CompactSet,
-    devices: HashMap<DeviceId, Until>,
-    keys: HashMap<KeyName, Until>,
-    before: HashMap<Before, Until>,
-    /// Reasons by canonical hash; of the first 10,000 entries that have one.
-    reasons: HashMap<[u8; 16], Box<str>>,
+    base: Arc<Layer>,
+    /// What was added after the base was made; it may say of an entry of the base that it holds for longer.
+    recent: Arc<Layer>,
+    /// How many are in both.
+    said_twice: usize,
+    stamp: Option<ListStamp>,
 }
 
 /// What the list looks at.
@@ -77,7 +86,7 @@ pub struct Hit {
     pub id: String,
     /// What it selects, as a person says it.
     pub what: String,
-    /// Its reason.
+    /// Its reason, of the first 10,000 entries that have one, and of those that were added since.
     pub reason: Option<Box<str>>,
 }
 
@@ -102,8 +111,10 @@ pub struct Added {
     pub devices: Vec<DeviceId>,
     /// Keys.
     pub keys: Vec<KeyName>,
-    /// How many entries speak of times: every session is to be asked.
-    pub times: usize,
+    /// Whose tokens are held to a time, each once.
+    pub times: Vec<Whose>,
+    /// More than these, or some that are known by their hash alone: every session is to be asked.
+    pub everybody: bool,
 }
 
 impl Added {
@@ -113,15 +124,31 @@ impl Added {
     }
 }
 
+/// What an older list revoked and a newer one does not: for the log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lifted {
+    /// How many entries.
+    pub count: usize,
+    /// Ids of the first hundred, sorted.
+    pub ids: Vec<String>,
+}
+
 impl RevocationList {
     /// Reads the lines of the file. Every good line counts; the bad ones are named.
     pub fn parse(text: &str) -> (Self, Vec<BadLine>) {
-        parse::parse(text)
+        let mut reader = ListReader::default();
+        reader.feed(text.as_bytes());
+        let ReadList { list, bad_lines, .. } = reader.finish();
+        (list, bad_lines)
+    }
+
+    fn of_layer(layer: Layer) -> Self {
+        Self { base: Arc::new(layer), ..Self::default() }
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.tokens.len() + self.jtis.len() + self.devices.len() + self.keys.len() + self.before.len()
+        self.base.len() + self.recent.len() - self.said_twice
     }
 
     /// Whether there is no entry.
@@ -129,165 +156,223 @@ impl RevocationList {
         self.len() == 0
     }
 
+    /// With what the header of a signed list says of its age.
+    #[must_use]
+    pub fn stamped(self, stamp: ListStamp) -> Self {
+        Self { stamp: Some(stamp), ..self }
+    }
+
+    /// When it was signed, and from when on it is too old to be relied upon; `None`: it is not signed.
+    pub fn stamp(&self) -> Option<ListStamp> {
+        self.stamp
+    }
+
+    /// Whether it is so old that nobody may be admitted by it.
+    pub fn is_stale(&self, now: UnixSeconds) -> bool {
+        self.stamp.is_some_and(|stamp| now >= stamp.refuse_from)
+    }
+
     /// The entry that revokes this token, if there is one in force.
     pub fn matches(&self, facts: &Facts<'_>, now: UnixSeconds) -> Option<Hit> {
-        if self.tokens.holds(&facts.token_id.0, now) {
-            let token = facts.token_id.to_string();
-            return Some(self.hit(&["token", &token], format!("the token {token}")));
+        let what = self.find(facts, now)?;
+        let hash = what.hash();
+        let reason = [&self.recent, &self.base].into_iter().find_map(|layer| layer.reason(&hash)).map(Box::from);
+        Some(Hit { id: entry_id(&hash), what: what.told(facts), reason })
+    }
+
+    /// Whether an entry in force revokes this token.
+    pub fn revokes(&self, facts: &Facts<'_>, now: UnixSeconds) -> bool {
+        self.find(facts, now).is_some()
+    }
+
+    fn find(&self, facts: &Facts<'_>, now: UnixSeconds) -> Option<What> {
+        [&self.recent, &self.base].into_iter().find_map(|layer| layer.find(facts, now))
+    }
+
+    /// This list and the entries of lines that were appended to its file.
+    #[must_use]
+    pub fn with(&self, appended: &Self) -> Self {
+        let (mut recent, mut is_same) = (LayerBuilder::default(), true);
+        appended.each_not_in(self, &mut |entry| {
+            is_same = false;
+            recent.put(entry);
+        });
+        if is_same {
+            return self.clone();
         }
-        if let Some(jti) = facts.jti {
-            for issuer in [facts.issuer.unwrap_or_default(), ""] {
-                if self.jtis.holds(&JtiHash::of(issuer, jti).0, now) {
-                    return Some(self.hit(&["jti", issuer, jti], format!("the jti {}", super::shown(jti))));
+        for layer in [&appended.base, &appended.recent, &self.recent] {
+            layer.reasons().for_each(|(hash, reason)| recent.put_reason(*hash, reason.clone()));
+        }
+        self.recent.each(&mut |entry| recent.put(entry));
+        let recent = recent.build();
+        if recent.len() <= RECENT_MAX {
+            let mut said_twice = 0;
+            recent.each(&mut |entry| said_twice += usize::from(self.base.until(&entry.what).is_some()));
+            return Self { base: self.base.clone(), recent: Arc::new(recent), said_twice, stamp: self.stamp };
+        }
+        let mut all = LayerBuilder::default();
+        for layer in [&*self.base, &recent] {
+            layer.each(&mut |entry| all.put(entry));
+            layer.reasons().for_each(|(hash, reason)| all.put_reason(*hash, reason.clone()));
+        }
+        Self { stamp: self.stamp, ..Self::of_layer(all.build()) }
+    }
+
+    /// What this list revokes and `old` does not. Where that is more than `at_most` entries, the rest is not told:
+    /// it is cheaper to ask every session than to look for each entry.
+    pub fn added_since(&self, old: &Self, at_most: usize) -> Added {
+        let (mut added, mut room) = (Added::default(), at_most);
+        self.each_not_in(old, &mut |Entry { what, .. }| {
+            if room == 0 {
+                added.everybody = true;
+                return;
+            }
+            room -= 1;
+            match what {
+                What::Token(id) => added.tokens.push(id),
+                What::Jti(hash) => added.jtis.push(hash),
+                What::Device(id) => added.devices.push(id),
+                What::DeviceHash(_) => added.everybody = true,
+                What::Key(name) => added.keys.push(name),
+                What::Before(before) => added.times.push(before.of),
+            }
+        });
+        sort_once(&mut added.tokens);
+        sort_once(&mut added.jtis);
+        sort_once(&mut added.devices);
+        sort_once(&mut added.keys);
+        sort_once(&mut added.times);
+        added
+    }
+
+    /// What `old` has in force and this list does not.
+    pub fn lifted(&self, old: &Self, now: UnixSeconds) -> Lifted {
+        let mut lifted = Lifted::default();
+        old.each_not_in(self, &mut |entry| {
+            if entry.until.is_after(now) {
+                lifted.count += 1;
+                if lifted.ids.len() < LIFTED_NAMED {
+                    lifted.ids.push(entry_id(&entry.what.hash()));
                 }
             }
-        }
-        if in_force(self.devices.get(facts.device), now) {
-            return Some(self.hit(&["device", facts.device.as_str()], format!("the device {}", facts.device)));
-        }
-        if in_force(self.keys.get(facts.key), now) {
-            return Some(self.hit(&["key", facts.key.as_str()], format!("the key {}", facts.key)));
-        }
-        let mut times =
-            self.before.iter().filter(|(before, until)| in_force(Some(until), now) && before.selects(facts));
-        times.next().map(|(before, _)| self.hit_by(before.hash(), before.to_string()))
-    }
-
-    /// What this list revokes and `old` does not.
-    pub fn added_since(&self, old: &Self) -> Added {
-        fn fresh<K: Clone + std::hash::Hash + Eq + Ord>(new: &HashMap<K, Until>, old: &HashMap<K, Until>) -> Vec<K> {
-            let mut keys: Vec<K> = new
-                .iter()
-                .filter(|(key, until)| old.get(*key).is_none_or(|old| old < until))
-                .map(|(key, _)| key.clone())
-                .collect();
-            keys.sort();
-            keys
-        }
-        Added {
-            tokens: self.tokens.not_in(&old.tokens).map(TokenId).collect(),
-            jtis: self.jtis.not_in(&old.jtis).map(JtiHash).collect(),
-            devices: fresh(&self.devices, &old.devices),
-            keys: fresh(&self.keys, &old.keys),
-            times: fresh(&self.before, &old.before).len(),
-        }
-    }
-
-    /// Ids of what `old` revokes and this list does not, sorted: for the log.
-    pub fn lifted(&self, old: &Self) -> Vec<String> {
-        let gone = old.added_since(self);
-        let tokens = gone.tokens.iter().map(|id| entry_id(&first_16(&["token", &id.to_string()])));
-        let jtis = gone.jtis.iter().map(|hash| entry_id(&hash.0));
-        let devices = gone.devices.iter().map(|id| entry_id(&first_16(&["device", id.as_str()])));
-        let keys = gone.keys.iter().map(|name| entry_id(&first_16(&["key", name.as_str()])));
-        let times = old.before.iter().filter(|(key, until)| self.before.get(*key).is_none_or(|new| new < *until));
-        let times = times.map(|(before, _)| entry_id(&before.hash()));
-        let mut ids: Vec<String> = tokens.chain(jtis).chain(devices).chain(keys).chain(times).collect();
-        ids.sort();
-        ids
+        });
+        lifted.ids.sort();
+        lifted
     }
 
     /// This list, and everything that `old` has in force: while the file has a bad line, nothing is lifted.
     #[must_use]
-    pub fn merge_for_safety(mut self, old: &Self) -> Self {
-        fn merge<K: Clone + std::hash::Hash + Eq>(new: &mut HashMap<K, Until>, old: &HashMap<K, Until>) {
-            for (key, until) in old {
-                let longest = new.entry(key.clone()).or_insert(*until);
-                *longest = (*longest).max(*until);
+    pub fn merge_for_safety(self, old: &Self) -> Self {
+        let mut kept = LayerBuilder::default();
+        old.each_not_in(&self, &mut |entry| kept.put(entry));
+        for layer in [&old.base, &old.recent] {
+            layer.reasons().for_each(|(hash, reason)| kept.put_reason(*hash, reason.clone()));
+        }
+        self.with(&Self::of_layer(kept.build()))
+    }
+
+    /// Visits what this list holds and `old` does not, or not for as long. An entry may come twice, with two ends.
+    fn each_not_in(&self, old: &Self, visit: &mut impl FnMut(Entry)) {
+        let layers = [&old.recent, &old.base];
+        let has_hashes = self.base.keeps_hashes() || self.recent.keeps_hashes();
+        let named: HashMap<Hash, Until> =
+            layers.into_iter().filter(|_| has_hashes).flat_map(|layer| layer.named_hashes()).collect();
+        let mut fresh = |entry: Entry| {
+            let is_long = |until: Option<Until>| until.is_some_and(|until| until >= entry.until);
+            let in_layer = layers.into_iter().any(|layer| is_long(layer.until(&entry.what)));
+            let by_name = || matches!(&entry.what, What::DeviceHash(hash) if is_long(named.get(hash).copied()));
+            if !in_layer && !by_name() {
+                visit(entry);
             }
+        };
+        if !Arc::ptr_eq(&self.base, &old.base) {
+            self.base.each_not_in(&old.base, &mut fresh);
         }
-        self.tokens = self.tokens.union(&old.tokens);
-        self.jtis = self.jtis.union(&old.jtis);
-        merge(&mut self.devices, &old.devices);
-        merge(&mut self.keys, &old.keys);
-        merge(&mut self.before, &old.before);
-        for (hash, reason) in &old.reasons {
-            self.reasons.entry(*hash).or_insert_with(|| reason.clone());
+        if !Arc::ptr_eq(&self.recent, &old.recent) {
+            self.recent.each(&mut fresh);
         }
-        self
     }
 
-    fn hit(&self, canonical: &[&str], what: String) -> Hit {
-        self.hit_by(first_16(canonical), what)
-    }
-
-    fn hit_by(&self, hash: [u8; 16], what: String) -> Hit {
-        Hit { id: entry_id(&hash), what, reason: self.reasons.get(&hash).cloned() }
+    /// Ids of all entries, sorted, as the first 16 bytes of their hash; an entry of two layers comes once.
+    pub fn ids(&self) -> Vec<[u8; 16]> {
+        let mut ids = Vec::with_capacity(self.len());
+        [&self.base, &self.recent].into_iter().for_each(|layer| layer.each(&mut |entry| ids.push(entry.what.hash())));
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 }
 
-/// When an entry ends. No end is later than any.
-type Until = UnixSeconds;
-const FOR_EVER: Until = UnixSeconds(u64::MAX);
+/// When an entry ends, in seconds since 1970. What ends after 2105 never does: four bytes an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Until(u32);
 
-/// Everything that was issued, or expires, before a time.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-struct Before {
-    which: Moment,
-    time: UnixSeconds,
-    of: Selector,
+impl Until {
+    const FOR_EVER: Self = Self(u32::MAX);
+
+    fn at(time: UnixSeconds) -> Self {
+        Self(u32::try_from(time.0).unwrap_or(u32::MAX))
+    }
+
+    /// Guarded time: the entry ends in the second of its `until`.
+    fn is_after(self, now: UnixSeconds) -> bool {
+        self == Self::FOR_EVER || now.0 < u64::from(self.0)
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-enum Moment {
-    Issued,
-    Expires,
+/// What one line says.
+#[derive(Clone, Debug)]
+struct Entry {
+    what: What,
+    until: Until,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-enum Selector {
-    All,
+/// What an entry selects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum What {
+    Token(TokenId),
+    Jti(JtiHash),
     Device(DeviceId),
-    Issuer(Arc<str>),
-    Policy(Arc<str>),
+    /// A device of a list of very many: its name is not kept.
+    DeviceHash(Hash),
+    Key(KeyName),
+    Before(Before),
 }
 
-impl Before {
-    fn selects(&self, facts: &Facts<'_>) -> bool {
-        let of = match &self.of {
-            Selector::All => true,
-            Selector::Device(id) => id == facts.device,
-            Selector::Issuer(name) => facts.issuer == Some(name),
-            Selector::Policy(name) => facts.policy == Some(name),
-        };
-        of && match self.which {
-            Moment::Issued => facts.issued_at.is_none_or(|at| at < self.time),
-            Moment::Expires => facts.expires_at < self.time,
+impl What {
+    fn hash(&self) -> Hash {
+        match self {
+            Self::Token(id) => first_16(&["token", &id.to_string()]),
+            Self::Jti(hash) => hash.0,
+            Self::Device(id) => device_hash(id),
+            Self::DeviceHash(hash) => *hash,
+            Self::Key(name) => first_16(&["key", name.as_str()]),
+            Self::Before(before) => before.hash(),
         }
     }
 
-    fn parts(&self) -> (&'static str, &'static str, &str) {
-        let which = match self.which {
-            Moment::Issued => "issued_before",
-            Moment::Expires => "expires_before",
-        };
-        match &self.of {
-            Selector::All => (which, "", ""),
-            Selector::Device(id) => (which, "device", id.as_str()),
-            Selector::Issuer(name) => (which, "issuer", name),
-            Selector::Policy(name) => (which, "policy", name),
+    fn told(&self, facts: &Facts<'_>) -> String {
+        match self {
+            Self::Token(id) => format!("the token {id}"),
+            Self::Jti(_) => format!("the jti {}", super::shown(facts.jti.unwrap_or_default())),
+            Self::Device(id) => format!("the device {id}"),
+            Self::DeviceHash(_) => format!("the device {}", facts.device),
+            Self::Key(name) => format!("the key {name}"),
+            Self::Before(before) => before.to_string(),
         }
     }
-
-    fn hash(&self) -> [u8; 16] {
-        let (which, kind, name) = self.parts();
-        first_16(&[which, &self.time.0.to_string(), kind, name])
-    }
 }
 
-impl fmt::Display for Before {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (which, kind, name) = self.parts();
-        write!(f, "{which} {}", self.time)?;
-        if kind.is_empty() { Ok(()) } else { write!(f, " of the {kind} {name}") }
-    }
+fn sort_once<T: Ord>(all: &mut Vec<T>) {
+    all.sort_unstable();
+    all.dedup();
 }
 
-fn in_force(until: Option<&Until>, now: UnixSeconds) -> bool {
-    until.is_some_and(|until| now < *until)
+fn device_hash(id: &DeviceId) -> Hash {
+    first_16(&["device", id.as_str()])
 }
 
-fn first_16(canonical: &[&str]) -> [u8; 16] {
+fn first_16(canonical: &[&str]) -> Hash {
     let mut hash = Sha256::new();
     for (index, part) in canonical.iter().enumerate() {
         if index > 0 {
@@ -298,9 +383,16 @@ fn first_16(canonical: &[&str]) -> [u8; 16] {
     super::token_id_of(hash).0
 }
 
-fn entry_id(hash: &[u8; 16]) -> String {
+fn entry_id(hash: &Hash) -> String {
     hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// So many may be added before they are merged with the base: some hundred microseconds a change.
+const RECENT_MAX: usize = 16_384;
+/// One broken export must not fill a disk.
+const LIFTED_NAMED: usize = 100;
+
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

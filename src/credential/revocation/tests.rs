@@ -1,5 +1,7 @@
 use super::*;
 
+const NOW: UnixSeconds = UnixSeconds(1500);
+
 fn list(lines: &str) -> RevocationList {
     let (list, bad) = RevocationList::parse(lines);
     assert_eq!(bad, vec![], "{lines}");
@@ -109,10 +111,11 @@ fn a_list_with_a_bad_line_lifts_nothing() {
     assert_eq!(bad.len(), 1);
     let merged = new.clone().merge_for_safety(&old);
     assert_eq!(merged.len(), 4);
-    assert_eq!(merged.lifted(&old), Vec::<String>::new());
-    assert_eq!(new.lifted(&old).len(), 3);
-    assert_eq!(merged.added_since(&old), Added { devices: vec![id("b")], ..Added::default() });
-    assert!(old.added_since(&old).is_empty());
+    assert_eq!(merged.lifted(&old, NOW), Lifted::default());
+    let lifted = new.lifted(&old, NOW);
+    assert_eq!((lifted.count, lifted.ids.len()), (3, 3));
+    assert_eq!(merged.added_since(&old, 9), Added { devices: vec![id("b")], ..Added::default() });
+    assert!(old.added_since(&old, 9).is_empty());
 }
 
 #[test]
@@ -121,12 +124,13 @@ fn what_is_added_can_be_found_by_index() {
     let new = list(
         "{\"device\": \"a\"}\n{\"jti\": \"j1\", \"issuer\": \"factory\"}\n{\"jti\": \"j2\"}\n{\"key\": \"policy:p/primary\"}\n{\"issued_before\": \"2026-11-20T12:00:00Z\"}",
     );
-    let added = new.added_since(&old);
+    let added = new.added_since(&old, 5);
     assert_eq!(added.devices, [id("a")], "it is revoked for longer");
     assert_eq!(added.keys, [KeyName::new("policy:p", "primary")]);
-    assert_eq!((added.times, added.jtis.len(), added.tokens.len()), (1, 2, 0));
+    assert_eq!((&*added.times, added.jtis.len(), added.tokens.len()), (&[Whose::All] as &[_], 2, 0));
     assert!(added.jtis.contains(&JtiHash::both("factory", "j1")[0]));
     assert!(added.jtis.contains(&JtiHash::both("any", "j2")[1]));
+    assert!(!added.everybody && new.added_since(&old, 4).everybody, "beyond that everybody is asked");
 }
 
 #[test]
