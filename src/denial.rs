@@ -87,6 +87,10 @@ pub enum Denial {
     ConnectionQuota = 501,
     /// As many subscriptions as allowed are held.
     SubscriptionQuota = 502,
+    /// Somebody guesses from this address, and this is one more guess.
+    Banned = 503,
+    /// Somebody guesses from this address, and the checks of public keys that it has are used up.
+    CheckRate = 504,
     /// Our own trouble: the decision could not be made.
     Unavailable = 900,
     /// The gateway is draining.
@@ -589,6 +593,23 @@ const DENIALS: &[DenialRow] = &[
         None,
         "The device holds as many subscriptions as `subscriptions_max` allows.",
         "Subscribe with fewer, wider filters, or raise `subscriptions_max` under [session].",
+    ),
+    row(
+        Denial::Banned,
+        "banned",
+        (Some(5), 0x8A),
+        None,
+        "Many connects with tokens that do not verify came from this address, and this is another.",
+        "It lifts by itself a minute after they stop; good tokens connect meanwhile. Find out who guesses, or who was \
+         left behind by a change of keys; `failed_connects_per_minute_per_ip` under [limits] says how many are borne with.",
+    ),
+    row(
+        Denial::CheckRate,
+        "check_rate",
+        (Some(3), 0x9F),
+        None,
+        "The address is banned, and the checks of public keys that it has in a second are used up.",
+        "The device will try again by itself; SAS tokens and known tokens are always checked. See the refusals `banned`.",
     ),
     row(
         Denial::Unavailable,

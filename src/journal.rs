@@ -62,7 +62,12 @@ impl Journal {
         metrics::counter!("tollgate_connects_total", "result" => "refused", "denial" => denial.tag()).increment(1);
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
         let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
-        tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "connect refused");
+        // The ban itself was said aloud: its guesses are not, or whoever guesses fills the disk.
+        if denial == Denial::Banned {
+            tracing::debug!(%peer, device, denial = denial.tag(), number, token_id, detail, "connect refused");
+        } else {
+            tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "connect refused");
+        }
         self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
     }
 
@@ -119,6 +124,13 @@ impl Journal {
         if event == "cut" && entries.back().is_some_and(is_said) {
             return;
         }
+        // A ban is one entry, whose newest guess stands: or whoever guesses pushes out what an operator looks for.
+        if number == Denial::Banned.number()
+            && let Some(place) = entries.iter().rev().take(BANNED_LOOK_BACK).position(|e| is_same_ban(e, &entry))
+        {
+            let from_the_front = entries.len() - 1 - place;
+            entries.remove(from_the_front);
+        }
         if entries.len() >= self.entries_max {
             entries.pop_front();
         }
@@ -168,6 +180,13 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
+fn is_same_ban(one: &Entry, other: &Entry) -> bool {
+    let address = |entry: &Entry| entry.peer.parse::<SocketAddr>().map(|peer| peer.ip());
+    one.number == other.number && address(one) == address(other)
+}
+
+/// As many bans at once are shown as one entry each.
+const BANNED_LOOK_BACK: usize = 64;
 /// Enough for the last minutes of a bad day; about half a mebibyte.
 const ENTRIES_MAX: usize = 1000;
 /// A device id has at most 128 bytes; a sentence about it needs some more.
@@ -201,6 +220,24 @@ mod tests {
         assert_eq!(journal.last(None, 10).len(), 1);
         journal.closed(&who, CloseReason::Denied(Denial::QosNotOffered), "");
         assert_eq!(journal.last(None, 10).len(), 2);
+    }
+
+    #[test]
+    fn the_guesses_of_a_banned_address_are_one_entry_and_push_nothing_out() {
+        let journal = Journal { entries_max: 5, ..Journal::default() };
+        let refuse = |device: &str, peer: &str, denial, detail: &str| {
+            let who = Who { device, peer: peer.parse().expect("an address"), token_id: None };
+            journal.connect_refused(&who, denial, detail);
+        };
+        refuse("lost", "192.0.2.9:1", Denial::Expired, "");
+        for n in 0..100 {
+            refuse("guessed", &format!("192.0.2.1:{}", n + 1), Denial::Banned, &n.to_string());
+            refuse("guessed", &format!("[2001:db8::1]:{}", n + 1), Denial::Banned, &n.to_string());
+        }
+        let seen: Vec<_> = journal.last(None, 10).into_iter().map(|e| (e.tag, e.peer, e.detail)).collect();
+        let entry = |tag: &str, peer: &str, detail: &str| (tag.to_owned(), peer.to_owned(), detail.to_owned());
+        let banned = [entry("banned", "192.0.2.1:100", "99"), entry("banned", "[2001:db8::1]:100", "99")];
+        assert_eq!(seen, [[entry("expired", "192.0.2.9:1", "")].as_slice(), &banned].concat());
     }
 
     #[test]

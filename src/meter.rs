@@ -204,6 +204,10 @@ pub fn alarm(kind: Alarm, state: AlarmState) {
 
 /// `tollgate_connects_total{result, denial}`: CONNECT decided; `result` is `admitted` or `refused`, `denial` its tag.
 pub const CONNECTS: &str = "tollgate_connects_total";
+/// `tollgate_bans_total`: times that an address was banned because of guesses.
+pub const BANS: &str = "tollgate_bans_total";
+/// `tollgate_banned_addresses`: addresses that are banned now.
+pub const BANNED_ADDRESSES: &str = "tollgate_banned_addresses";
 /// `tollgate_sessions`: live sessions.
 pub const SESSIONS: &str = "tollgate_sessions";
 /// `tollgate_sessions_closed_total{reason}`.
@@ -305,6 +309,8 @@ fn recorder() -> PrometheusRecorder {
 /// Help texts; and a 0 for what has not happened yet, so that an alarm rule finds the series.
 fn describe_all() {
     describe_counter!(CONNECTS, "CONNECT packets decided, by result and by why not.");
+    describe_counter!(BANS, "Times that an address was banned because of guesses.");
+    describe_gauge!(BANNED_ADDRESSES, "Addresses that are banned now.");
     describe_gauge!(SESSIONS, "Live sessions.");
     describe_counter!(SESSIONS_CLOSED, "Sessions that ended, by reason.");
     describe_counter!(PUBLISHES, "PUBLISH packets of devices, by result.");
@@ -324,6 +330,8 @@ fn describe_all() {
     for result in ["accepted", "refused"] {
         counter!(PUBLISHES, "result" => result).increment(0);
     }
+    counter!(BANS).increment(0);
+    gauge!(BANNED_ADDRESSES).set(0.0);
     gauge!(SESSIONS).set(0.0);
 }
 

@@ -189,6 +189,29 @@ fn more_connects_a_second_than_allowed_are_refused() {
 }
 
 #[test]
+fn whoever_goes_on_guessing_is_banned_and_a_good_token_is_admitted_all_the_same() {
+    let gateway = Plan::new(Hub::Embedded).limit("failed_connects_per_minute_per_ip = 1").start();
+    let unsigned = jwt_of(&json!({"alg": "ES256", "typ": "JWT", "kid": "k1"}), &claims_with("d0", json!({})));
+    for (denial, what, token) in [
+        (Denial::Banned, "a wrong key", sas_for("localhost/devices/d0", &device_key("d1"), "4000000000")),
+        (Denial::CheckRate, "checks of public keys", unsigned),
+    ] {
+        for version in [Version::V4, Version::V5] {
+            let login = Login::new(version, "d0", &token);
+            // More at once than are earned meanwhile.
+            until(what, PATIENCE, || {
+                let mut peers: Vec<_> = (0..BURST).map(|_| gateway.open(version)).collect();
+                peers.iter_mut().for_each(|peer| peer.send(&login.packet()));
+                peers.iter_mut().any(|peer| peer.next(PATIENCE) == refusal(denial, version))
+            });
+            gateway.connect(version, "d0");
+        }
+        assert_shown(&gateway, "d0", denial);
+    }
+    assert_eq!(gateway.metric("tollgate_bans_total", &[]), 1.0);
+}
+
+#[test]
 fn a_list_that_cannot_be_read_refuses_everybody_with_server_unavailable_until_it_can() {
     let list = "revocations.jsonl";
     let mut gateway = Plan::new(Hub::Embedded).launch(|folder| {
@@ -389,7 +412,7 @@ fn assert_shown(gateway: &Gateway, device: &str, denial: Denial) {
 }
 
 /// Reached above, outside the table.
-const REACHED_BY_NAME: [Denial; 17] = [
+const REACHED_BY_NAME: [Denial; 19] = [
     Denial::AuthenticationMethodUnknown,
     Denial::ProtocolVersion,
     Denial::Malformed,
@@ -406,6 +429,8 @@ const REACHED_BY_NAME: [Denial; 17] = [
     Denial::SubscriptionQuota,
     Denial::ConnectionQuota,
     Denial::ConnectRate,
+    Denial::Banned,
+    Denial::CheckRate,
     Denial::Unavailable,
 ];
 
@@ -416,4 +441,6 @@ const ELSEWHERE: [(Denial, &str); 2] = [
 ];
 
 const SUBSCRIPTIONS_MAX: usize = 5;
+/// Checks of public keys that a banned address has at once, and more.
+const BURST: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(10);

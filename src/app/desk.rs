@@ -90,6 +90,7 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
     for upstream in &site.upstreams {
         metrics::gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => upstream.name.clone()).set(inflight(upstream) as f64);
     }
+    metrics::gauge!(meter::BANNED_ADDRESSES).set(site.backoff.banned(site.now()) as f64);
     if let Some(loaded) = changes.list_loaded() {
         metrics::gauge!(meter::REVOCATION_LIST_AGE_SECONDS).set(loaded.elapsed().as_secs_f64());
     }

@@ -212,6 +212,10 @@ fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
         set(&mut limits.connections_max, table.number("connections_max", 1..=10_000_000));
         set(&mut limits.connects_per_second_per_ip, table.number("connects_per_second_per_ip", 0..=1_000_000));
         set(
+            &mut limits.failed_connects_per_minute_per_ip,
+            table.number("failed_connects_per_minute_per_ip", 0..=1_000_000),
+        );
+        set(
             &mut limits.publishes_per_second_per_device,
             table.number("publishes_per_second_per_device", 0..=1_000_000),
         );

@@ -41,6 +41,7 @@ pub(super) const LIMITS: Section = Section {
         "maximum_packet_size",
         "connections_max",
         "connects_per_second_per_ip",
+        "failed_connects_per_minute_per_ip",
         "publishes_per_second_per_device",
         "receive_maximum",
     ],

@@ -2,7 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
@@ -19,6 +20,8 @@ pub struct ConnectLimiter {
     /// Counted here: asking the map would lock all of it.
     count: AtomicUsize,
     addresses_max: usize,
+    /// Millisecond of the last sweep: a table that stays full is not walked for each newcomer.
+    swept_at: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +62,7 @@ impl ConnectLimiter {
     }
 
     fn with_addresses_max(rate: u32, addresses_max: usize) -> Self {
-        Self { rate, buckets: DashMap::new(), count: AtomicUsize::new(0), addresses_max }
+        Self { rate, buckets: DashMap::new(), count: AtomicUsize::new(0), addresses_max, swept_at: AtomicU64::new(0) }
     }
 
     fn take(&self, bucket: &mut Bucket, now: Tick) -> bool {
@@ -74,6 +77,11 @@ impl ConnectLimiter {
 
     /// Forgets every address whose bucket is full again: it is as if it had never connected.
     fn sweep(&self, now: Tick) {
+        let before = self.swept_at.load(Ordering::Relaxed);
+        let is_due = now.since(Tick(before)) >= SWEEP_EVERY;
+        if !is_due || self.swept_at.compare_exchange(before, now.0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
         let full = self.burst();
         self.buckets.retain(|_, bucket| self.refilled(bucket, now) < full);
         self.count.store(self.buckets.len(), Ordering::Relaxed);
@@ -90,7 +98,8 @@ impl ConnectLimiter {
     }
 }
 
-fn site_of(address: IpAddr) -> IpAddr {
+/// What counts as one address: of IPv6, the 64 bits that one site has.
+pub(super) fn site_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -108,6 +117,8 @@ const ONE: u64 = 1000;
 const BURST_SECONDS: u64 = 10;
 /// About 6 MiB; more sites than connect within ten seconds anywhere but in an attack.
 const ADDRESSES_MAX: usize = 65_536;
+/// A walk over all of them takes some milliseconds; within it one newcomer's wait is not longer than any retry.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -162,7 +173,8 @@ mod tests {
         assert!((0..4).all(|n| limiter.allow(v4(n), Tick(0))));
         assert!(!limiter.allow(v4(4), Tick(999)), "all four are still remembered");
         assert!(limiter.allow(v4(0), Tick(999)), "who is known goes on");
-        assert!(limiter.allow(v4(4), Tick(1000)), "three are full again and forgotten");
+        assert!(!limiter.allow(v4(4), Tick(1098)), "the table was swept less than a tenth of a second ago");
+        assert!(limiter.allow(v4(4), Tick(1099)), "three are full again and forgotten");
         assert_eq!(limiter.buckets.len(), 2);
     }
 }

@@ -3,10 +3,12 @@
 //! Pure: keys and list are snapshots in memory, `now` is an argument. Until both are loaded, and whenever the gate
 //! cannot decide, it refuses with [`Denial::Unavailable`], so that an honest device tries again.
 
+mod backoff;
 mod config;
 mod limiter;
 mod names;
 
+pub use backoff::{Backoff, Judged};
 pub use config::{GateConfig, Profile};
 pub use limiter::ConnectLimiter;
 
@@ -147,6 +149,13 @@ impl Gate {
     /// What tokens are held to besides their signature.
     pub fn rules(&self) -> &VerifyRules {
         &self.rules
+    }
+
+    /// Whether deciding about this password takes the check of a public key that was not made before.
+    pub fn is_costly(&self, password: &[u8]) -> bool {
+        let identities = self.identities.load();
+        let credential = Credential::parse(password).ok();
+        identities.as_deref().zip(credential).is_some_and(|(known, credential)| known.keyring.is_costly(&credential))
     }
 
     /// Decides about a CONNECT. In this order: can we decide at all · client id · a token, well formed · user name · the

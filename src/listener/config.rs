@@ -42,6 +42,9 @@ pub struct LimitsConfig {
     pub connections_max: usize,
     /// Connects a second from one address, with a burst of ten times that. Default 500; 0: no limit.
     pub connects_per_second_per_ip: u32,
+    /// Connects a minute from one address with tokens that do not verify, with a burst of ten times that, before the
+    /// address is banned. Default 300; 0: no ban.
+    pub failed_connects_per_minute_per_ip: u32,
     /// PUBLISH a second from one device. Default 0: no limit.
     pub publishes_per_second_per_device: u32,
     /// Unacknowledged PUBLISH of one device. Default 100.
@@ -60,6 +63,7 @@ impl Default for LimitsConfig {
             maximum_packet_size: Bytes::kib(260),
             connections_max: 10_000,
             connects_per_second_per_ip: 500,
+            failed_connects_per_minute_per_ip: 300,
             publishes_per_second_per_device: 0,
             receive_maximum: 100,
             subscriptions_max: 50,

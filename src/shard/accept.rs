@@ -9,14 +9,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Door, Shard, connection, home_of};
+use super::{Door, Shard, Site, connection, home_of};
 use crate::{
     credential::Refused,
     denial::Denial,
-    gate::{Admission, Profile, WillTopic},
-    journal::Who,
+    gate::{Admission, Judged, Profile, WillTopic},
+    journal::{Who, printable},
     listener::{Acceptor, Place, Standing, Stream},
-    meter::CONNECTS,
+    meter::{BANS, CONNECTS},
     packet::{
         Connect, PacketType, ProblemInformation, ProtocolVersion, connect_answer_version, next_frame, parse_connect,
     },
@@ -237,7 +237,7 @@ async fn decide(
         |denial: &Denial| *denial == Denial::ConnectionQuota && site.registry.of_device(&connect.client_id).is_some();
     let admitted = match verdict.filter(|denial| !takes_over(denial)) {
         Some(denial) => Err((denial, None, String::new())),
-        None => admit(shard, &connect, profile).map_err(|r| (r.denial, r.token_id, r.detail)),
+        None => admit(shard, &connect, profile, peer).map_err(|r| (r.denial, r.token_id, r.detail)),
     };
     match admitted {
         Ok(grant) => {
@@ -262,7 +262,25 @@ async fn decide(
     }
 }
 
-fn admit(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Refused> {
+/// Asks the gate, within what an address may cost from which somebody guesses.
+fn admit(shard: &Shard, connect: &Connect, profile: Profile, peer: SocketAddr) -> Result<Grant, Refused> {
+    let Site { gate, backoff, .. } = &*shard.site;
+    let password = admission(connect, profile).password;
+    let is_costly = || password.is_some_and(|password| gate.is_costly(password));
+    if !backoff.allows_check(peer.ip(), is_costly, shard.site.now()) {
+        return Err(Refused::new(Denial::CheckRate, "The token was not looked at."));
+    }
+    ask_gate(shard, connect, profile).map_err(|refused| {
+        let Judged { refused, ban_begins } = backoff.judge(peer.ip(), refused, shard.site.now());
+        if ban_begins {
+            metrics::counter!(BANS).increment(1);
+            tracing::warn!(%peer, detail = printable(&refused.detail), "an address is banned");
+        }
+        refused
+    })
+}
+
+fn ask_gate(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Refused> {
     // MQTT 5.0 §4.12: a method that is not served.
     if let Some(method) = &connect.authentication_method
         && !AUTHENTICATION_METHODS.contains(&method.as_str())

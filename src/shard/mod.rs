@@ -33,7 +33,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use crate::{
     clock::Clock,
     delivery::{LinkConfig, SessionRef},
-    gate::{ConnectLimiter, Gate, Profile},
+    gate::{Backoff, ConnectLimiter, Gate, Profile},
     id::DeviceId,
     journal::Journal,
     listener::{Acceptor, Connections, LimitsConfig},
@@ -61,6 +61,8 @@ pub struct Site {
     pub limits: LimitsConfig,
     /// Connects a second by address.
     pub connect_limiter: ConnectLimiter,
+    /// Guesses by address.
+    pub backoff: Backoff,
     /// Open connections.
     pub connections: Arc<Connections>,
     /// Name of the gateway, stamped on what is forwarded.
