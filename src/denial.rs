@@ -15,6 +15,8 @@ pub enum Denial {
     CredentialKindNotAccepted = 102,
     /// An Authentication Method other than `SAS` and `JWT` (MQTT 5.0 §4.12).
     AuthenticationMethodUnknown = 103,
+    /// No client certificate, where one is needed beside the token or asked for by the listener.
+    CertificateRequired = 104,
     /// The client id cannot be a device's.
     ClientIdInvalid = 110,
     /// The token is good, but of another device.
@@ -51,6 +53,10 @@ pub enum Denial {
     ClaimInvalid = 209,
     /// The device is switched off.
     DeviceDisabled = 210,
+    /// A client certificate that nobody vouches for.
+    CertificateUntrusted = 220,
+    /// The token is bound to another client certificate than the connection's (`cnf`, RFC 8705).
+    CertificateMismatch = 221,
     /// The token has expired.
     Expired = 300,
     /// The token is not valid yet: `nbf`.
@@ -307,6 +313,14 @@ const DENIALS: &[DenialRow] = &[
         "Send the token as the password, or name the method SAS or JWT.",
     ),
     row(
+        Denial::CertificateRequired,
+        "certificate_required",
+        NOT_AUTHORIZED,
+        Some(401003),
+        "A client certificate is needed, and the connection has none.",
+        "Give the device its certificate and key, connect to a TLS listener with `client_auth`, or change `accept`.",
+    ),
+    row(
         Denial::ClientIdInvalid,
         "client_id_invalid",
         BAD_CLIENT_ID,
@@ -449,6 +463,22 @@ const DENIALS: &[DenialRow] = &[
         Some(401003),
         "The device is switched off in identities.toml.",
         "Set `enabled = true` at the device when it may connect again.",
+    ),
+    row(
+        Denial::CertificateUntrusted,
+        "certificate_untrusted",
+        NOT_AUTHORIZED,
+        Some(401003),
+        "The client certificate is of no authority that the listener believes, and pinned to no device.",
+        "Sign it with a CA of `client_ca`, or write its thumbprint as `certificate_sha256` of the device.",
+    ),
+    row(
+        Denial::CertificateMismatch,
+        "certificate_mismatch",
+        NOT_AUTHORIZED,
+        Some(401003),
+        "The token is bound to a client certificate that this connection has not.",
+        "Connect with the certificate that the token was made for; if the device did, the token was copied: revoke it.",
     ),
     row(
         Denial::Expired,

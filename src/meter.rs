@@ -230,6 +230,8 @@ pub const ALARM: &str = "tollgate_alarm";
 pub const REVOCATIONS: &str = "tollgate_revocations";
 /// `tollgate_revocation_list_age_seconds`: since the list in force was loaded.
 pub const REVOCATION_LIST_AGE_SECONDS: &str = "tollgate_revocation_list_age_seconds";
+/// `tollgate_certificate_not_after_seconds{file}`: when a listener's certificate ends, in seconds since 1970.
+pub const CERTIFICATE_NOT_AFTER_SECONDS: &str = "tollgate_certificate_not_after_seconds";
 /// `tollgate_upstream_connected{upstream}`: connections of the pool that stand.
 pub const UPSTREAM_CONNECTED: &str = "tollgate_upstream_connected";
 /// `tollgate_upstream_inflight{upstream}`: messages sent and not acknowledged.
@@ -321,6 +323,7 @@ fn describe_all() {
     describe_gauge!(ALARM, "1 while it lasts.");
     describe_gauge!(REVOCATIONS, "Entries of the revocation list in force.");
     describe_gauge!(REVOCATION_LIST_AGE_SECONDS, "Seconds since the revocation list in force was loaded.");
+    describe_gauge!(CERTIFICATE_NOT_AFTER_SECONDS, "When a listener's certificate ends, in seconds since 1970.");
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_VERIFIED, "Tokens whose signature was verified, by kind and slot of the key.");

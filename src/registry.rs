@@ -81,7 +81,9 @@ pub struct Registry {
 impl Registry {
     /// Adds a session. The one that stood for the same device is answered: it is to be closed.
     pub fn register(&self, live: &Arc<Live>) -> Option<Arc<Live>> {
-        self.by_token.entry(live.grant.token_id).or_default().push(live.clone());
+        for token in token_ids(live) {
+            self.by_token.entry(token).or_default().push(live.clone());
+        }
         for jti in jti_hashes(live) {
             self.by_jti.entry(jti).or_default().push(live.clone());
         }
@@ -101,10 +103,12 @@ impl Registry {
             held.retain(|other| !Arc::ptr_eq(other, live));
             held.is_empty()
         };
-        if let Some(mut held) = self.by_token.get_mut(&live.grant.token_id) {
-            without(&mut held);
+        for token in token_ids(live) {
+            if let Some(mut held) = self.by_token.get_mut(&token) {
+                without(&mut held);
+            }
+            self.by_token.remove_if(&token, |_, held| held.is_empty());
         }
-        self.by_token.remove_if(&live.grant.token_id, |_, held| held.is_empty());
         for jti in jti_hashes(live) {
             if let Some(mut held) = self.by_jti.get_mut(&jti) {
                 without(&mut held);
@@ -144,6 +148,11 @@ impl Registry {
     }
 }
 
+/// Its token, and the certificate that it hangs on.
+fn token_ids(live: &Live) -> impl Iterator<Item = TokenId> {
+    std::iter::once(live.grant.token_id).chain(live.grant.certificate_id())
+}
+
 /// How an entry may name the session's `jti`: of its issuer, or of any.
 fn jti_hashes(live: &Live) -> impl Iterator<Item = JtiHash> {
     let issuer = live.grant.issuer.as_deref().unwrap_or_default();
@@ -172,6 +181,7 @@ mod tests {
             issuer: jti.map(|_| "factory".into()),
             policy: None,
             issued_at: None,
+            certificate: None,
         };
         let peer = "127.0.0.1:1".parse().expect("an address");
         Arc::new(Live::new(grant, (peer, ProtocolVersion::V5_0), (0, 0, 0), UnixSeconds(0)))

@@ -84,7 +84,7 @@ fn a_good_file_gives_what_it_says() {
     assert_eq!(config.listeners[0].bind, "127.0.0.1:0".parse::<SocketAddr>().expect("an address"));
     assert_eq!(config.listeners[0].profile, Profile::Azure);
     assert!(
-        matches!(&config.listeners[1].transport, Transport::Tls { certificate, .. } if certificate.ends_with("server.pem"))
+        matches!(&config.listeners[1].transport, Transport::Tls(files) if files.certificate.ends_with("server.pem"))
     );
     assert_eq!(config.listeners[1].profile, Profile::Strict);
     assert_eq!((config.limits.maximum_packet_size, config.limits.queue_max), (Bytes::mib(1), 7));

@@ -167,6 +167,7 @@ fn live(device: &str) -> Arc<Live> {
         issuer: None,
         policy: None,
         issued_at: None,
+        certificate: None,
     };
     let peer = "10.0.0.9:4242".parse().expect("an address");
     Arc::new(Live::new(grant, (peer, ProtocolVersion::V3_1_1), (1, 0, 0), UnixSeconds(1_795_250_000)))

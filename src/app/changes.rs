@@ -6,10 +6,10 @@ use std::{
     time::Instant,
 };
 
-use super::same_file;
+use super::{certificates::Certificates, same_file};
 use crate::{
     config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake},
-    credential::RevocationList,
+    credential::{Replaced, RevocationList},
     denial::CloseReason,
     feed::Follower,
     meter::{self, Alarm, AlarmState},
@@ -21,6 +21,7 @@ use crate::{
 pub(super) struct Changes {
     config: Arc<Config>,
     site: Arc<Site>,
+    certificates: Certificates,
     shards: OnceLock<Shards>,
     one_at_a_time: Mutex<()>,
     list_loaded: Mutex<Option<Instant>>,
@@ -42,10 +43,10 @@ struct LoadedLines {
 }
 
 impl Changes {
-    pub(super) fn new(config: Arc<Config>, site: Arc<Site>) -> Arc<Self> {
+    pub(super) fn new(config: Arc<Config>, site: Arc<Site>, certificates: Certificates) -> Arc<Self> {
         let (one_at_a_time, list_loaded, identity_files) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (shards, follower) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { config, site, shards, one_at_a_time, list_loaded, identity_files, follower })
+        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list_loaded, identity_files, follower })
     }
 
     /// At the start: mistakes in the identities stop it. A list with bad lines is applied; one that cannot be read has
@@ -75,6 +76,9 @@ impl Changes {
         if changed(&self.config.gateway.identities) || self.identity_files().iter().any(changed) {
             let _ = self.load_identities(noticed);
         }
+        if self.certificates.files().iter().any(changed) {
+            self.load_certificates(noticed);
+        }
     }
 
     /// From here on the key files that the identities name are watched with them.
@@ -86,7 +90,7 @@ impl Changes {
     fn follow(&self) {
         if let Some(follower) = self.follower.get() {
             let always = [self.config.gateway.identities.clone(), self.config.gateway.revocations.clone()];
-            follower.follow(always.into_iter().chain(self.identity_files()));
+            follower.follow(always.into_iter().chain(self.identity_files()).chain(self.certificates.files()));
         }
     }
 
@@ -113,6 +117,11 @@ impl Changes {
             }
             Err(mistake) => outcome.mistakes.push(mistake.to_string()),
         }
+        let faults = self.load_certificates(Instant::now());
+        if faults.is_empty() && !self.certificates.files().is_empty() {
+            outcome.applied.push("certificates of the listeners".into());
+        }
+        outcome.mistakes.extend(faults);
         outcome
     }
 
@@ -132,6 +141,24 @@ impl Changes {
     pub(super) fn counts(&self) -> (usize, usize) {
         let devices = self.site.gate.identities().map_or(0, |all| all.keyring().devices().count());
         (devices, self.site.gate.revocations().map_or(0, |list| list.len()))
+    }
+
+    /// Certificates of listeners, and whose of clients they believe.
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Answers with what is wrong with their files.
+    fn load_certificates(&self, noticed: Instant) -> Vec<String> {
+        let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let (replaced, faults) = self.certificates.reload(self.site.clock.now());
+        let mut closed = 0;
+        if replaced == Replaced::Changed {
+            self.site.gate.authorities_changed();
+            closed = self.cut(&self.all_sessions(), noticed);
+        }
+        tracing::info!(?replaced, closed, faults = faults.len(), "certificates read");
+        faults.iter().map(ToString::to_string).collect()
     }
 
     fn load_identities(&self, noticed: Instant) -> Result<Vec<Mistake>, Vec<Mistake>> {

@@ -1,5 +1,6 @@
 //! The wiring: files become tables, tables become shards, and a signal ends it all in order.
 
+mod certificates;
 mod changes;
 mod desk;
 mod screen;
@@ -24,7 +25,7 @@ use crate::{
     feed::{Files, Watch},
     gate::{Backoff, ConnectLimiter, Gate},
     journal::Journal,
-    listener::{self, Connections, Transport},
+    listener::{self, Connections, Tls, Transport},
     meter::{self, Meters},
     packet::{Password, ProtocolVersion},
     registry::Registry,
@@ -33,6 +34,7 @@ use crate::{
     shard::{self, Door, HubPlace, MemberStatus, Shards, Site, Upstream},
     upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
 };
+use certificates::Certificates;
 use changes::Changes;
 
 /// What `tollgate run` was told.
@@ -142,12 +144,13 @@ struct Bound {
 }
 
 fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
-    let files = Files::observe([config.gateway.identities.clone(), config.gateway.revocations.clone()]);
+    let watched = [config.gateway.identities.clone(), config.gateway.revocations.clone()];
+    let files = Files::observe(watched.into_iter().chain(config.tls_files()));
     let shards = match config.gateway.shards {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let (doors, listeners) = doors(config, shards)?;
+    let (doors, tls, listeners) = doors(config, shards)?;
     let (admin, admin_address) = bind_admin(config)?;
     let (upstreams, hubs) = upstreams(config, shards)?;
     let site = Arc::new(Site {
@@ -164,7 +167,7 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
         draining: AtomicBool::new(false),
         clock: Arc::new(Clock::open(&config.gateway.state_dir)),
     });
-    let changes = Changes::new(config.clone(), site.clone());
+    let changes = Changes::new(config.clone(), site.clone(), Certificates::new(tls));
     changes.load_all().map_err(StartError::Mistakes)?;
     let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
     changes.reaches(&shards);
@@ -179,27 +182,30 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.
-fn doors(config: &Config, shards: usize) -> Result<(Vec<Vec<Door>>, Vec<std::net::SocketAddr>), StartError> {
+#[expect(clippy::type_complexity, reason = "doors by shard, what TLS they have, where they are")]
+fn doors(
+    config: &Config,
+    shards: usize,
+) -> Result<(Vec<Vec<Door>>, Vec<Arc<Tls>>, Vec<std::net::SocketAddr>), StartError> {
     let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
-    let mut bound = Vec::new();
+    let (mut all_tls, mut bound) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
         let tls = match &listener.transport {
             Transport::Tcp => None,
-            Transport::Tls { certificate, private_key } => {
-                Some(listener::acceptor(certificate, private_key).map_err(|error| {
-                    let remedy = "Name a certificate chain and its key, both PEM.";
-                    StartError::Mistakes(vec![Mistake::of_file(&error.file, error.what, remedy)])
-                })?)
-            }
+            Transport::Tls(files) => Some(Tls::load(files).map_err(|error| {
+                let remedy = "Name a certificate chain and its key, both PEM.";
+                StartError::Mistakes(vec![Mistake::of_file(&error.file, error.what, remedy)])
+            })?),
         };
+        all_tls.extend(tls.clone());
         let refused = |error| StartError::Bind { address: listener.bind, section: "[[listener]]", error };
         let sockets = listener::bind(listener.bind, shards).map_err(refused)?;
         bound.push(sockets.first().map_or(Ok(listener.bind), std::net::TcpListener::local_addr).map_err(refused)?);
         for (doors, socket) in doors.iter_mut().zip(sockets) {
-            doors.push(Door { listener: socket, tls: tls.clone(), profile: listener.profile });
+            doors.push(Door { listener: socket, tls: tls.as_ref().map(Tls::acceptor), profile: listener.profile });
         }
     }
-    Ok((doors, bound))
+    Ok((doors, all_tls, bound))
 }
 
 fn bind_admin(config: &Config) -> Result<(std::net::TcpListener, std::net::SocketAddr), StartError> {
@@ -347,6 +353,7 @@ impl Gateway {
                 }
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);
+                    self.changes.certificates().look_at_dates(self.site.clock.now());
                 }
                 _ = kept.tick() => {
                     let clock = self.site.clock.clone();

@@ -35,7 +35,7 @@ fn screen(
     for (listener, address) in config.listeners.iter().zip(&bound.listeners) {
         let what = match &listener.transport {
             Transport::Tcp => "MQTT".to_owned(),
-            Transport::Tls { .. } => "MQTT over TLS".to_owned(),
+            Transport::Tls(_) => "MQTT over TLS".to_owned(),
         };
         row(&mut text, &what, &address.to_string());
     }
@@ -72,7 +72,7 @@ fn paste(binary: &str, config: &Config, bound: &Bound) -> String {
         all.find(|(listener, _)| wanted(&listener.transport)).map(|(_, address)| address.port())
     };
     let plain = port_of(|t| matches!(t, Transport::Tcp));
-    let tls = port_of(|t| matches!(t, Transport::Tls { .. }));
+    let tls = port_of(|t| matches!(t, Transport::Tls(_)));
     let host = &config.gate.hostname;
     let mut text = format!(
         "

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{
     self, CertificateError, Error,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
 use zeroize::Zeroizing;
@@ -22,13 +22,18 @@ use super::{
     listeners::{CERTIFICATE, PRIVATE_KEY},
     mistake::Mistake,
 };
-use crate::upstream::UpstreamKind;
+use crate::{
+    credential::{Authorities, StaleList},
+    upstream::UpstreamKind,
+};
 
 /// A file that a line of `gateway.toml` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FileUse {
     /// What a TLS listener shows.
     ServerIdentity { line: usize, certificate: PathBuf, private_key: PathBuf },
+    /// Who may have signed the certificates of clients, and what was taken back.
+    ClientAuthorities { lines: [usize; 2], ca: PathBuf, crl: Option<PathBuf> },
     /// Who may have signed a hub's certificate.
     Authorities { line: usize, path: PathBuf },
     /// What the pool says to a hub; `upstream` is its place in the list.
@@ -59,6 +64,15 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                 let faults = check_server_identity(certificate, private_key);
                 findings.mistakes.extend(faults.into_iter().map(|fault| at(*line, fault)));
                 findings.warnings.extend(check_validity(certificate, now).map(|fault| at(*line, fault)));
+            }
+            FileUse::ClientAuthorities { lines, ca, crl } => {
+                let faults = check_client_authorities(ca, crl.as_deref());
+                let [ca_line, crl_line] = *lines;
+                findings.mistakes.extend(
+                    faults
+                        .into_iter()
+                        .map(|(of, fault)| at(if of == Of::Authorities { ca_line } else { crl_line }, fault)),
+                );
             }
             FileUse::Authorities { line, path } => {
                 findings.mistakes.extend(read_certificates(path).err().map(|fault| at(*line, fault)));
@@ -109,6 +123,38 @@ fn check_server_identity(certificate: &Path, private_key: &Path) -> Vec<Fault> {
         (Ok(chain), Ok(key)) => check_pair(certificate, private_key, chain, key).err().into_iter().collect(),
         (chain, key) => chain.err().into_iter().chain(key.err()).collect(),
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Authorities,
+    Lists,
+}
+
+fn check_client_authorities(ca: &Path, crl: Option<&Path>) -> Vec<(Of, Fault)> {
+    let roots = read_certificates(ca).map_err(|fault| (Of::Authorities, fault));
+    let lists = crl.map_or(Ok(Vec::new()), read_lists).map_err(|fault| (Of::Lists, fault));
+    match (roots, lists) {
+        (Ok(roots), Ok(lists)) => match Authorities::new(&roots, &lists, StaleList::Refuse) {
+            Ok(_) => Vec::new(),
+            Err(what) => {
+                vec![(
+                    Of::Lists,
+                    fault(crl.unwrap_or(ca), &format!("cannot be used: {what}"), "Make it anew with its CA."),
+                )]
+            }
+        },
+        (roots, lists) => roots.err().into_iter().chain(lists.err()).collect(),
+    }
+}
+
+fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
+    let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let remedy = "It must hold revocation lists in PEM: -----BEGIN X509 CRL-----.";
+    let lists = CertificateRevocationListDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| fault(path, &format!("is no PEM: {error}"), remedy))?;
+    if lists.is_empty() { Err(fault(path, "holds no revocation list", remedy)) } else { Ok(lists) }
 }
 
 fn check_pair(

@@ -128,8 +128,8 @@ impl Run {
 
 fn uses_default_certificate(config: &Config) -> bool {
     config.listeners.iter().any(|listener| match &listener.transport {
-        Transport::Tls { certificate, private_key } => {
-            certificate == Path::new(CERTIFICATE) && private_key == Path::new(PRIVATE_KEY)
+        Transport::Tls(files) => {
+            files.certificate == Path::new(CERTIFICATE) && files.private_key == Path::new(PRIVATE_KEY)
         }
         Transport::Tcp => false,
     })

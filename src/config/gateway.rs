@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     gate::{GateConfig, Profile},
-    listener::{LimitsConfig, ListenerConfig},
+    listener::{LimitsConfig, ListenerConfig, Transport},
     policy::TokenKind,
     route::RouteConfig,
     size::Bytes,
@@ -123,9 +123,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let file = Table::new(&notes, &keys::FILE, document.get_ref(), 1);
     let mut files = Vec::new();
 
-    let (gateway, gate) = read_gateway(&notes, &file);
+    let (gateway, mut gate) = read_gateway(&notes, &file);
     let admin = read_admin(&notes, &file);
     let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
+    take_certificates(&notes, &file, &listeners, &mut gate);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &upstreams);
     let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
@@ -169,6 +170,24 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
     (gateway, gate)
 }
 
+/// A listener that asks for certificates lets devices in by them, unless `accept` is written and says otherwise.
+fn take_certificates(notes: &Notes<'_>, file: &Table<'_>, listeners: &[ListenerConfig], gate: &mut GateConfig) {
+    let asks =
+        |listener: &ListenerConfig| matches!(&listener.transport, Transport::Tls(files) if files.clients.is_some());
+    let asked_for = listeners.iter().any(asks);
+    let named = gate.accept.iter().any(|kind| kind.with_certificate() == *kind);
+    let written = file.table("credentials", &keys::CREDENTIALS).filter(|table| table.has("accept"));
+    match written {
+        None if asked_for => gate.accept.push(TokenKind::Certificate),
+        Some(table) if named && !asked_for => notes.warn(
+            table.line_of("accept"),
+            "`accept` names client certificates, and no listener asks for one.",
+            "Write client_auth = \"optional\" at a TLS listener.",
+        ),
+        _ => {}
+    }
+}
+
 fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) {
     let Some(table) = file.table("credentials", &keys::CREDENTIALS) else { return };
     if let Some(found) = table.duration("clock_skew", Duration::ZERO..=CLOCK_SKEW_MAX) {
@@ -177,9 +196,13 @@ fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) 
     if let Some(found) = table.duration("token_lifetime_max", TOKEN_LIFETIME_MIN..=TOKEN_LIFETIME_MAX) {
         gate.token_lifetime_max = found.value;
     }
-    if let Some(found) = table.words("accept", &[("sas", TokenKind::Sas), ("jwt", TokenKind::Jwt)]) {
+    if let Some(found) = table.words("accept", &TokenKind::WORDS) {
         if found.value.is_empty() {
-            notes.mistake(found.line, "`accept` is empty: no device could connect.", "Write \"sas\", \"jwt\" or both.");
+            notes.mistake(
+                found.line,
+                "`accept` is empty: no device could connect.",
+                "Write \"sas\", \"jwt\", \"certificate\".",
+            );
         }
         gate.accept = found.value;
     }
@@ -385,7 +408,6 @@ mod tests {
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'ws'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'wss'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",
-            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nclient_ca = 'x'\n",
             "[credentials]\nrevocation_age_max = '1h'\n",
             &format!("{routed}kind = 'nats'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
@@ -397,6 +419,29 @@ mod tests {
         }
         assert_eq!(mistakes("[credentials]\nrevocation_age_max = '0'\n"), Vec::<String>::new());
         assert_eq!(mistakes(&format!("{routed}kind = 'embedded'\nclient = 'native'\n")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn client_certificates_are_asked_for_as_the_listener_says() {
+        let tls = "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tls'\ncertificate = 'c'\nprivate_key = 'k'\n";
+        let accept = |more: &str| parse(Path::new("g.toml"), &format!("{tls}{more}")).config.gate.accept;
+        let (tokens, certificate) = ([TokenKind::Sas, TokenKind::Jwt], TokenKind::Certificate);
+        assert_eq!(accept(""), tokens);
+        assert_eq!(accept("client_auth = 'optional'\n"), [tokens.as_slice(), &[certificate]].concat());
+        assert_eq!(accept("client_auth = 'required'\n[credentials]\naccept = ['sas', 'jwt']\n"), tokens);
+        for (more, about) in [
+            ("client_ca = 'x'\n", "nobody would be asked"),
+            ("client_auth = 'optional'\nclient_crl = 'x'\n", "without `client_ca`"),
+            ("client_auth = 'yes'\n", "may not be \"yes\""),
+        ] {
+            let found = mistakes(&format!("{tls}{more}"));
+            assert!(found.len() == 1 && found[0].contains(about), "{more}: {found:?}");
+        }
+        let plain = "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nclient_ca = 'x'\n";
+        assert!(mistakes(plain)[0].contains("no meaning"));
+        assert!(
+            warnings(&format!("{tls}[credentials]\naccept = ['certificate+sas']\n"))[0].contains("no listener asks")
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     credential::{
         Device, Group, KeyEncoding, Keyring, KeyringBuilder, NameTaken, Policy, Resource, Rights, ScopeIndex,
-        SecretKey, Slots,
+        SecretKey, Slots, Thumbprint, Thumbprints,
     },
     gate::{GateConfig, Identities},
     id::DeviceId,
@@ -80,6 +80,8 @@ pub(super) struct Reader<'n, 'd> {
     has_inline_keys: bool,
     /// Whose a key is, by fingerprint: one key for two is a mistake.
     owners: HashMap<u64, String>,
+    /// Whose a certificate is: one for two is a mistake.
+    pinned: HashMap<Thumbprint, String>,
 }
 
 impl<'n, 'd> Reader<'n, 'd> {
@@ -92,6 +94,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             files: Vec::new(),
             has_inline_keys: false,
             owners: HashMap::new(),
+            pinned: HashMap::new(),
         }
     }
 
@@ -120,16 +123,17 @@ impl<'n, 'd> Reader<'n, 'd> {
         let id = table.parsed("id", |text| DeviceId::try_from(text).map_err(|error| error.to_string()));
         let owner = id.as_ref().map_or("a device".to_owned(), |id| format!("device:{}", id.value));
         let keys = self.read_slots(table, &owner, KeyEncoding::Base64);
-        let accept = table.words("accept", &[("sas", TokenKind::Sas), ("jwt", TokenKind::Jwt)]);
+        let accept = table.words("accept", &TokenKind::WORDS);
         if let Some(found) = accept.as_ref().filter(|found| found.value.is_empty()) {
             self.notes.mistake(
                 found.line,
                 "`accept` is empty: the device could not connect.",
-                "Write \"sas\", \"jwt\" or both; or `enabled = false`.",
+                "Write \"sas\", \"jwt\", \"certificate\"; or `enabled = false`.",
             );
         }
         let device = Device {
             keys,
+            thumbprints: self.read_thumbprints(table, &owner),
             enabled: table.flag("enabled").is_none_or(|found| found.value),
             accept: accept.map(|found| found.value),
             token_lifetime_max: self.lifetime_max(table),
@@ -178,6 +182,22 @@ impl<'n, 'd> Reader<'n, 'd> {
         let group = Group { prefix: prefix.value.as_str().into(), keys, token_lifetime_max, scope };
         let taken = self.ring.add_group(group);
         self.note_taken(prefix.line, taken, "Rename one of the two groups.");
+    }
+
+    /// `certificate_sha256` and the one that stands beside it while a certificate follows another.
+    fn read_thumbprints(&mut self, table: &Table<'_>, owner: &str) -> Thumbprints {
+        let [primary, secondary] = ["certificate_sha256", "secondary_certificate_sha256"].map(|key| {
+            let found = table.parsed(key, |text| text.parse::<Thumbprint>().map_err(|error| error.to_string()))?;
+            if let Some(other) = self.pinned.insert(found.value, owner.to_owned()) {
+                let what = match other == owner {
+                    true => format!("both certificates of {owner} are the same."),
+                    false => format!("{owner} has the same certificate as {other}."),
+                };
+                self.notes.mistake(found.line, what, "Make each device a key and a certificate of its own.");
+            }
+            Some(found.value)
+        });
+        Thumbprints { primary, secondary }
     }
 
     /// `primary_key`, `secondary_key`, or each in a file.
@@ -307,10 +327,11 @@ impl<'n, 'd> Reader<'n, 'd> {
 
     fn warn_of_a_device_without_proof(&self, id: &Found<DeviceId>, device: &Device) {
         let kinds = device.accept.as_deref().unwrap_or(&self.gate.accept);
-        let by_sas = kinds.contains(&TokenKind::Sas)
+        let by_certificate = !device.thumbprints.is_empty() || kinds.contains(&TokenKind::Certificate);
+        let by_sas = TokenKind::Sas.is_taken_by(kinds)
             && (!device.keys.is_empty() || self.ring.has_group_of(&id.value) || self.ring.has_policies());
-        let by_jwt = kinds.contains(&TokenKind::Jwt) && self.ring.has_issuers();
-        if device.enabled && !by_sas && !by_jwt {
+        let by_jwt = TokenKind::Jwt.is_taken_by(kinds) && self.ring.has_issuers();
+        if device.enabled && !by_sas && !by_jwt && !by_certificate {
             let what = format!("{} has no key, and nobody else signs tokens for it: it cannot connect.", id.value);
             self.notes.warn(id.line, what, "Give it a `primary_key`, or an [[issuer]], [[policy]] or [[group]].");
         }
@@ -372,14 +393,12 @@ const DEVICE: Section = Section {
         "secondary_key_file",
         "enabled",
         "accept",
+        "certificate_sha256",
+        "secondary_certificate_sha256",
         "token_lifetime_max",
         "scope",
     ],
-    later: &[
-        ("certificate_sha256", "client certificates"),
-        ("key", "public keys of a device's own"),
-        ("rotate_every", "planned rotation"),
-    ],
+    later: &[("key", "public keys of a device's own"), ("rotate_every", "planned rotation")],
 };
 const POLICY: Section = Section {
     name: "[[policy]]",

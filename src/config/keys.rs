@@ -17,14 +17,19 @@ pub(super) const GATEWAY: Section = Section {
 
 pub(super) const LISTENER: Section = Section {
     name: "[[listener]]",
-    keys: &["bind", "transport", "certificate", "private_key", "profile", "insecure"],
-    later: &[
-        ("client_ca", "client certificates"),
-        ("client_auth", "client certificates"),
-        ("proxy_protocol_from", "the PROXY protocol"),
-        ("paths", "WebSocket"),
-        ("origins", "WebSocket"),
+    keys: &[
+        "bind",
+        "transport",
+        "certificate",
+        "private_key",
+        "client_auth",
+        "client_ca",
+        "client_crl",
+        "client_crl_stale",
+        "profile",
+        "insecure",
     ],
+    later: &[("proxy_protocol_from", "the PROXY protocol"), ("paths", "WebSocket"), ("origins", "WebSocket")],
 };
 
 pub(super) const CREDENTIALS: Section = Section {

@@ -1,6 +1,6 @@
 //! Every `[[listener]]`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{
     document::{Found, Notes, Table},
@@ -9,8 +9,9 @@ use super::{
     keys,
 };
 use crate::{
+    credential::{ClientAuth, StaleList},
     gate::Profile,
-    listener::{ListenerConfig, Transport},
+    listener::{ClientFiles, ListenerConfig, TlsFiles, Transport},
 };
 
 /// The listeners of the file, or the default ones when it names none.
@@ -36,6 +37,7 @@ pub(super) fn read_listeners(
         if table.has("certificate") && table.has("private_key") {
             files.extend(server_identity(&listener, table.line_of("certificate")));
         }
+        files.extend(client_authorities(&listener, table));
         listeners.push(listener);
     }
     listeners
@@ -43,7 +45,7 @@ pub(super) fn read_listeners(
 
 /// TCP and TLS for programs on this machine.
 fn default_listeners(profile: Profile) -> Vec<ListenerConfig> {
-    let tls = Transport::Tls { certificate: CERTIFICATE.into(), private_key: PRIVATE_KEY.into() };
+    let tls = Transport::Tls(TlsFiles::server_only(CERTIFICATE, PRIVATE_KEY));
     [(1883, Transport::Tcp), (8883, tls)]
         .map(|(port, transport)| ListenerConfig { bind: ([127, 0, 0, 1], port).into(), transport, profile })
         .into()
@@ -66,7 +68,7 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
     let insecure = table.flag("insecure");
     match transport.value {
         Wire::Tcp => {
-            for key in ["certificate", "private_key"] {
+            for key in TLS_KEYS {
                 if table.has(key) {
                     let what = format!("`{key}` has no meaning where transport is \"tcp\".");
                     notes.mistake(table.line_of(key), what, "Write transport = \"tls\", or take it out.");
@@ -100,11 +102,34 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
             }
             let certificate = table.text_or("certificate", CERTIFICATE).into();
             let private_key = table.text_or("private_key", PRIVATE_KEY).into();
-            Some(Transport::Tls { certificate, private_key })
+            let clients = read_clients(notes, table);
+            Some(Transport::Tls(TlsFiles { certificate, private_key, clients }))
         }
         Wire::Ws => later(notes, transport.line, "ws"),
         Wire::Wss => later(notes, transport.line, "wss"),
     }
+}
+
+/// Who is asked for a certificate, and whose word for it is taken. Without `client_ca` certificates count by thumbprint.
+fn read_clients(notes: &Notes<'_>, table: &Table<'_>) -> Option<ClientFiles> {
+    let demand = table.one_of("client_auth", &DEMANDS).map(|found| found.value);
+    let path = |key| table.has(key).then(|| PathBuf::from(table.text_or(key, "")));
+    let (ca, crl) = (path("client_ca"), path("client_crl"));
+    let stale_crl = table.one_of("client_crl_stale", &STALE_LISTS).map_or(StaleList::Refuse, |found| found.value);
+    if ca.is_some() && !table.has("client_auth") {
+        notes.mistake(
+            table.line_of("client_ca"),
+            "`client_ca` stands without `client_auth`: nobody would be asked for a certificate.",
+            "Write client_auth = \"optional\" (or \"required\").",
+        );
+    }
+    for (key, needs) in [("client_crl", "client_ca"), ("client_crl_stale", "client_crl")] {
+        if table.has(key) && !table.has(needs) {
+            let what = format!("`{key}` stands without `{needs}`, and has no meaning so.");
+            notes.mistake(table.line_of(key), what, format!("Write `{needs}`, or take `{key}` out."));
+        }
+    }
+    Some(ClientFiles { demand: demand?, ca, crl, stale_crl })
 }
 
 fn later(notes: &Notes<'_>, line: usize, word: &str) -> Option<Transport> {
@@ -115,10 +140,17 @@ fn later(notes: &Notes<'_>, line: usize, word: &str) -> Option<Transport> {
 fn server_identity(listener: &ListenerConfig, line: usize) -> Option<FileUse> {
     match &listener.transport {
         Transport::Tcp => None,
-        Transport::Tls { certificate, private_key } => {
+        Transport::Tls(TlsFiles { certificate, private_key, .. }) => {
             Some(FileUse::ServerIdentity { line, certificate: certificate.clone(), private_key: private_key.clone() })
         }
     }
+}
+
+fn client_authorities(listener: &ListenerConfig, table: &Table<'_>) -> Option<FileUse> {
+    let Transport::Tls(TlsFiles { clients: Some(clients), .. }) = &listener.transport else { return None };
+    let (ca, crl) = (clients.ca.clone()?, clients.crl.clone());
+    let lines = [table.line_of("client_ca"), table.line_of("client_crl")];
+    Some(FileUse::ClientAuthorities { lines, ca, crl })
 }
 
 /// Port 0 is any free port, and so never taken.
@@ -134,6 +166,10 @@ enum Wire {
     Wss,
 }
 
+const TLS_KEYS: [&str; 6] =
+    ["certificate", "private_key", "client_auth", "client_ca", "client_crl", "client_crl_stale"];
+const DEMANDS: [(&str, ClientAuth); 2] = [("optional", ClientAuth::Optional), ("required", ClientAuth::Required)];
+const STALE_LISTS: [(&str, StaleList); 2] = [("refuse", StaleList::Refuse), ("use", StaleList::Use)];
 /// Where the development certificates are made at the first run.
 pub(super) const CERTIFICATE: &str = "certs/server.pem";
 pub(super) const PRIVATE_KEY: &str = "certs/server.key";

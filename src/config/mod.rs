@@ -16,7 +16,7 @@ mod revocations;
 mod routes;
 mod upstreams;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio_rustls::rustls::pki_types::UnixTime;
 
@@ -26,6 +26,8 @@ pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
 pub use report::Report;
 pub use revocations::{LoadedRevocations, load_revocations};
+
+use crate::listener::Transport;
 
 /// A configuration that holds, and what an operator should know about it all the same.
 #[derive(Debug)]
@@ -56,6 +58,15 @@ impl Config {
     pub fn load(path: &Path) -> Result<Loaded, Vec<Mistake>> {
         let Examined { config, mistakes, warnings } = Self::examine(path).map_err(|mistake| vec![mistake])?;
         if mistakes.is_empty() { Ok(Loaded { config, warnings }) } else { Err(mistakes) }
+    }
+
+    /// Every file that a TLS listener shows or believes.
+    pub fn tls_files(&self) -> Vec<PathBuf> {
+        let files = self.listeners.iter().map(|listener| match &listener.transport {
+            Transport::Tls(files) => files.all(),
+            Transport::Tcp => Vec::new(),
+        });
+        files.flatten().collect()
     }
 
     /// As [`load`](Self::load), for one who wants to go on in spite of mistakes.

@@ -63,7 +63,7 @@ fn show_listener(listener: &ListenerConfig) -> String {
         // Threat T34.
         Transport::Tcp if !listener.bind.ip().is_loopback() => "plain TCP, INSECURE: tokens go in the clear".to_owned(),
         Transport::Tcp => "plain TCP".to_owned(),
-        Transport::Tls { certificate, .. } => format!("TLS with {}", certificate.display()),
+        Transport::Tls(files) => format!("TLS with {}", files.certificate.display()),
     };
     format!("{}  {how}, profile {}", listener.bind, listener.profile.as_str())
 }

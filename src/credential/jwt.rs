@@ -28,6 +28,7 @@ pub struct JwtToken<'t> {
     expires_at: UnixSeconds,
     not_before: Option<UnixSeconds>,
     issued_at: Option<UnixSeconds>,
+    certificate_binding: Option<[u8; 32]>,
     token_id: TokenId,
 }
 
@@ -56,7 +57,19 @@ impl<'t> JwtToken<'t> {
         if issued_at.is_some_and(|issued_at| expires_at <= issued_at) {
             return Err(about(claim_invalid(format!("`exp` is {expires_at}, which is not after `iat`."))));
         }
-        Ok(Self { message, signature, algorithm, kid, claims, expires_at, not_before, issued_at, token_id })
+        let certificate_binding = read_binding(&claims).map_err(|what| about(claim_invalid(what)))?;
+        Ok(Self {
+            message,
+            signature,
+            algorithm,
+            kid,
+            claims,
+            expires_at,
+            not_before,
+            issued_at,
+            certificate_binding,
+            token_id,
+        })
     }
 
     /// The name of what the token means: of header and payload, since an ECDSA signature has a twin.
@@ -193,6 +206,7 @@ pub(super) fn verify(
         policy: None,
         rights: Rights::ALL,
         narrowing,
+        certificate_binding: token.certificate_binding,
         device,
     })
 }
@@ -352,6 +366,24 @@ fn check_texts(claims: &Json) -> Result<(), String> {
         Some(aud) if aud.texts().is_none() => Err(format!("`aud` is {}, not a text or a list of texts.", aud.kind())),
         _ => Ok(()),
     }
+}
+
+/// RFC 8705 §3.1. How else a token may be bound to a key (RFC 7800 §3.1) we do not check: such a token is refused, and
+/// not taken for one that is bound to nothing.
+fn read_binding(claims: &Json) -> Result<Option<[u8; 32]>, String> {
+    let Some(value) = claims.get("cnf") else { return Ok(None) };
+    let Json::Object(members) = value else {
+        return Err(format!("`cnf` is {}, not an object with `x5t#S256`.", value.kind()));
+    };
+    let [(name, thumbprint)] = members.as_slice() else {
+        return Err(format!("`cnf` has {} members; it may have `x5t#S256` alone.", members.len()));
+    };
+    if name != "x5t#S256" {
+        return Err(format!("`cnf` holds {}; it may hold `x5t#S256`.", shown(name)));
+    }
+    let bytes = thumbprint.text().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+    let digest = bytes.and_then(|bytes| bytes.try_into().ok());
+    digest.map(Some).ok_or_else(|| "`x5t#S256` in `cnf` is not the base64url, without padding, of 32 bytes.".into())
 }
 
 fn read_date(claims: &Json, name: &str) -> Result<Option<UnixSeconds>, String> {

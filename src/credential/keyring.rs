@@ -2,7 +2,10 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::{Credential, Refused, Resource, Rights, Slots, TokenKind, VerifyRules, VerifyingKey, memo::SignatureMemo};
+use super::{
+    Credential, Refused, Resource, Rights, Slots, Thumbprints, TokenKind, VerifyRules, VerifyingKey,
+    memo::SignatureMemo,
+};
 use crate::{
     denial::Denial,
     id::{DeviceId, KeyName},
@@ -17,6 +20,8 @@ pub struct ScopeIndex(pub u32);
 pub struct Device {
     /// Its own SAS keys; none where a group derives them or where it has JWTs alone.
     pub keys: Slots,
+    /// Client certificates that are its own, whoever signed them.
+    pub thumbprints: Thumbprints,
     /// Whether it may connect.
     pub enabled: bool,
     /// Kinds of token that are accepted for it; `None`: those of the gateway.
@@ -166,6 +171,9 @@ impl Keyring {
         let Some((kind, owner)) = parts else { return false };
         match kind {
             "device" => self.devices.get(owner).is_some_and(|device| device.keys.hold(fingerprint)),
+            // By an authority: whether it still vouches is asked apart from the keys.
+            "certificate" if name.slot() == "ca" => true,
+            "certificate" => self.devices.get(owner).is_some_and(|device| device.thumbprints.hold(fingerprint)),
             "policy" => self.policies.get(owner).is_some_and(|policy| policy.keys.hold(fingerprint)),
             "group" => self.groups.iter().any(|group| &*group.prefix == owner && group.keys.hold(fingerprint)),
             "issuer" => self.issuers.values().any(|issuer| {
@@ -200,15 +208,39 @@ impl Found<'_> {
         self.device.is_none_or(|device| device.enabled)
     }
 
-    /// Whether it may connect with this kind of token.
+    /// Whether it may connect with this kind of token, alone or with a certificate.
     pub fn accepts(&self, kind: TokenKind) -> bool {
-        self.device.and_then(|device| device.accept.as_ref()).is_none_or(|kinds| kinds.contains(&kind))
+        self.device.and_then(|device| device.accept.as_ref()).is_none_or(|kinds| kind.is_taken_by(kinds))
     }
 
-    pub(super) fn check(&self, id: &DeviceId, kind: TokenKind) -> Result<(), Refused> {
+    /// Whether a token of this kind needs the device's client certificate beside it: the device's own list or the
+    /// gateway's takes it with one only.
+    pub fn needs_certificate(&self, kind: TokenKind, accept: &[TokenKind]) -> bool {
+        let own = self.device.and_then(|device| device.accept.as_deref());
+        [Some(accept), own].into_iter().flatten().any(|kinds| kind.token().is_none_or(|token| !kinds.contains(&token)))
+    }
+
+    /// Whether a certificate is enough: the device's own list says so; or it has none, and its thumbprint or the
+    /// gateway's list does.
+    pub fn accepts_certificate_alone(&self, accept: &[TokenKind]) -> bool {
+        match self.device.and_then(|device| device.accept.as_deref()) {
+            Some(kinds) => kinds.contains(&TokenKind::Certificate),
+            None => {
+                accept.contains(&TokenKind::Certificate)
+                    || self.device.is_some_and(|device| !device.thumbprints.is_empty())
+            }
+        }
+    }
+
+    pub(super) fn check_enabled(&self, id: &DeviceId) -> Result<(), Refused> {
         if !self.is_enabled() {
             return Err(Refused::new(Denial::DeviceDisabled, format!("The device {id} has `enabled = false`.")));
         }
+        Ok(())
+    }
+
+    pub(super) fn check(&self, id: &DeviceId, kind: TokenKind) -> Result<(), Refused> {
+        self.check_enabled(id)?;
         if !self.accepts(kind) {
             let detail = format!("`accept` of the device {id} does not hold {:?}.", kind.as_str());
             return Err(Refused::new(Denial::CredentialKindNotAccepted, detail));

@@ -3,6 +3,7 @@
 //!
 //! A [`Credential`] is well-formed, not yet believed; [`verify`] alone makes an [`Identity`] of it.
 
+mod certificate;
 mod explain;
 mod json;
 mod jwk;
@@ -15,6 +16,10 @@ mod near_miss;
 mod revocation;
 mod sas;
 
+pub use certificate::{
+    Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
+    Thumbprints, certificate_end, prove, verify_certificate,
+};
 pub use explain::{Explanation, Step, explain, inspect};
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk_set};
 pub use jwt::{JwtToken, is_kid};
@@ -100,15 +105,58 @@ pub enum TokenKind {
     Sas,
     /// A JSON Web Token.
     Jwt,
+    /// A client certificate, and no token.
+    Certificate,
+    /// A shared access signature, over a connection with the device's client certificate.
+    CertificateAndSas,
+    /// A JSON Web Token, over a connection with the device's client certificate.
+    CertificateAndJwt,
 }
 
 impl TokenKind {
-    /// `sas` or `jwt`.
+    /// All of them, under the words that `accept` has for them.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("sas", Self::Sas),
+        ("jwt", Self::Jwt),
+        ("certificate", Self::Certificate),
+        ("certificate+sas", Self::CertificateAndSas),
+        ("certificate+jwt", Self::CertificateAndJwt),
+    ];
+
+    /// Its word in `accept`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sas => "sas",
             Self::Jwt => "jwt",
+            Self::Certificate => "certificate",
+            Self::CertificateAndSas => "certificate+sas",
+            Self::CertificateAndJwt => "certificate+jwt",
         }
+    }
+
+    /// The kind of its token; `None`: it has none.
+    pub fn token(self) -> Option<Self> {
+        match self {
+            Self::Sas | Self::CertificateAndSas => Some(Self::Sas),
+            Self::Jwt | Self::CertificateAndJwt => Some(Self::Jwt),
+            Self::Certificate => None,
+        }
+    }
+
+    /// The same token, and a certificate with it.
+    #[must_use]
+    pub fn with_certificate(self) -> Self {
+        match self {
+            Self::Sas | Self::CertificateAndSas => Self::CertificateAndSas,
+            Self::Jwt | Self::CertificateAndJwt => Self::CertificateAndJwt,
+            Self::Certificate => Self::Certificate,
+        }
+    }
+
+    /// Whether a list of accepted kinds takes this one: as it is, with a certificate that may still have to be asked
+    /// for, or by its token alone.
+    pub fn is_taken_by(self, accept: &[Self]) -> bool {
+        accept.iter().any(|kind| *kind == self || self.token().is_some() && kind.token() == self.token())
     }
 }
 
@@ -156,6 +204,7 @@ pub struct Identity {
     policy: Option<Arc<str>>,
     rights: Rights,
     narrowing: Option<Narrowing>,
+    certificate_binding: Option<[u8; 32]>,
 }
 
 impl Identity {
@@ -217,6 +266,12 @@ impl Identity {
     /// What the token itself narrows the device's scope to.
     pub fn narrowing(&self) -> Option<&Narrowing> {
         self.narrowing.as_ref()
+    }
+
+    /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever
+    /// lets the device in must see that certificate.
+    pub fn certificate_binding(&self) -> Option<&[u8; 32]> {
+        self.certificate_binding.as_ref()
     }
 }
 
@@ -292,7 +347,7 @@ fn verify_traced(
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
-    if !rules.accept.contains(&credential.kind()) {
+    if !credential.kind().is_taken_by(&rules.accept) {
         let detail = format!("`accept` under [credentials] does not hold {:?}.", credential.kind().as_str());
         return Err(Refused::new(Denial::CredentialKindNotAccepted, detail).about(credential.token_id(), None));
     }

@@ -252,6 +252,7 @@ pub(super) fn verify(
         policy: signer.policy,
         rights: signer.rights,
         narrowing: None,
+        certificate_binding: None,
     })
 }
 

@@ -27,7 +27,14 @@ pub(super) fn keyring(key: VerifyingKey) -> Keyring {
     let secondary = SecretKey::parse(KEY, KeyEncoding::Base64).ok();
     let keys = Slots { primary: SecretKey::from_bytes(b"another key of the same device").ok(), secondary };
     let mut ring = Keyring::builder();
-    let device = Device { keys, enabled: true, accept: None, token_lifetime_max: None, scope: ScopeIndex(0) };
+    let device = Device {
+        keys,
+        thumbprints: Thumbprints::default(),
+        enabled: true,
+        accept: None,
+        token_lifetime_max: None,
+        scope: ScopeIndex(0),
+    };
     ring.add_device(id("pump-17"), device).expect("new");
     ring.add_issuer(Issuer {
         name: "factory".into(),

@@ -4,6 +4,7 @@
 //! cannot decide, it refuses with [`Denial::Unavailable`], so that an honest device tries again.
 
 mod backoff;
+mod certificate;
 mod config;
 mod limiter;
 mod names;
@@ -21,11 +22,12 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     credential::{
-        Credential, Facts, Found, Identity, Keyring, Refused, RevocationList, Rights, ScopeIndex, VerifyRules, verify,
+        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Refused, RevocationList, Rights, ScopeIndex,
+        VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
-    id::DeviceId,
-    policy::{Grant, Scope, ScopeTemplate, TokenKind},
+    id::{DeviceId, TokenId},
+    policy::{Grant, Scope, ScopeTemplate, ShownCertificate, TokenKind},
     time::{UnixSeconds, format_duration},
     topic::TopicName,
 };
@@ -68,6 +70,8 @@ pub struct Admission<'a> {
     pub user_name: Option<&'a str>,
     /// The token.
     pub password: Option<&'a [u8]>,
+    /// The client certificate of the connection.
+    pub certificate: Option<&'a Arc<PeerCertificate>>,
     /// How client id and user name are read on this listener.
     pub profile: Profile,
     /// The will, where there is one.
@@ -130,7 +134,12 @@ impl Gate {
         old
     }
 
-    /// Counts changes of identities and list. A session that was registered before it reads the same epoch as its
+    /// Authorities of client certificates were replaced: who is being admitted is asked again.
+    pub fn authorities_changed(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts changes of identities, list and authorities. A session that was registered before it reads the same epoch as its
     /// admission did has missed no change; else it is asked again ([`recheck`](Self::recheck)).
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -173,22 +182,26 @@ impl Gate {
         let device = names::device_of_client_id(request.client_id, request.profile)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
         let credential = read_credential(request).map_err(about)?;
+        let shown_as = credential.as_ref().map_or_else(|| certificate_id(request), |token| Some(token.token_id()));
         if let Some(name) = request.user_name {
             names::check_user_name(name, &device, &self.rules.hosts, request.profile)
-                .map_err(|refused| refused.about(credential.token_id(), Some(&device)))?;
+                .map_err(|refused| Refused { token_id: refused.token_id.or(shown_as), ..about(refused) })?;
         }
-        let identity = verify(&credential, Some(&device), identities.keyring(), &self.rules, now).map_err(about)?;
+        let identity = self.identify(request, credential.as_ref(), &device, identities, now).map_err(about)?;
         let about = |refused: Refused| refused.about(identity.token_id(), Some(identity.device()));
         if *identity.device() != device {
             let detail = format!("The token is of {}; the client id is {device}.", identity.device());
             return Err(about(Refused::new(Denial::DeviceMismatch, detail)));
         }
-        if let Some(hit) = list.matches(&facts_of_identity(&identity), now) {
+        let homeless =
+            || about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."));
+        let found = identities.keyring.find(&device).ok_or_else(homeless)?;
+        let certificate =
+            certificate::check(request.certificate, &identity, &found, &self.rules, now).map_err(about)?;
+        let grant = self.grant(&identity, certificate, identities).ok_or_else(homeless)?;
+        if let Some(hit) = hit(list, &grant, now) {
             return Err(about(Refused::new(Denial::Revoked, hit.to_string())));
         }
-        let grant = self.grant(&identity, identities).ok_or_else(|| {
-            about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."))
-        })?;
         if let Some(will) = &request.will {
             check_will(will, &grant.scope).map_err(about)?;
         }
@@ -202,11 +215,17 @@ impl Gate {
         let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
             return Some(CloseReason::InternalError);
         };
-        if list.matches(&grant.facts(), now).is_some() {
+        if hit(list, grant, now).is_some() {
             return Some(CloseReason::Revoked);
         }
         if !self.still_given(grant, identities) {
             return Some(CloseReason::GrantWithdrawn);
+        }
+        if now < grant.closes_at
+            && let Err(refused) = certificate::still_holds(grant, identities, now)
+        {
+            let is_revoked = refused.denial == Denial::Revoked;
+            return Some(if is_revoked { CloseReason::Revoked } else { CloseReason::GrantWithdrawn });
         }
         (now >= grant.closes_at).then_some(CloseReason::Expired)
     }
@@ -214,24 +233,59 @@ impl Gate {
     /// Why a session that was admitted with this grant was ended, in one sentence for the operator.
     pub fn why_ended(&self, grant: &Grant, reason: CloseReason, now: UnixSeconds) -> String {
         match reason {
+            CloseReason::Expired if grant.closes_at < grant.expires_at.plus(self.rules.clock_skew) => {
+                let ended = UnixSeconds(grant.closes_at.0.saturating_sub(1));
+                format!("The client certificate ended at {ended}.")
+            }
             CloseReason::Expired => {
                 let skew = format_duration(self.config.clock_skew);
                 format!("The token expired at {}, and the clock skew of {skew} after it is over.", grant.expires_at)
             }
             CloseReason::Revoked => {
                 let list = self.revocations.load();
-                let hit = list.as_deref().and_then(|list| list.matches(&grant.facts(), now));
-                hit.map_or_else(String::new, |hit| hit.to_string())
+                let hit = list.as_deref().and_then(|list| hit(list, grant, now));
+                hit.map_or_else(|| self.why_certificate_fails(grant, now), |hit| hit.to_string())
             }
             CloseReason::GrantWithdrawn => {
                 let identities = self.identities.load();
-                identities.as_deref().map_or_else(String::new, |identities| why_withdrawn(grant, identities).to_owned())
+                let Some(identities) = identities.as_deref() else { return String::new() };
+                match self.still_given(grant, identities) {
+                    true => self.why_certificate_fails(grant, now),
+                    false => why_withdrawn(grant, identities).to_owned(),
+                }
             }
             _ => String::new(),
         }
     }
 
-    fn grant(&self, identity: &Identity, identities: &Identities) -> Option<Grant> {
+    /// Who a token proves; without one, who the certificate does.
+    fn identify(
+        &self,
+        request: &Admission<'_>,
+        credential: Option<&Credential<'_>>,
+        device: &DeviceId,
+        identities: &Identities,
+        now: UnixSeconds,
+    ) -> Result<Identity, Refused> {
+        match (credential, request.certificate) {
+            (Some(credential), _) => verify(credential, Some(device), identities.keyring(), &self.rules, now),
+            (None, Some(peer)) => verify_certificate(peer, device, identities.keyring(), &self.rules, now),
+            (None, None) => Err(Refused::new(Denial::CredentialMissing, "CONNECT has no password.")),
+        }
+    }
+
+    fn why_certificate_fails(&self, grant: &Grant, now: UnixSeconds) -> String {
+        let identities = self.identities.load();
+        let refused = identities.as_deref().and_then(|all| certificate::still_holds(grant, all, now).err());
+        refused.map_or_else(String::new, |refused| refused.detail)
+    }
+
+    fn grant(
+        &self,
+        identity: &Identity,
+        (kind, certificate): (TokenKind, Option<ShownCertificate>),
+        identities: &Identities,
+    ) -> Option<Grant> {
         let mut scope = identities.scope_of(identity.device())?.bounded_by(identity.rights());
         if let Some(narrowing) = identity.narrowing() {
             scope = scope.narrowed_to(narrowing.publish.as_deref(), narrowing.subscribe.as_deref());
@@ -240,16 +294,27 @@ impl Gate {
             device: identity.device().clone(),
             scope,
             expires_at: identity.expires_at(),
-            closes_at: identity.expires_at().plus(self.rules.clock_skew),
+            closes_at: closes_at(identity, certificate.as_ref(), &self.rules),
             token_id: identity.token_id(),
             jti: identity.jti().cloned(),
-            kind: identity.kind(),
+            kind,
             key: identity.key().clone(),
             key_fingerprint: identity.key_fingerprint(),
             issuer: identity.issuer().cloned(),
             policy: identity.policy().cloned(),
             issued_at: identity.issued_at(),
+            certificate,
         })
+    }
+
+    fn still_accepts(&self, found: Found<'_>, grant: &Grant) -> bool {
+        match grant.kind {
+            TokenKind::Certificate => found.accepts_certificate_alone(&self.rules.accept),
+            kind => {
+                let needs_more = kind.token() == Some(kind) && found.needs_certificate(kind, &self.rules.accept);
+                found.accepts(kind) && kind.is_taken_by(&self.rules.accept) && !needs_more
+            }
+        }
     }
 
     /// Whether device, key and scope are what they were, or wider.
@@ -261,17 +326,44 @@ impl Gate {
         };
         let scope = identities.scope_of_found(found, &grant.device).zip(rights);
         found.is_enabled()
-            && found.accepts(grant.kind)
-            && self.rules.accept.contains(&grant.kind)
+            && self.still_accepts(found, grant)
             && identities.keyring.holds(&grant.key, grant.key_fingerprint)
             && own_key_if_it_has_one(found, grant)
             && scope.is_some_and(|(scope, rights)| scope.bounded_by(rights).includes(&grant.scope))
     }
 }
 
-fn read_credential<'a>(request: &Admission<'a>) -> Result<Credential<'a>, Refused> {
-    let missing = || Refused::new(Denial::CredentialMissing, "CONNECT has no password.");
-    Credential::parse(request.password.ok_or_else(missing)?)
+/// `None`: there is no token, and a certificate that may do without one.
+fn read_credential<'a>(request: &Admission<'a>) -> Result<Option<Credential<'a>>, Refused> {
+    match request.password {
+        Some(password) if !password.is_empty() || request.certificate.is_none() => {
+            Credential::parse(password).map(Some)
+        }
+        None if request.certificate.is_none() => {
+            Err(Refused::new(Denial::CredentialMissing, "CONNECT has no password."))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn certificate_id(request: &Admission<'_>) -> Option<TokenId> {
+    request.certificate.map(|peer| peer.thumbprint().token_id())
+}
+
+/// A token is good for the clock skew longer; a certificate to its last second, and what hangs on it no longer.
+fn closes_at(identity: &Identity, certificate: Option<&ShownCertificate>, rules: &VerifyRules) -> UnixSeconds {
+    let ends = certificate.and_then(ShownCertificate::ends);
+    match (identity.kind(), ends) {
+        (TokenKind::Certificate, Some(ends)) => ends,
+        (_, ends) => {
+            let closes_at = identity.expires_at().plus(rules.clock_skew);
+            ends.map_or(closes_at, |ends| ends.min(closes_at))
+        }
+    }
+}
+
+fn hit<'l>(list: &'l RevocationList, grant: &Grant, now: UnixSeconds) -> Option<Hit> {
+    grant.all_facts().find_map(|facts| list.matches(&facts, now))
 }
 
 fn why_withdrawn(grant: &Grant, identities: &Identities) -> &'static str {
@@ -288,7 +380,7 @@ fn why_withdrawn(grant: &Grant, identities: &Identities) -> &'static str {
 
 /// A device that was given keys of its own no longer connects with the one that its group derives.
 fn own_key_if_it_has_one(found: Found<'_>, grant: &Grant) -> bool {
-    let by_group = grant.kind == TokenKind::Sas && grant.key.as_str().starts_with("group:");
+    let by_group = grant.kind.token() == Some(TokenKind::Sas) && grant.key.as_str().starts_with("group:");
     !by_group || found.device.is_none_or(|device| device.keys.is_empty())
 }
 
@@ -306,19 +398,6 @@ fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
         }
         // No full topic above DEBUG.
         Err(_) => Err(refused("The will's topic is in no filter of the device's `publish`.".into())),
-    }
-}
-
-fn facts_of_identity(identity: &Identity) -> Facts<'_> {
-    Facts {
-        token_id: identity.token_id(),
-        jti: identity.jti().map(|jti| &**jti),
-        issuer: identity.issuer().map(|name| &**name),
-        policy: identity.policy().map(|name| &**name),
-        device: identity.device(),
-        key: identity.key(),
-        issued_at: identity.issued_at(),
-        expires_at: identity.expires_at(),
     }
 }
 

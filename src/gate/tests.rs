@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     credential::{
         Algorithm, Device, Group, Issuer, JwtClaims, KeyEncoding, Policy, Resource, SecretKey, SigningKey, Slots,
-        VerifyingKey, mint_jwt, mint_sas,
+        Thumbprints, VerifyingKey, mint_jwt, mint_sas,
     },
     policy::FilterTemplate,
 };
@@ -26,7 +26,8 @@ fn key(bytes: &[u8]) -> Option<SecretKey> {
 }
 
 fn device(keys: Slots) -> Device {
-    Device { keys, enabled: true, accept: None, token_lifetime_max: None, scope: ScopeIndex(0) }
+    let thumbprints = Thumbprints::default();
+    Device { keys, thumbprints, enabled: true, accept: None, token_lifetime_max: None, scope: ScopeIndex(0) }
 }
 
 fn template(publish: &[&str], subscribe: &[&str]) -> ScopeTemplate {
@@ -147,7 +148,8 @@ fn jwt(claims: &JwtClaims) -> String {
 }
 
 fn ask<'a>(client_id: &'a str, token: &'a str) -> Admission<'a> {
-    Admission { client_id, user_name: None, password: Some(token.as_bytes()), profile: Profile::Strict, will: None }
+    let password = Some(token.as_bytes());
+    Admission { client_id, user_name: None, password, certificate: None, profile: Profile::Strict, will: None }
 }
 
 /// The denial, or the key that verified.

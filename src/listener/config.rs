@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{gate::Profile, size::Bytes};
+use crate::{
+    credential::{ClientAuth, StaleList},
+    gate::Profile,
+    size::Bytes,
+};
 
 /// One `[[listener]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +25,44 @@ pub enum Transport {
     /// Plain TCP.
     Tcp,
     /// TLS 1.2 and 1.3.
-    Tls {
-        /// PEM: the server's certificate, then those between it and the root.
-        certificate: PathBuf,
-        /// PEM: its key, PKCS#8, SEC1 or PKCS#1.
-        private_key: PathBuf,
-    },
+    Tls(TlsFiles),
+}
+
+/// What TLS needs of the disk; each is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the server's certificate, then those between it and the root.
+    pub certificate: PathBuf,
+    /// PEM: its key, PKCS#8, SEC1 or PKCS#1.
+    pub private_key: PathBuf,
+    /// `client_auth`; absent: nobody is asked for a certificate.
+    pub clients: Option<ClientFiles>,
+}
+
+/// Certificates of clients: whether they are asked for, and whom is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// `client_auth`.
+    pub demand: ClientAuth,
+    /// PEM: authorities. Without, a certificate counts by its thumbprint alone.
+    pub ca: Option<PathBuf>,
+    /// PEM: their revocation lists, one for each authority of a chain.
+    pub crl: Option<PathBuf>,
+    /// What a list that is out of date is good for.
+    pub stale_crl: StaleList,
+}
+
+impl TlsFiles {
+    /// Certificate and key, with nobody asked for a certificate.
+    pub fn server_only(certificate: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
+        Self { certificate: certificate.into(), private_key: private_key.into(), clients: None }
+    }
+
+    /// Every file.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let clients = self.clients.iter().flat_map(|clients| clients.ca.iter().chain(&clients.crl));
+        [&self.certificate, &self.private_key].into_iter().chain(clients).cloned().collect()
+    }
 }
 
 /// `[limits]`: what a peer may take.

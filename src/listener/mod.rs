@@ -3,10 +3,11 @@
 mod config;
 mod stream;
 mod tls;
+mod witness;
 
-pub use config::{LimitsConfig, ListenerConfig, Transport};
+pub use config::{ClientFiles, LimitsConfig, ListenerConfig, TlsFiles, Transport};
 pub use stream::Stream;
-pub use tls::{Acceptor, TlsFileError, acceptor};
+pub use tls::{Accepted, Acceptor, HandshakeError, Reloaded, Tls, TlsFileError};
 
 use std::{
     io,

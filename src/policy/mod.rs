@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 pub use crate::credential::{Rights, TokenKind};
 
 use crate::{
-    credential::Facts,
+    credential::{Facts, PeerCertificate},
     denial::Denial,
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
@@ -216,10 +216,52 @@ pub struct Grant {
     pub policy: Option<Arc<str>>,
     /// `iat` of a JWT. For SAS, which has none: `se` − the longest lifetime its key may give, where there is a limit.
     pub issued_at: Option<UnixSeconds>,
+    /// The client certificate of its connection, where there is one.
+    pub certificate: Option<ShownCertificate>,
+}
+
+/// A client certificate, and what a grant needed it for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// The certificate.
+    pub peer: Arc<PeerCertificate>,
+    /// Why it counts.
+    pub role: CertificateRole,
+}
+
+/// What a grant needed a client certificate for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateRole {
+    /// Nothing: it came with the connection.
+    Shown,
+    /// The token is bound to it (`cnf`, RFC 8705).
+    Bound,
+    /// It proves the device, alone or beside a token, or the listener lets nobody in without.
+    Trusted,
+}
+
+impl ShownCertificate {
+    /// From this second on it proves nothing (RFC 5280 §4.1.2.5: the last second is valid); `None`: nothing hangs on it.
+    pub fn ends(&self) -> Option<UnixSeconds> {
+        (self.role != CertificateRole::Shown).then(|| UnixSeconds(self.peer.not_after().0.saturating_add(1)))
+    }
 }
 
 impl Grant {
-    /// What the revocation list looks at.
+    /// The certificate that the grant hangs on, as the revocation list names it, where it is not the token itself.
+    pub fn certificate_id(&self) -> Option<TokenId> {
+        let held = self.certificate.as_ref().filter(|held| held.role != CertificateRole::Shown)?;
+        Some(held.peer.thumbprint().token_id()).filter(|id| *id != self.token_id)
+    }
+
+    /// What the revocation list looks at: the token, and the certificate beside it.
+    pub fn all_facts(&self) -> impl Iterator<Item = Facts<'_>> {
+        let facts = self.facts();
+        let beside = self.certificate_id().map(|token_id| Facts { token_id, ..facts });
+        std::iter::once(facts).chain(beside)
+    }
+
+    /// What the revocation list looks at of the token.
     pub fn facts(&self) -> Facts<'_> {
         Facts {
             token_id: self.token_id,

@@ -1,7 +1,7 @@
 //! From accept() to the end of CONNECT: whoever comes is bounded in time and memory until it is known, each in a task
 //! of its own, and moves to its home shard once it is.
 
-use std::{borrow::Cow, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{borrow::Cow, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,11 +11,12 @@ use tokio::{
 
 use super::{Door, Shard, Site, connection, home_of};
 use crate::{
-    credential::Refused,
+    credential::{PeerCertificate, Refused},
     denial::Denial,
     gate::{Admission, Judged, Profile, WillTopic},
+    id::TokenId,
     journal::{Who, printable},
-    listener::{Acceptor, Place, Standing, Stream},
+    listener::{Accepted, Acceptor, HandshakeError, Place, Standing, Stream},
     meter::{BANS, CONNECTS},
     packet::{
         Connect, PacketType, ProblemInformation, ProtocolVersion, connect_answer_version, next_frame, parse_connect,
@@ -136,12 +137,12 @@ async fn greet(shard: Rc<Shard>, mut arrival: Arrival) {
     let limit = shard.site.limits.connect_timeout;
     let heard = timeout(limit, hear(&shard, arrival.socket, tls)).await;
     match heard {
-        Ok(Ok(Heard { stream, connect, unread })) => {
-            let caller = Caller { peer, profile, place: arrival.place };
+        Ok(Ok(Heard { stream, certificate, connect, unread })) => {
+            let caller = Caller { peer, profile, certificate, place: arrival.place };
             decide(&shard, stream, connect, unread, caller, verdict).await;
         }
-        Ok(Err(Unheard::Refused { denial, stream, answer, detail })) => {
-            let who = Who { device: "", peer, token_id: None };
+        Ok(Err(Unheard::Refused { denial, stream, answer, detail, token_id })) => {
+            let who = Who { device: "", peer, token_id };
             shard.site.journal.connect_refused(&who, denial, &detail);
             if let Some(stream) = stream {
                 close_gently(*stream, &answer).await;
@@ -155,6 +156,7 @@ async fn greet(shard: Rc<Shard>, mut arrival: Arrival) {
 /// A whole CONNECT.
 struct Heard {
     stream: Stream,
+    certificate: Option<Arc<PeerCertificate>>,
     connect: Connect,
     unread: Vec<u8>,
 }
@@ -162,22 +164,26 @@ struct Heard {
 /// What came instead of a CONNECT.
 enum Unheard {
     /// Something that has to be refused, and in which words.
-    Refused { denial: Denial, stream: Option<Box<Stream>>, answer: Vec<u8>, detail: Cow<'static, str> },
+    Refused {
+        denial: Denial,
+        stream: Option<Box<Stream>>,
+        answer: Vec<u8>,
+        detail: Cow<'static, str>,
+        /// The fingerprint of its certificate, where that is what is refused.
+        token_id: Option<TokenId>,
+    },
     /// Nothing, or an end in the middle.
     Gone(&'static str),
 }
 
 async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result<Heard, Unheard> {
-    let mut stream = match tls {
-        None => Stream::tcp(socket),
-        Some(acceptor) => acceptor.accept(socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Unheard::Gone("within the TLS handshake"),
-            _ => Unheard::Refused {
-                denial: Denial::Malformed,
-                stream: None,
-                answer: Vec::new(),
-                detail: format!("the TLS handshake failed: {error}").into(),
-            },
+    let Accepted { mut stream, certificate } = match tls {
+        None => Accepted { stream: Stream::tcp(socket), certificate: None },
+        Some(acceptor) => acceptor.accept(socket).await.map_err(|error| match error {
+            HandshakeError::Gone => Unheard::Gone("within the TLS handshake"),
+            HandshakeError::Refused(Refused { denial, detail, token_id, .. }) => {
+                Unheard::Refused { denial, stream: None, answer: Vec::new(), detail: detail.into(), token_id }
+            }
         })?,
     };
     let bytes_max = shard.site.limits.connect_packet_size_max.get();
@@ -188,14 +194,15 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
             Ok(Some(frame)) if frame.packet_type() == PacketType::Connect => {
                 let used = frame.bytes().len();
                 return match parse_connect(frame) {
-                    Ok(connect) => Ok(Heard { stream, connect, unread: buffer.split_off(used) }),
+                    Ok(connect) => Ok(Heard { stream, certificate, connect, unread: buffer.split_off(used) }),
                     Err(error) => {
                         let mut answer = Vec::new();
                         if let Some(version) = connect_answer_version(frame) {
                             write_refusal(version, error.denial(), ProblemInformation::Requested, &mut answer);
                         }
                         let stream = Some(Box::new(stream));
-                        Err(Unheard::Refused { denial: error.denial(), stream, answer, detail: error.what().into() })
+                        let (denial, detail) = (error.denial(), error.what().into());
+                        Err(Unheard::Refused { denial, stream, answer, detail, token_id: None })
                     }
                 };
             }
@@ -212,12 +219,14 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
 }
 
 fn unheard(denial: Denial, stream: Stream, detail: &'static str) -> Unheard {
-    Unheard::Refused { denial, stream: Some(Box::new(stream)), answer: Vec::new(), detail: detail.into() }
+    let (stream, detail) = (Some(Box::new(stream)), detail.into());
+    Unheard::Refused { denial, stream, answer: Vec::new(), detail, token_id: None }
 }
 
 struct Caller {
     peer: SocketAddr,
     profile: Profile,
+    certificate: Option<Arc<PeerCertificate>>,
     place: Place,
 }
 
@@ -227,7 +236,7 @@ async fn decide(
     mut stream: Stream,
     connect: Connect,
     unread: Vec<u8>,
-    Caller { peer, profile, place }: Caller,
+    Caller { peer, profile, certificate, place }: Caller,
     verdict: Option<Denial>,
 ) {
     let site = &shard.site;
@@ -237,7 +246,8 @@ async fn decide(
         |denial: &Denial| *denial == Denial::ConnectionQuota && site.registry.of_device(&connect.client_id).is_some();
     let admitted = match verdict.filter(|denial| !takes_over(denial)) {
         Some(denial) => Err((denial, None, String::new())),
-        None => admit(shard, &connect, profile, peer).map_err(|r| (r.denial, r.token_id, r.detail)),
+        None => admit(shard, &connect, &admission(&connect, certificate.as_ref(), profile), peer)
+            .map_err(|r| (r.denial, r.token_id, r.detail)),
     };
     match admitted {
         Ok(grant) => {
@@ -263,14 +273,14 @@ async fn decide(
 }
 
 /// Asks the gate, within what an address may cost from which somebody guesses.
-fn admit(shard: &Shard, connect: &Connect, profile: Profile, peer: SocketAddr) -> Result<Grant, Refused> {
+fn admit(shard: &Shard, connect: &Connect, request: &Admission<'_>, peer: SocketAddr) -> Result<Grant, Refused> {
     let Site { gate, backoff, .. } = &*shard.site;
-    let password = admission(connect, profile).password;
-    let is_costly = || password.is_some_and(|password| gate.is_costly(password));
+    // A certificate alone costs a chain of signatures.
+    let is_costly = || request.password.map_or(request.certificate.is_some(), |password| gate.is_costly(password));
     if !backoff.allows_check(peer.ip(), is_costly, shard.site.now()) {
         return Err(Refused::new(Denial::CheckRate, "The token was not looked at."));
     }
-    ask_gate(shard, connect, profile).map_err(|refused| {
+    ask_gate(shard, connect, request).map_err(|refused| {
         let Judged { refused, ban_begins } = backoff.judge(peer.ip(), refused, shard.site.now());
         if ban_begins {
             metrics::counter!(BANS).increment(1);
@@ -280,7 +290,7 @@ fn admit(shard: &Shard, connect: &Connect, profile: Profile, peer: SocketAddr) -
     })
 }
 
-fn ask_gate(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant, Refused> {
+fn ask_gate(shard: &Shard, connect: &Connect, request: &Admission<'_>) -> Result<Grant, Refused> {
     // MQTT 5.0 §4.12: a method that is not served.
     if let Some(method) = &connect.authentication_method
         && !AUTHENTICATION_METHODS.contains(&method.as_str())
@@ -288,10 +298,10 @@ fn ask_gate(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant,
         let detail = format!("The authentication method is {method:?}.");
         return Err(Refused::new(Denial::AuthenticationMethodUnknown, detail));
     }
-    let grant = shard.site.gate.admit(&admission(connect, profile), shard.site.clock.now())?;
+    let grant = shard.site.gate.admit(request, shard.site.clock.now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
     if connect.version == ProtocolVersion::V5_0
-        && let Err(denial) = shard.site.session_limits(profile, &grant.scope).check_will(connect)
+        && let Err(denial) = shard.site.session_limits(request.profile, &grant.scope).check_will(connect)
     {
         let refused = Refused::new(denial, "The will asks for what CONNACK would not offer.");
         return Err(refused.about(grant.token_id, Some(&grant.device)));
@@ -299,7 +309,11 @@ fn ask_gate(shard: &Shard, connect: &Connect, profile: Profile) -> Result<Grant,
     Ok(grant)
 }
 
-fn admission(connect: &Connect, profile: Profile) -> Admission<'_> {
+fn admission<'a>(
+    connect: &'a Connect,
+    certificate: Option<&'a Arc<PeerCertificate>>,
+    profile: Profile,
+) -> Admission<'a> {
     // MQTT 5.0 §3.1.2.11.9: a token may come as authentication data instead of the password.
     let by_method = connect.authentication_method.is_some();
     let password = if by_method { connect.authentication_data.as_ref() } else { connect.password.as_ref() };
@@ -307,6 +321,7 @@ fn admission(connect: &Connect, profile: Profile) -> Admission<'_> {
         client_id: &connect.client_id,
         user_name: connect.user_name.as_deref(),
         password: password.map(|p| p.as_bytes()),
+        certificate,
         profile,
         will: connect.will.as_ref().map(|w| WillTopic { topic: &w.topic, qos: w.qos as u8, retain: w.retain }),
     }

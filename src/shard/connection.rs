@@ -141,9 +141,9 @@ fn session_cell(shard: &Shard, (who, live): (SessionRef, &Arc<Live>), session: S
     let grant = &live.grant;
     let closes_at = site.clock.tick_of(grant.closes_at);
     let stamp = if shard.stamps {
-        let by = match (grant.kind, &grant.issuer) {
-            (TokenKind::Jwt, Some(issuer)) => format!("jwt/{issuer}"),
-            (kind, _) => format!("{}/{}", kind.as_str(), grant.key.slot()),
+        let by = match &grant.issuer {
+            Some(issuer) => format!("{}/{issuer}", grant.kind.as_str()),
+            None => format!("{}/{}", grant.kind.as_str(), grant.key.slot()),
         };
         session_stamp(grant.device.as_str(), &site.gateway, &by)
     } else {
@@ -158,9 +158,9 @@ fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
     let live = &cell.live;
     let state = &mut *cell.state.borrow_mut();
     state.session.connack(SessionPresent::No, &mut state.out);
-    let slot = match live.grant.kind {
-        TokenKind::Sas => live.grant.key.slot().to_owned(),
-        TokenKind::Jwt => "jwt".into(),
+    let slot = match live.grant.kind.token() {
+        Some(TokenKind::Jwt) => "jwt".into(),
+        _ => live.grant.key.slot().to_owned(),
     };
     metrics::counter!(meter::TOKENS_VERIFIED, "kind" => live.grant.kind.as_str(), "key_slot" => slot).increment(1);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);

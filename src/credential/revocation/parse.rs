@@ -270,7 +270,7 @@ fn read_token(text: &str) -> Result<What, String> {
 }
 
 fn read_key(name: &str) -> Result<What, String> {
-    let known = ["device:", "policy:", "group:", "issuer:"].iter().any(|kind| name.starts_with(kind));
+    let known = ["device:", "policy:", "group:", "issuer:", "certificate:"].iter().any(|kind| name.starts_with(kind));
     match name.rsplit_once('/') {
         Some((owner, slot)) if known && !slot.is_empty() => Ok(What::Key(KeyName::new(owner, slot))),
         _ => Err("`key` is not device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT or issuer:NAME/KID.".into()),
