@@ -160,7 +160,7 @@ impl Drop for ShardMeter {
 /// What an operator should look at by daylight, for as long as it lasts: `tollgate_alarm{kind}`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Alarm {
-    /// The revocation list has a bad line or cannot be read.
+    /// The revocation list has a bad line, cannot be read, is refused, too old, or empty all of a sudden.
     List,
     /// `identities.toml` has a mistake: the last good one is in force.
     Identities,
@@ -228,7 +228,7 @@ pub const REVOCATION_CUT_SECONDS: &str = "tollgate_revocation_cut_seconds";
 pub const ALARM: &str = "tollgate_alarm";
 /// `tollgate_revocations`: entries in force.
 pub const REVOCATIONS: &str = "tollgate_revocations";
-/// `tollgate_revocation_list_age_seconds`: since the list in force was loaded.
+/// `tollgate_revocation_list_age_seconds`: since the list in force was signed, or, where it is not, loaded.
 pub const REVOCATION_LIST_AGE_SECONDS: &str = "tollgate_revocation_list_age_seconds";
 /// `tollgate_certificate_not_after_seconds{file}`: when a listener's certificate ends, in seconds since 1970.
 pub const CERTIFICATE_NOT_AFTER_SECONDS: &str = "tollgate_certificate_not_after_seconds";
@@ -322,8 +322,11 @@ fn describe_all() {
     describe_histogram!(REVOCATION_CUT_SECONDS, "From a change applied to a session concerned closed.");
     describe_gauge!(ALARM, "1 while it lasts.");
     describe_gauge!(REVOCATIONS, "Entries of the revocation list in force.");
-    describe_gauge!(REVOCATION_LIST_AGE_SECONDS, "Seconds since the revocation list in force was loaded.");
     describe_gauge!(CERTIFICATE_NOT_AFTER_SECONDS, "When a listener's certificate ends, in seconds since 1970.");
+    describe_gauge!(
+        REVOCATION_LIST_AGE_SECONDS,
+        "Seconds since the revocation list in force was signed, or else loaded."
+    );
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_VERIFIED, "Tokens whose signature was verified, by kind and slot of the key.");

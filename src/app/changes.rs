@@ -6,15 +6,17 @@ use std::{
     time::Instant,
 };
 
-use super::{certificates::Certificates, same_file};
+use super::{certificates::Certificates, list::List, same_file};
 use crate::{
-    config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake},
-    credential::{Replaced, RevocationList},
+    audit::{Action, Audit},
+    config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Verified},
+    credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
     feed::Follower,
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::{Shards, Site},
+    time::UnixSeconds,
 };
 
 /// Puts changes in force, one at a time.
@@ -24,7 +26,7 @@ pub(super) struct Changes {
     certificates: Certificates,
     shards: OnceLock<Shards>,
     one_at_a_time: Mutex<()>,
-    list_loaded: Mutex<Option<Instant>>,
+    list: List,
     identity_files: Mutex<Vec<PathBuf>>,
     follower: OnceLock<Follower>,
 }
@@ -36,17 +38,11 @@ pub(super) struct Outcome {
     pub(super) mistakes: Vec<String>,
 }
 
-/// What was wrong with a list that was applied all the same.
-struct LoadedLines {
-    bad_lines: Vec<Mistake>,
-    warnings: Vec<Mistake>,
-}
-
 impl Changes {
     pub(super) fn new(config: Arc<Config>, site: Arc<Site>, certificates: Certificates) -> Arc<Self> {
-        let (one_at_a_time, list_loaded, identity_files) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (one_at_a_time, list, identity_files) = (Mutex::default(), List::of(&config), Mutex::default());
         let (shards, follower) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list_loaded, identity_files, follower })
+        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list, identity_files, follower })
     }
 
     /// At the start: mistakes in the identities stop it. A list with bad lines is applied; one that cannot be read has
@@ -54,7 +50,7 @@ impl Changes {
     pub(super) fn load_all(&self) -> Result<(), Vec<Mistake>> {
         self.load_identities(Instant::now())?;
         // What is wrong with the list was logged, and has raised an alarm.
-        let _ = self.load_revocations(Instant::now());
+        let _ = self.load_revocations(Reading::Whole, Instant::now());
         Ok(())
     }
 
@@ -71,7 +67,8 @@ impl Changes {
         let changed = |file: &PathBuf| paths.iter().any(|path| same_file(path, file));
         if changed(&self.config.gateway.revocations) {
             // Logged and alarmed where it failed.
-            let _ = self.load_revocations(noticed);
+            let _ = self.load_revocations(Reading::Appended, noticed);
+            self.verify_list();
         }
         if changed(&self.config.gateway.identities) || self.identity_files().iter().any(changed) {
             let _ = self.load_identities(noticed);
@@ -109,8 +106,9 @@ impl Changes {
             Err(mistakes) => outcome.mistakes.extend(mistakes.iter().map(ToString::to_string)),
         }
         let file = self.config.gateway.revocations.display();
-        match self.load_revocations(Instant::now()) {
-            Ok(LoadedLines { bad_lines, warnings }) => {
+        self.list.looked_at();
+        match self.load_revocations(Reading::Whole, Instant::now()) {
+            Ok(LoadedRevocations { bad_lines, warnings, .. }) => {
                 outcome.applied.push(format!("revocations from {file}"));
                 outcome.warnings.extend(warnings.iter().map(ToString::to_string));
                 outcome.mistakes.extend(bad_lines.iter().map(ToString::to_string));
@@ -128,13 +126,14 @@ impl Changes {
     /// What stands in the way of serving.
     pub(super) fn missing(&self) -> Vec<String> {
         let identities = self.site.gate.identities().is_none().then(|| "identities are not loaded".to_owned());
-        let list = self.site.gate.revocations().is_none().then(|| "the revocation list cannot be read".to_owned());
+        let list = match self.site.gate.revocations() {
+            None => Some("the revocation list cannot be read, or is not signed as it must be".to_owned()),
+            Some(list) if list.is_stale(self.site.clock.now()) => {
+                Some("the signed revocation list is older than it may be".to_owned())
+            }
+            Some(_) => None,
+        };
         identities.into_iter().chain(list).collect()
-    }
-
-    /// When the list in force was loaded.
-    pub(super) fn list_loaded(&self) -> Option<Instant> {
-        *self.list_loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many devices, policies, groups and issuers, and entries of the list there are.
@@ -185,47 +184,65 @@ impl Changes {
         }
     }
 
-    fn load_revocations(&self, noticed: Instant) -> Result<LoadedLines, Mistake> {
+    fn load_revocations(&self, reading: Reading, noticed: Instant) -> Result<LoadedRevocations, Mistake> {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = &self.config.gateway.revocations;
-        let loaded = config::load_revocations(file).inspect_err(|mistake| {
-            meter::alarm(Alarm::List, AlarmState::On);
-            let kept = self.site.gate.revocations().is_some();
-            tracing::error!(kept, "{mistake}");
-        })?;
-        let LoadedRevocations { mut list, bad_lines, warnings } = loaded;
-        let old = self.site.gate.revocations();
-        bad_lines.iter().take(BAD_LINES_LOGGED).for_each(|mistake| tracing::error!("{mistake}"));
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        if let (false, Some(old)) = (bad_lines.is_empty(), &old) {
-            list = list.merge_for_safety(old);
-        }
-        meter::alarm(Alarm::List, if bad_lines.is_empty() { AlarmState::Off } else { AlarmState::On });
-        let entries = list.len();
-        let concerned = self.put_in_force(list, old.as_deref());
+        let (old, now) = (self.site.gate.revocations(), self.site.clock.now());
+        let loaded = self.list.load(reading, old.as_deref(), now)?;
+        let nothing = RevocationList::default();
+        let (list, old) = (&loaded.list, old.as_deref().unwrap_or(&nothing));
+        let concerned = self.put_in_force(list, old);
         let closed = self.cut(&concerned, noticed);
-        tracing::info!(file = %file.display(), entries, bad_lines = bad_lines.len(), closed, "revocation list in force");
-        Ok(LoadedLines { bad_lines, warnings })
+        let lifted = list.lifted(old, now);
+        self.list.came_into_force(&loaded, &lifted, now);
+        metrics::gauge!(meter::REVOCATIONS).set(list.len() as f64);
+        let (file, entries, bad_lines) =
+            (self.config.gateway.revocations.display(), list.len(), loaded.bad_lines.len());
+        let elapsed_ms = u64::try_from(noticed.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(%file, entries, bad_lines, closed, reading = ?loaded.reading, elapsed_ms, "revocation list in force");
+        if lifted.count > 0 {
+            self.tell_lifted(&lifted, now);
+        }
+        Ok(loaded)
+    }
+
+    /// Removals by hand are honoured, logged and audited.
+    fn tell_lifted(&self, lifted: &Lifted, now: UnixSeconds) {
+        let ids = lifted.ids.join(" ");
+        tracing::warn!(entries = lifted.count, ids, "entries were removed from the revocation list");
+        let more = lifted.count - lifted.ids.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let detail = format!("{} entries that were in force stand in the list no more: {ids}{more}", lifted.count);
+        let object = format!("file:{}", self.config.gateway.revocations.display());
+        Audit::open(&self.config.gateway.state_dir).note(Action::RevocationRemoved, "file", &object, &detail, now);
+    }
+
+    /// Whether lines were appended to the list and nothing else was done, as was believed when they were read.
+    pub(super) fn verify_list(&self) {
+        if self.list.verify() == Verified::Changed {
+            tracing::warn!(
+                "the revocation list changed before its end while lines were appended: it is read as a whole"
+            );
+            // Logged and alarmed where it failed.
+            let _ = self.load_revocations(Reading::Whole, Instant::now());
+        }
+    }
+
+    /// Sets what the list's age is, and the alarm that depends on it.
+    pub(super) fn watch_list(&self) {
+        self.list.watch(self.site.clock.now());
     }
 
     /// The new list, and whom it concerns. Looked for after it is in force: whoever comes later is asked by the gate.
-    fn put_in_force(&self, list: RevocationList, old: Option<&RevocationList>) -> Vec<Arc<Live>> {
-        let none = RevocationList::default();
-        let old = old.unwrap_or(&none);
-        let now = self.site.clock.now();
-        let lifted = list.lifted(old, now);
-        if lifted.count > 0 {
-            let (entries, ids) = (lifted.count, lifted.ids.join(" "));
-            tracing::warn!(entries, ids, "entries were removed from the revocation list");
-        }
-        metrics::gauge!(meter::REVOCATIONS).set(list.len() as f64);
-        *self.list_loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    fn put_in_force(&self, list: &RevocationList, old: &RevocationList) -> Vec<Arc<Live>> {
+        let freed = self.site.gate.load_revocations(Arc::new(list.clone()));
         let registry = &self.site.registry;
         // Beyond so many entries it costs less to ask every session.
         let added = list.added_since(old, registry.len().max(ENTRIES_LOOKED_FOR));
-        let freed = self.site.gate.load_revocations(Arc::new(list));
         let concerned = if added.everybody || !added.keys.is_empty() || !added.times.is_empty() {
-            self.all_sessions()
+            let now = self.site.clock.now();
+            let mut concerned = self.all_sessions();
+            concerned.retain(|live| list.revokes(&live.grant.facts(), now));
+            concerned
         } else {
             let devices = added.devices.iter().filter_map(|device| registry.of_device(device.as_str()));
             let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
@@ -260,7 +277,5 @@ impl Changes {
     }
 }
 
-/// The rest is counted: one broken export must not fill a disk.
-const BAD_LINES_LOGGED: usize = 20;
 /// A change of a few entries finds its sessions by index, however few there are.
 const ENTRIES_LOOKED_FOR: usize = 1000;

@@ -91,9 +91,7 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         metrics::gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => upstream.name.clone()).set(inflight(upstream) as f64);
     }
     metrics::gauge!(meter::BANNED_ADDRESSES).set(site.backoff.banned(site.now()) as f64);
-    if let Some(loaded) = changes.list_loaded() {
-        metrics::gauge!(meter::REVOCATION_LIST_AGE_SECONDS).set(loaded.elapsed().as_secs_f64());
-    }
+    changes.watch_list();
     let fault = site.clock.fault().is_some();
     meter::alarm(meter::Alarm::Clock, if fault { meter::AlarmState::On } else { meter::AlarmState::Off });
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);

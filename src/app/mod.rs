@@ -3,6 +3,7 @@
 mod certificates;
 mod changes;
 mod desk;
+mod list;
 mod screen;
 
 use std::{
@@ -354,6 +355,9 @@ impl Gateway {
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);
                     self.changes.certificates().look_at_dates(self.site.clock.now());
+                    let changes = self.changes.clone();
+                    // It takes the time that reading the file takes: nobody waits for it.
+                    drop(tokio::task::spawn_blocking(move || changes.verify_list()));
                 }
                 _ = kept.tick() => {
                     let clock = self.site.clock.clone();

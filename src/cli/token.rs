@@ -31,7 +31,7 @@ pub(super) fn explain(at: &ConfigFile, device: Option<&DeviceId>, json: bool) ->
     let config = at.load()?;
     let token = token_from_input()?;
     let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
-    let revocations = load_revocations(&config.gateway.revocations).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+    let revocations = load_revocations(&config, now()).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
     for bad in &revocations.bad_lines {
         eprintln!("note: {bad}");
     }

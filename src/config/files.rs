@@ -23,7 +23,7 @@ use super::{
     mistake::Mistake,
 };
 use crate::{
-    credential::{Authorities, StaleList},
+    credential::{Authorities, ListKey, StaleList},
     upstream::UpstreamKind,
 };
 
@@ -34,6 +34,8 @@ pub(super) enum FileUse {
     ServerIdentity { line: usize, certificate: PathBuf, private_key: PathBuf },
     /// Who may have signed the certificates of clients, and what was taken back.
     ClientAuthorities { lines: [usize; 2], ca: PathBuf, crl: Option<PathBuf> },
+    /// Who may have signed the revocation list.
+    ListKey { line: usize, path: PathBuf },
     /// Who may have signed a hub's certificate.
     Authorities { line: usize, path: PathBuf },
     /// What the pool says to a hub; `upstream` is its place in the list.
@@ -74,6 +76,10 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                         .map(|(of, fault)| at(if of == Of::Authorities { ca_line } else { crl_line }, fault)),
                 );
             }
+            FileUse::ListKey { line, path } => match read_list_key(path) {
+                Ok(key) => config.list_rules.iter_mut().for_each(|rules| rules.keys.push(key.clone())),
+                Err(fault) => findings.mistakes.push(at(*line, fault)),
+            },
             FileUse::Authorities { line, path } => {
                 findings.mistakes.extend(read_certificates(path).err().map(|fault| at(*line, fault)));
             }
@@ -114,6 +120,14 @@ pub(super) fn check_mode(path: &Path) -> Result<(), Fault> {
     }
     let what = format!("holds a secret, and its mode {mode:04o} lets group or others at it");
     Err(fault(path, &what, &format!("Run: chmod 600 {}", path.display())))
+}
+
+fn read_list_key(path: &Path) -> Result<ListKey, Fault> {
+    let pem = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    ListKey::from_pem(&pem).map_err(|error| {
+        let remedy = "It must hold an Ed25519 public key in PEM, as `tollgate revocations keygen` makes one.";
+        fault(path, &format!("is no key that signs lists: {error}"), remedy)
+    })
 }
 
 fn check_server_identity(certificate: &Path, private_key: &Path) -> Vec<Fault> {

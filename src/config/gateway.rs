@@ -17,6 +17,7 @@ use super::{
     upstreams::read_upstreams,
 };
 use crate::{
+    credential::{ListRules, WhenStale},
     gate::{GateConfig, Profile},
     listener::{LimitsConfig, ListenerConfig, Transport},
     policy::TokenKind,
@@ -33,6 +34,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[gateway]` names and `[credentials]`.
     pub gate: GateConfig,
+    /// `revocation_keys` and its like under `[credentials]`; `None`: the list need not be signed.
+    pub list_rules: Option<ListRules>,
     /// Every `[[listener]]`.
     pub listeners: Vec<ListenerConfig>,
     /// `[limits]` and `[session]`.
@@ -124,13 +127,15 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let mut files = Vec::new();
 
     let (gateway, mut gate) = read_gateway(&notes, &file);
+    let list_rules = read_list_rules(&notes, &file, &mut files);
     let admin = read_admin(&notes, &file);
     let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
     take_certificates(&notes, &file, &listeners, &mut gate);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &upstreams);
     let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
-    let config = Config { gateway, gate, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
+    let config =
+        Config { gateway, gate, list_rules, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
     let (mistakes, warnings) = notes.into_parts();
     Parsed { config, mistakes, warnings, files }
 }
@@ -216,14 +221,26 @@ fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) 
             );
         }
     }
-    if let Some(found) = table.parsed("revocation_age_max", parse_duration)
-        && !found.value.is_zero()
-    {
-        notes.not_in_this_version(
-            found.line,
-            "a limit on the age of a signed list (`revocation_age_max` other than \"0\")",
-        );
+}
+
+/// The keys themselves are read with the other files that are named.
+fn read_list_rules(notes: &Notes<'_>, file: &Table<'_>, files: &mut Vec<FileUse>) -> Option<ListRules> {
+    let table = file.table("credentials", &keys::CREDENTIALS)?;
+    let mut rules = ListRules::default();
+    let keys = table.texts("revocation_keys").map(|found| found.value).unwrap_or_default();
+    files.extend(keys.iter().map(|key| FileUse::ListKey { line: key.line, path: key.value.into() }));
+    let age_max = table.duration("revocation_age_max", Duration::ZERO..=REVOCATION_AGE_MAX);
+    rules.age_max = age_max.map(|found| found.value).filter(|age_max| !age_max.is_zero());
+    let when_stale = [("refuse", WhenStale::Refuse), ("serve", WhenStale::Serve)];
+    set(&mut rules.when_stale, table.one_of("revocation_stale", &when_stale));
+    for key in ["revocation_age_max", "revocation_stale"] {
+        if keys.is_empty() && table.has(key) && (key != "revocation_age_max" || rules.age_max.is_some()) {
+            let what = format!("`{key}` is about signed lists: only a signature says how old a list is.");
+            let remedy = "Name who signs it in `revocation_keys`, or take this out.";
+            notes.mistake(table.line_of(key), what, remedy);
+        }
     }
+    (!keys.is_empty()).then_some(rules)
 }
 
 fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
@@ -329,6 +346,8 @@ const SHARDS_MAX: usize = 256;
 const CLOCK_SKEW_MAX: Duration = Duration::from_hours(1);
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_mins(1);
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 366 * 24);
+/// Longer than this is as good as no limit.
+const REVOCATION_AGE_MAX: Duration = Duration::from_hours(10 * 366 * 24);
 /// Longer than any device needs that can renew its token.
 const TOKEN_LIFETIME_CALM: Duration = Duration::from_hours(31 * 24);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
@@ -369,7 +388,7 @@ mod tests {
     fn the_shipped_file_shows_every_key_of_this_version() {
         let words: Vec<&str> = SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).collect();
         for section in keys::ALL {
-            let unused = ["spool", "size_max", "age_max", "spill_after", "expiry_max", "client", "revocation_age_max"];
+            let unused = ["spool", "size_max", "age_max", "spill_after", "expiry_max", "client"];
             for key in section.keys.iter().filter(|key| !unused.contains(key)) {
                 assert!(words.contains(key), "{key} of {}", section.name);
             }
@@ -408,7 +427,6 @@ mod tests {
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'ws'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'wss'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",
-            "[credentials]\nrevocation_age_max = '1h'\n",
             &format!("{routed}kind = 'nats'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient_certificate = 'x'\n"),
@@ -418,6 +436,18 @@ mod tests {
             assert!(found.len() == 1 && found[0].contains("not in this version"), "{text}: {found:?}");
         }
         assert_eq!(mistakes("[credentials]\nrevocation_age_max = '0'\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_about_signed_lists_asks_who_signs_them() {
+        for text in ["revocation_age_max = '1h'\n", "revocation_stale = 'serve'\n"] {
+            let found = mistakes(&format!("[credentials]\n{text}"));
+            assert!(found.len() == 1 && found[0].contains("`revocation_keys`"), "{text}: {found:?}");
+            let parsed = parse(Path::new("g.toml"), &format!("[credentials]\nrevocation_keys = ['a', 'b']\n{text}"));
+            let keys = parsed.files.iter().filter(|file| matches!(file, FileUse::ListKey { .. })).count();
+            assert_eq!((parsed.mistakes, keys), (vec![], 2));
+        }
+        let routed = "[[upstream]]\nname = 'hub'\n";
         assert_eq!(mistakes(&format!("{routed}kind = 'embedded'\nclient = 'native'\n")), Vec::<String>::new());
     }
 

@@ -34,7 +34,15 @@ pub(super) const LISTENER: Section = Section {
 
 pub(super) const CREDENTIALS: Section = Section {
     name: "[credentials]",
-    keys: &["clock_skew", "token_lifetime_max", "accept", "hub_wide_tokens", "revocation_age_max"],
+    keys: &[
+        "clock_skew",
+        "token_lifetime_max",
+        "accept",
+        "hub_wide_tokens",
+        "revocation_keys",
+        "revocation_age_max",
+        "revocation_stale",
+    ],
     later: &[],
 };
 

@@ -25,7 +25,7 @@ pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
 pub use report::Report;
-pub use revocations::{LoadedRevocations, load_revocations};
+pub use revocations::{LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations};
 
 use crate::listener::Transport;
 

@@ -1,11 +1,13 @@
 //! All files at once, for `tollgate check`: what is wrong, what is not well, and what the gateway would do with them.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use super::{Config, Examined, LoadedIdentities, LoadedRevocations, Mistake, load_identities, load_revocations};
 use crate::{
+    credential::SignedHeader,
     listener::{ListenerConfig, Transport},
     packet::ProtocolVersion,
+    time::UnixSeconds,
     upstream::{UpstreamConfig, UpstreamKind},
 };
 
@@ -35,9 +37,14 @@ impl Report {
             }
             Err(found) => mistakes.extend(found),
         }
-        match load_revocations(&config.gateway.revocations) {
-            Ok(LoadedRevocations { list, bad_lines, warnings: found }) => {
-                summary.push(("revocations", counted(list.len(), "entry", "entries")));
+        match load_revocations(&config, UnixSeconds::from_system(SystemTime::now())) {
+            Ok(LoadedRevocations { list, bad_lines, warnings: found, header, .. }) => {
+                let signed = header.map(|header| {
+                    let SignedHeader { epoch, sequence, signed_at, expires_at, .. } = header;
+                    format!(", signed {signed_at} (epoch {epoch}, sequence {sequence}), expires {expires_at}")
+                });
+                let entries = counted(list.len(), "entry", "entries");
+                summary.push(("revocations", entries + &signed.unwrap_or_default()));
                 mistakes.extend(bad_lines);
                 warnings.extend(found);
             }

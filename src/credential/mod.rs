@@ -27,8 +27,8 @@ pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
 pub use keyring::{Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, self_test};
 pub use revocation::{
-    Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListKey, ListReader, ListRules, ListSigner, ListStamp,
-    ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
+    Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListDigest, ListKey, ListReader, ListRules, ListSigner,
+    ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
 };
 pub use sas::{Resource, SasToken};
 

@@ -179,6 +179,10 @@ impl Gate {
         let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
             return Err(Refused::new(Denial::Unavailable, "Identities or the revocation list are not loaded."));
         };
+        if let Some(stamp) = list.stamp().filter(|_| list.is_stale(now)) {
+            let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
+            return Err(Refused::new(Denial::Unavailable, detail));
+        }
         let device = names::device_of_client_id(request.client_id, request.profile)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
         let credential = read_credential(request).map_err(about)?;

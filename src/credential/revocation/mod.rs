@@ -15,7 +15,7 @@ mod signed;
 mod times;
 
 pub use parse::{BadLine, ListReader, ReadList};
-pub use signed::{Highest, ListKey, ListRules, ListSigner, ListStamp, SignedHeader, SignedLine, WhenStale};
+pub use signed::{Highest, ListDigest, ListKey, ListRules, ListSigner, ListStamp, SignedHeader, SignedLine, WhenStale};
 pub use times::Whose;
 
 use std::{collections::HashMap, fmt, sync::Arc};

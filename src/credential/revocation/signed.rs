@@ -11,6 +11,8 @@
 use std::{fmt, time::Duration};
 
 use jsonwebtoken::{EncodingKey, crypto, jwk};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::super::{Algorithm, KeyError, MintError, VerifyingKey, key::fingerprint};
 use crate::time::UnixSeconds;
@@ -53,7 +55,7 @@ pub struct Highest {
 }
 
 /// What a signed list is held to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListRules {
     /// One of these must have signed it.
     pub keys: Vec<ListKey>,
@@ -125,6 +127,12 @@ impl ListSigner {
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let other = KeyError::OtherFamily { algorithm: Algorithm::EdDSA };
         let key = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| other)?;
+        // RFC 8410 §7: what is written with its public half (version 1) begins as what is written without, but for
+        // length and version. The library tells the public half of the short form only.
+        let short = Zeroizing::new(key.as_bytes().get(..ED25519_BYTES).ok_or(other)?.to_vec());
+        let short: Zeroizing<Vec<u8>> =
+            Zeroizing::new(ED25519_HEAD.iter().chain(short.iter().skip(5)).copied().collect());
+        let key = EncodingKey::from_ed_der(&short);
         let public = jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::EdDSA).map_err(|_| other)?;
         let public = jsonwebtoken::DecodingKey::from_jwk(&public).map_err(|_| other)?;
         let id = fingerprint(public.try_get_as_bytes().map_err(|_| other)?);
@@ -264,6 +272,38 @@ impl SignedHeader {
     }
 }
 
+/// SHA-256 over bytes as they are read.
+#[derive(Clone, Debug, Default)]
+pub struct ListDigest(Sha256);
+
+impl ListDigest {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all bytes so far.
+    pub fn so_far(&self) -> [u8; 32] {
+        self.0.clone().finalize().into()
+    }
+}
+
+impl Highest {
+    /// As it is kept on disk: one line.
+    pub fn line(&self) -> String {
+        format!("epoch={} sequence={} sha256={}\n", self.epoch, self.sequence, hex(&self.sha256))
+    }
+
+    /// Reads what [`line`](Self::line) wrote, and nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.trim_end().split(' ');
+        let mut next = |name: &str| words.next()?.strip_prefix(name);
+        let (epoch, sequence) = (next("epoch=")?.parse().ok()?, next("sequence=")?.parse().ok()?);
+        let read = Self { epoch, sequence, sha256: from_hex(next("sha256=")?)? };
+        (read.line() == text).then_some(read)
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -279,5 +319,8 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// RFC 8410 §7, RFC 5958 §2: a sequence of 46 bytes, version 0. The algorithm and 32 bytes of the key follow.
+const ED25519_HEAD: [u8; 5] = [0x30, 0x2e, 0x02, 0x01, 0x00];
+const ED25519_BYTES: usize = 48;
 const MARK: &str = "#tollgate-signed-list";
 const SIGNATURE: &str = " signature=";

@@ -1,0 +1,378 @@
+//! The revocation list's file. What its lines mean is told by [`RevocationList`]; here it is read, as little of it as will
+//! do, and its bad lines are named as mistakes.
+//!
+//! A file that grew and has kept its place on the disk and the last 64 KiB of what was read of it is taken as appended to:
+//! the new lines alone are read and come into force. That what stands before them is unchanged is proved after that, by the
+//! SHA-256 of it ([`RevocationFile::verify`]); where it did change, the file is read as a whole. A signed list always is.
+
+mod highest;
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::{Config, mistake::Mistake};
+use crate::{
+    credential::{ListDigest, ListReader, ListRules, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine},
+    size::Bytes,
+    time::UnixSeconds,
+};
+
+/// A list that could be read.
+#[derive(Debug)]
+pub struct LoadedRevocations {
+    /// What is to be in force: every good line, and what was in force while there is a bad one.
+    pub list: RevocationList,
+    /// The lines that say nothing we understand. While there is one, nothing that was in force may be lifted.
+    pub bad_lines: Vec<Mistake>,
+    /// What works, but not well.
+    pub warnings: Vec<Mistake>,
+    /// Everybody may write the file.
+    pub is_exposed: bool,
+    /// What a signed list said of itself.
+    pub header: Option<SignedHeader>,
+    /// How much of the file was read.
+    pub reading: Reading,
+}
+
+/// How much of the file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The lines that were appended, where there are only such.
+    Appended,
+    /// All of it.
+    Whole,
+}
+
+/// Whether the beginning of the file is what was read of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// It is, or the whole file was read.
+    Intact,
+    /// It changed: the file is to be read as a whole.
+    Changed,
+    /// It was looked at a moment ago; it is to be asked again.
+    Later,
+}
+
+/// The list's file, and what must be known of it to read no more than is new.
+#[derive(Debug)]
+pub struct RevocationFile {
+    path: PathBuf,
+    rules: Option<ListRules>,
+    state_dir: PathBuf,
+    seen: Option<Seen>,
+    verified: Option<Verification>,
+}
+
+/// What was read.
+#[derive(Debug)]
+struct Seen {
+    identity: (u64, u64),
+    bytes: u64,
+    lines: usize,
+    ends_within_line: bool,
+    bad_lines: Vec<Mistake>,
+    /// Of all of it.
+    digest: ListDigest,
+    /// Of its last 64 KiB.
+    block: [u8; 32],
+    /// How much of it was read line by line since the whole was.
+    is_appended_to: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Verification {
+    at: Instant,
+    took: Duration,
+}
+
+impl RevocationFile {
+    /// The file that a configuration names, held to its rules.
+    pub fn of(config: &Config) -> Self {
+        let (path, state_dir) = (config.gateway.revocations.clone(), config.gateway.state_dir.clone());
+        Self { path, rules: config.list_rules.clone(), state_dir, seen: None, verified: None }
+    }
+
+    /// Reads the list. `in_force` is what the last call gave.
+    ///
+    /// # Errors
+    /// When the file cannot be read at all, or is not signed as it must be: what is in force stays, and where there is
+    /// nothing every CONNECT is to be refused.
+    pub fn load(
+        &mut self,
+        reading: Reading,
+        in_force: Option<&RevocationList>,
+        now: UnixSeconds,
+    ) -> Result<LoadedRevocations, Mistake> {
+        let file = File::open(&self.path).map_err(|error| unreadable(&self.path, &error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(&self.path, &error))?;
+        check_file(&self.path, &metadata)?;
+        if let (Reading::Appended, Some(in_force)) = (reading, in_force)
+            && let Some(loaded) = self.load_appended(&file, &metadata, in_force)
+        {
+            return Ok(loaded);
+        }
+        self.seen = None;
+        self.load_whole(file, &metadata, in_force, now)
+    }
+
+    /// Keeps the number of a signed list that came into force: what comes before it is refused from here on, also after
+    /// a restart.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remember(&self, header: &SignedHeader) -> Result<(), Mistake> {
+        highest::write(&self.state_dir, header.highest()).map_err(|error| {
+            let what = format!("the number of the signed list that is in force cannot be kept: {error}.");
+            Mistake::of_file(highest::path(&self.state_dir), what, "Let the gateway's user write there.")
+        })
+    }
+
+    /// Proves that lines were appended and nothing else was done. It reads the whole file, and so gives itself no more
+    /// than a twentieth of the time.
+    pub fn verify(&mut self) -> Verified {
+        let Some(seen) = self.seen.as_ref().filter(|seen| seen.is_appended_to) else { return Verified::Intact };
+        if self.verified.is_some_and(|last| last.at.elapsed() < last.took * VERIFY_AT_MOST_EVERY) {
+            return Verified::Later;
+        }
+        let begun = Instant::now();
+        let is_same = digest_of(&self.path, seen).is_ok_and(|digest| digest == seen.digest.so_far());
+        self.verified = Some(Verification { at: Instant::now(), took: begun.elapsed() });
+        match &mut self.seen {
+            Some(seen) if is_same => seen.is_appended_to = false,
+            seen => *seen = None,
+        }
+        if is_same { Verified::Intact } else { Verified::Changed }
+    }
+
+    fn load_appended(
+        &mut self,
+        file: &File,
+        metadata: &Metadata,
+        in_force: &RevocationList,
+    ) -> Option<LoadedRevocations> {
+        let seen = self.seen.as_mut().filter(|seen| self.rules.is_none() && !seen.ends_within_line)?;
+        let is_longer = seen.identity == (metadata.dev(), metadata.ino()) && metadata.len() > seen.bytes;
+        if !is_longer || block_before(file, seen.bytes).ok()? != seen.block {
+            return None;
+        }
+        let mut reader = ListReader::after_lines(seen.lines);
+        let mut digest = seen.digest.clone();
+        let bytes = read_from(file, seen.bytes, |piece| {
+            reader.feed(piece);
+            digest.update(piece);
+        });
+        let bytes = seen.bytes + bytes.ok()?;
+        let block = block_before(file, bytes).ok()?;
+        let ReadList { list, bad_lines, lines, ends_within_line, .. } = reader.finish();
+        seen.bad_lines.extend(bad_lines.into_iter().map(|bad| named(&self.path, bad.line, &bad.what)));
+        seen.bad_lines.truncate(BAD_LINES_KEPT);
+        (seen.bytes, seen.lines, seen.ends_within_line) = (bytes, lines, ends_within_line);
+        (seen.digest, seen.block, seen.is_appended_to) = (digest, block, true);
+        let (warnings, is_exposed) = writable_by_others(&self.path, metadata);
+        let (bad_lines, list) = (seen.bad_lines.clone(), in_force.with(&list));
+        Some(LoadedRevocations { list, bad_lines, warnings, is_exposed, header: None, reading: Reading::Appended })
+    }
+
+    fn load_whole(
+        &mut self,
+        file: File,
+        metadata: &Metadata,
+        in_force: Option<&RevocationList>,
+        now: UnixSeconds,
+    ) -> Result<LoadedRevocations, Mistake> {
+        let failed = |error: io::Error| unreadable(&self.path, &error);
+        let signed = self.read_header(&file, now)?;
+        let body_at = signed.as_ref().map_or(0, |signed| signed.body_at);
+        let (mut reader, mut digest) = (ListReader::default(), ListDigest::default());
+        let mut head = vec![0; usize::try_from(body_at).unwrap_or_default()];
+        file.read_exact_at(&mut head, 0).map_err(failed)?;
+        reader.feed(&head);
+        let bytes = read_from(&file, body_at, |piece| {
+            reader.feed(piece);
+            digest.update(piece);
+        });
+        let bytes = body_at + bytes.map_err(failed)?;
+        let ReadList { mut list, bad_lines, lines, entries, ends_within_line } = reader.finish();
+        let bad_lines: Vec<Mistake> = bad_lines.iter().map(|bad| named(&self.path, bad.line, &bad.what)).collect();
+        if let Some(Signed { header, stamp, .. }) = &signed {
+            if header.sha256 != digest.so_far() || header.entries != entries as u64 {
+                return Err(refused(
+                    &self.path,
+                    "what follows its header is not what was signed: it was changed or cut off",
+                ));
+            }
+            list = list.stamped(*stamp);
+        }
+        if let (false, Some(old)) = (bad_lines.is_empty(), in_force) {
+            list = list.merge_for_safety(old);
+        }
+        let (mut warnings, mut is_exposed) = (Vec::new(), false);
+        if signed.is_none() {
+            (warnings, is_exposed) = writable_by_others(&self.path, metadata);
+            warnings.extend(self.signed_for_nobody(&file));
+            let block = block_before(&file, bytes).map_err(failed)?;
+            let (identity, bad_lines) = ((metadata.dev(), metadata.ino()), bad_lines.clone());
+            let seen =
+                Seen { identity, bytes, lines, ends_within_line, bad_lines, digest, block, is_appended_to: false };
+            self.seen = Some(seen);
+        }
+        let header = signed.map(|signed| signed.header);
+        Ok(LoadedRevocations { list, bad_lines, warnings, is_exposed, header, reading: Reading::Whole })
+    }
+
+    /// The header of a list that must be signed, once it is believed.
+    fn read_header(&self, file: &File, now: UnixSeconds) -> Result<Option<Signed>, Mistake> {
+        let Some(rules) = &self.rules else { return Ok(None) };
+        let head = first_bytes(file).map_err(|error| unreadable(&self.path, &error))?;
+        if !SignedLine::is_begun(&head) {
+            return Err(refused(&self.path, "it is not signed, and `revocation_keys` asks for a signature"));
+        }
+        let line = head.split(|byte| *byte == b'\n').next().filter(|line| line.len() < head.len());
+        let line = line.and_then(|line| str::from_utf8(line).ok());
+        let line = line.ok_or_else(|| refused(&self.path, "its header has no end"))?;
+        let highest = highest::read(&self.state_dir)?;
+        let claimed = SignedLine::parse(line).map_err(|why| refused(&self.path, &why))?;
+        let (header, stamp) = claimed.judge(rules, highest, now).map_err(|why| refused(&self.path, &why))?;
+        Ok(Some(Signed { header: header.clone(), stamp, body_at: line.len() as u64 + 1 }))
+    }
+
+    fn signed_for_nobody(&self, file: &File) -> Option<Mistake> {
+        let is_signed = first_bytes(file).is_ok_and(|head| SignedLine::is_begun(&head));
+        let what = "the list is signed, and nobody looks at the signature.";
+        let remedy = "Name who may sign it: `revocation_keys` under [credentials] of gateway.toml.";
+        is_signed.then(|| Mistake::at_line(&self.path, 1, what, remedy))
+    }
+}
+
+struct Signed {
+    header: SignedHeader,
+    stamp: ListStamp,
+    /// Where the entries begin.
+    body_at: u64,
+}
+
+/// Reads the list once, as the gateway would at its start.
+///
+/// # Errors
+/// As [`RevocationFile::load`].
+pub fn load_revocations(config: &Config, now: UnixSeconds) -> Result<LoadedRevocations, Mistake> {
+    RevocationFile::of(config).load(Reading::Whole, None, now)
+}
+
+/// A device that never ends, or a file that fills the memory, is no list.
+fn check_file(path: &Path, metadata: &Metadata) -> Result<(), Mistake> {
+    if !metadata.is_file() {
+        return Err(Mistake::of_file(path, "the revocation list is no file.", "Name a file."));
+    }
+    if metadata.len() > LIST_BYTES_MAX.0 {
+        let what = format!("the revocation list is larger than {LIST_BYTES_MAX}.");
+        let remedy = "Run: tollgate revocations prune, which takes out the entries whose `until` has passed.";
+        return Err(Mistake::of_file(path, what, remedy));
+    }
+    Ok(())
+}
+
+fn read_from(file: &File, at: u64, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let (mut buffer, mut bytes) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        match file.read_at(&mut buffer, at + bytes)? {
+            0 => return Ok(bytes),
+            count => {
+                take(buffer.get(..count).unwrap_or_default());
+                bytes += count as u64;
+            }
+        }
+        if at + bytes > LIST_BYTES_MAX.0 {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LIST_BYTES_MAX}")));
+        }
+    }
+}
+
+fn first_bytes(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; HEADER_BYTES_MAX];
+    let count = file.read_at(&mut head, 0)?;
+    head.truncate(count);
+    Ok(head)
+}
+
+fn block_before(file: &File, end: u64) -> io::Result<[u8; 32]> {
+    let bytes = end.min(BLOCK_BYTES);
+    let mut block = vec![0; usize::try_from(bytes).unwrap_or_default()];
+    file.read_exact_at(&mut block, end - bytes)?;
+    let mut digest = ListDigest::default();
+    digest.update(&block);
+    Ok(digest.so_far())
+}
+
+fn digest_of(path: &Path, seen: &Seen) -> io::Result<[u8; 32]> {
+    let (mut file, mut digest) = (File::open(path)?.take(seen.bytes), ListDigest::default());
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(digest.so_far()),
+            count => digest.update(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+}
+
+/// Threat T28: who can write the list can lift a revocation. Links are followed: it is the file itself that counts.
+fn writable_by_others(path: &Path, metadata: &Metadata) -> (Vec<Mistake>, bool) {
+    let mut warnings = Vec::new();
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o022 != 0 {
+        let what = format!("its mode {mode:04o} lets group or others lift revocations.");
+        warnings.push(Mistake::of_file(path, what, format!("Run: chmod go-w {}", path.display())));
+    }
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != 0 && owner != own {
+        let what = format!("it belongs to the user {owner}, who can lift revocations.");
+        warnings.push(Mistake::of_file(path, what, "Leave it, if that is the operator; else run: chown"));
+    }
+    (warnings, mode & 0o002 != 0)
+}
+
+fn named(path: &Path, line: usize, what: &str) -> Mistake {
+    let remedy = "Correct it, or put # before it; until then the list lifts nothing.";
+    Mistake::at_line(path, line, format!("{}.", what.trim_end_matches('.')), remedy)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Mistake {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "the revocation list does not exist.".to_owned(),
+        _ => format!("the revocation list cannot be read: {error}."),
+    };
+    Mistake::of_file(path, what, "Make it (it may be empty), or give the gateway's user the right to read it.")
+}
+
+fn refused(path: &Path, why: &str) -> Mistake {
+    let remedy = "Put the list there as its signer made it, or sign it: tollgate revocations sign.";
+    Mistake::of_file(path, format!("the revocation list is refused: {why}."), remedy)
+}
+
+/// Whether somebody signed the file, by its first bytes; false where there is none.
+#[must_use]
+pub fn is_signed(path: &Path) -> bool {
+    File::open(path).and_then(|file| first_bytes(&file)).is_ok_and(|head| SignedLine::is_begun(&head))
+}
+
+/// Some five million entries.
+const LIST_BYTES_MAX: Bytes = Bytes::mib(512);
+/// What is in memory of the file at once.
+const PIECE_BYTES: usize = 256 << 10;
+/// A header has some 350 bytes.
+const HEADER_BYTES_MAX: usize = 1024;
+/// Of the end of what was read; a rewrite that keeps them, the place of the file and their place in it is found later.
+const BLOCK_BYTES: u64 = 64 << 10;
+/// Times the time that it takes.
+const VERIFY_AT_MOST_EVERY: u32 = 20;
+/// One broken export must not fill the memory.
+const BAD_LINES_KEPT: usize = 1000;
+
+#[cfg(test)]
+mod tests;
