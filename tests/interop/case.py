@@ -19,7 +19,11 @@ class AtAGateway(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.authority = place.Authority(place.new_folder())
+        cls.start(place.new_folder())
+
+    @classmethod
+    def start(cls, folder):
+        cls.authority = place.Authority(folder)
         cls.hub = place.Hub(cls.authority)
         cls.addClassCleanup(cls.hub.stop)
         cls.gateway = place.Gateway(cls.authority, cls.hub, cls.devices, **cls.options)

@@ -205,7 +205,7 @@ class Hub:
 class Gateway:
     """Tollgate, forwarding to a hub of [`Hub`]'s or given kind."""
 
-    def __init__(self, authority, hub, devices, *, hub_version=5, hub_tls=False, tls_bind=None, settings="", more=""):
+    def __init__(self, authority, hub, devices, *, hub_version=5, hub_tls=False, tls_bind=None, settings="", more="", sections=""):
         self.authority, self.folder = authority, authority.folder
         self.port, self.tls_port, self.admin_port = free_port(), free_port(), free_port()
         tls_bind = tls_bind or f"127.0.0.1:{self.tls_port}"
@@ -250,7 +250,7 @@ from = "devices/{{device}}/#"
 upstream = "hub"
 [admin]
 bind = "127.0.0.1:{self.admin_port}"
-""")
+{sections}""")
         program = PROGRAMS / "tollgate"
         self.program = Program([program, "run", "--config", "gateway.toml"], self.folder, "gateway.log")
         until("the gateway to be ready", self._ready)

@@ -9,9 +9,33 @@ import urllib.parse
 import jwt
 
 
+# Every token, signature and key that a test used: none may stand in a log (`place.search_log`).
+SECRETS = set()
+
+
+def remember(token):
+    """The token, which may stand in no log, and nor may its signature."""
+    text = token if isinstance(token, bytes) else token.encode()
+    if len(text) >= SECRET_BYTES_MIN:
+        SECRETS.add(text)
+    signature = text.split(b"sig=")[-1].split(b"&")[0] if b"sig=" in text else text.rsplit(b".", 1)[-1]
+    for form in (signature, urllib.parse.unquote_to_bytes(signature)):
+        if len(form) >= SECRET_BYTES_MIN:
+            SECRETS.add(form)
+    return token
+
+
+def remember_key(text):
+    """A key in base64: the same in base64url, in hexadecimal and as bytes are secrets, too."""
+    raw = base64.b64decode(text)
+    forms = [text.encode(), base64.urlsafe_b64encode(raw), raw.hex().encode(), raw.hex().upper().encode(), raw]
+    SECRETS.update(form.rstrip(b"=") for form in forms)
+    return text
+
+
 def key_of(device):
     """The primary key of a device in these tests, base64: its own, the same in every run."""
-    return base64.b64encode(hashlib.sha256(f"primary key of {device}".encode()).digest()).decode()
+    return remember_key(base64.b64encode(hashlib.sha256(f"primary key of {device}".encode()).digest()).decode())
 
 
 def sas(device, *, resource=None, key=None, expires_in=3600, policy=None):
@@ -21,7 +45,7 @@ def sas(device, *, resource=None, key=None, expires_in=3600, policy=None):
     digest = hmac.new(base64.b64decode(key or key_of(device)), signed, hashlib.sha256).digest()
     signature = urllib.parse.quote(base64.b64encode(digest).decode(), safe="")
     token = f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}"
-    return token + (f"&skn={policy}" if policy else "")
+    return remember(token + (f"&skn={policy}" if policy else ""))
 
 
 def json_web_token(device, private_key, *, kid="k1", expires_in=3600, **claims):
@@ -35,4 +59,8 @@ def json_web_token(device, private_key, *, kid="k1", expires_in=3600, **claims):
         "jti": f"{device}-{now}",
         **claims,
     }
-    return jwt.encode(claims, private_key, algorithm="ES256", headers={"kid": kid})
+    return remember(jwt.encode(claims, private_key, algorithm="ES256", headers={"kid": kid}))
+
+
+# Shorter texts stand in many a log line by chance.
+SECRET_BYTES_MIN = 16
