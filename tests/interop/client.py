@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import tokens
 from place import PATIENCE, PROGRAMS, ROOT
 
 CLIENTS = ROOT / "tests/interop/clients"
@@ -26,6 +27,9 @@ class Client:
     def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
                  user_name=None):
         self.events, self.changed = [], threading.Condition()
+        tokens.remember(token)
+        for _, payload, _ in publish:
+            tokens.add(payload)
         self.process = subprocess.Popen(
             PROGRAMS_OF[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,

@@ -48,7 +48,7 @@ def sas_fields(key, sr, se, skn=None, *, signed_sr=None, signed_se=None):
 
 
 def sas_text(fields, word="SharedAccessSignature "):
-    return word + "&".join(f"{name}={value}" for name, value in fields)
+    return tokens.remember(word + "&".join(f"{name}={value}" for name, value in fields))
 
 
 def sas(key, resource, se, skn=None, **other):
@@ -69,7 +69,7 @@ def as_json(value):
 def jwt(header, claims, sign):
     """`sign` makes the signature of `header.payload`."""
     message = f"{b64url(as_json(header))}.{b64url(as_json(claims))}"
-    return f"{message}.{b64url(sign(message.encode()))}"
+    return tokens.remember(f"{message}.{b64url(sign(message.encode()))}")
 
 
 def signer(algorithm, key):

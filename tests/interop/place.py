@@ -103,11 +103,13 @@ class Authority:
 class Program:
     """A process, ended by its own id; what it wrote to its log is shown when it ends too early."""
 
-    def __init__(self, command, folder, log):
+    def __init__(self, command, folder, log, **environment):
         self.log = folder / log
+        self.log.parent.mkdir(exist_ok=True)
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
-                [str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                [str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                env=os.environ | environment,
             )
 
     def stop(self):
@@ -194,6 +196,7 @@ class Hub:
 
     def send(self, topic, payload, qos):
         """A command from the hub's side."""
+        tokens.add(payload)
         self.observer.publish(topic, payload, qos).wait_for_publish(PATIENCE)
 
     def stop(self):
@@ -252,7 +255,9 @@ upstream = "hub"
 bind = "127.0.0.1:{self.admin_port}"
 {sections}""")
         program = PROGRAMS / "tollgate"
-        self.program = Program([program, "run", "--config", "gateway.toml"], self.folder, "gateway.log")
+        command = [program, "run", "--config", "gateway.toml"]
+        # Not beside what the gateway watches: a line about a change would be a change.
+        self.program = Program(command, self.folder, "log/gateway.log", RUST_LOG="trace")
         until("the gateway to be ready", self._ready)
 
     def _ready(self):
@@ -282,7 +287,20 @@ bind = "127.0.0.1:{self.admin_port}"
             list_.write(json.dumps(entry) + "\n")
 
     def stop(self):
+        """Ends it, and finds no secret of the whole run in what it logged at TRACE."""
         self.program.stop()
+        self.search_log()
+
+    def search_log(self):
+        tokens.SECRETS.update((self.folder / "var/admin.token").read_bytes().split())
+        tokens.SECRETS.update(file.read_bytes().strip() for file in self.folder.glob("*.key"))
+        found = secrets_in(self.program.log.read_bytes())
+        assert not found, f"{self.program.log} holds {len(found)} secrets: {[secret[:200] for secret in found[:5]]}"
+
+
+def secrets_in(log):
+    """Which of the secrets that the tests used stand in the log."""
+    return [secret for secret in tokens.SECRETS if secret in log]
 
 
 def identities(devices):

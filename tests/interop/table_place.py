@@ -124,7 +124,7 @@ class Authority:
         head = {"alg": algorithm, "typ": "JWT"} | ({} if kid == "only" else {"kid": kid})
         whole = claims_of(issuer, now, device)
         head = changed(head, header)
-        return forge.tokens.remember(forge.jwt(head, changed(whole, claims), sign or forge.signer(algorithm, key)))
+        return forge.jwt(head, changed(whole, claims), sign or forge.signer(algorithm, key))
 
     def honest(self, issuer, now, kid, device="pump-1"):
         """The same by PyJWT."""
