@@ -57,6 +57,8 @@ pub enum Denial {
     CertificateUntrusted = 220,
     /// The token is bound to another client certificate than the connection's (`cnf`, RFC 8705).
     CertificateMismatch = 221,
+    /// A public key of the device that is not valid yet, or no more.
+    KeyOutOfValidity = 222,
     /// The token has expired.
     Expired = 300,
     /// The token is not valid yet: `nbf`.
@@ -479,6 +481,14 @@ const DENIALS: &[DenialRow] = &[
         Some(401003),
         "The token is bound to a client certificate that this connection has not.",
         "Connect with the certificate that the token was made for; if the device did, the token was copied: revoke it.",
+    ),
+    row(
+        Denial::KeyOutOfValidity,
+        "key_out_of_validity",
+        NOT_AUTHORIZED,
+        Some(401003),
+        "The device's public key that verifies the token is not valid yet, or no more.",
+        "Give the device a new [[device.public_key]], or correct `not_before` and `not_after` of this one.",
     ),
     row(
         Denial::Expired,

@@ -2,9 +2,10 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-/// The id of a device: 1 to 128 bytes of `[A-Za-z0-9-._:%=@!'(),]`, compared exactly.
+/// Who connects: a device, `{device}`, or a module of one, `{device}/{module}`. Each part has 1 to 128 bytes of
+/// `[A-Za-z0-9-._:%=@!'(),]`; they are compared exactly.
 ///
-/// MQTT's and NATS' special characters (`+ # / * $ ?`, NUL) are never part of one, so that an id can stand in a
+/// MQTT's and NATS' special characters (`+ # / * $ ?`, NUL) are never part of either, so that each can stand in a
 /// topic as one whole level.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(Arc<str>);
@@ -14,22 +15,40 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The device: itself, or the one that the module belongs to.
+    pub fn device(&self) -> &str {
+        self.0.split_once('/').map_or(&*self.0, |(device, _)| device)
+    }
+
+    /// The module, where it is one.
+    pub fn module(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(_, module)| module)
+    }
+
+    /// The device that the module belongs to, where it is one.
+    pub fn parent(&self) -> Option<DeviceId> {
+        self.0.split_once('/').map(|(device, _)| Self(device.into()))
+    }
+
+    /// Itself, and for a module its device: what is said of either is said of it.
+    pub fn and_parent(&self) -> impl Iterator<Item = DeviceId> {
+        std::iter::once(self.clone()).chain(self.parent())
+    }
+
+    /// Whether what is said of `other` is said of this one, too: it is the same, or a module of that device.
+    pub fn is_within(&self, other: &DeviceId) -> bool {
+        self == other || self.device() == other.as_str()
+    }
 }
 
 impl TryFrom<&str> for DeviceId {
     type Error = DeviceIdError;
 
     fn try_from(text: &str) -> Result<Self, DeviceIdError> {
-        if text.is_empty() {
-            return Err(DeviceIdError::Empty);
-        }
-        if text.len() > DEVICE_ID_BYTES_MAX {
-            return Err(DeviceIdError::TooLong { bytes: text.len() });
-        }
-        match text.chars().find(|c| !is_device_id_char(*c)) {
-            Some(found) => Err(DeviceIdError::Character { found }),
-            None => Ok(Self(text.into())),
-        }
+        let (device, module) = text.split_once('/').map_or((text, None), |(device, module)| (device, Some(module)));
+        std::iter::once(device).chain(module).try_for_each(check_part)?;
+        Ok(Self(text.into()))
     }
 }
 
@@ -78,7 +97,7 @@ pub enum DeviceIdError {
 impl fmt::Display for DeviceIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("a device id has at least one character"),
+            Self::Empty => f.write_str("the id of a device or a module has at least one character"),
             Self::TooLong { bytes } => {
                 write!(f, "a device id has at most {DEVICE_ID_BYTES_MAX} bytes, this one has {bytes}")
             }
@@ -142,6 +161,19 @@ impl fmt::Debug for KeyName {
     }
 }
 
+fn check_part(part: &str) -> Result<(), DeviceIdError> {
+    if part.is_empty() {
+        return Err(DeviceIdError::Empty);
+    }
+    if part.len() > DEVICE_ID_BYTES_MAX {
+        return Err(DeviceIdError::TooLong { bytes: part.len() });
+    }
+    match part.chars().find(|c| !is_device_id_char(*c)) {
+        Some(found) => Err(DeviceIdError::Character { found }),
+        None => Ok(()),
+    }
+}
+
 fn is_device_id_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._:%=@!'(),".contains(c)
 }
@@ -160,8 +192,32 @@ mod tests {
         }
         assert_eq!(DeviceId::try_from(""), Err(DeviceIdError::Empty));
         assert_eq!(DeviceId::try_from(&*"x".repeat(129)), Err(DeviceIdError::TooLong { bytes: 129 }));
-        for bad in ['+', '#', '/', '*', '$', '?', '\0', ' ', 'é', '\n'] {
+        for bad in ['+', '#', '*', '$', '?', '\0', ' ', 'é', '\n'] {
             assert_eq!(DeviceId::try_from(&*format!("a{bad}")), Err(DeviceIdError::Character { found: bad }));
+            assert_eq!(DeviceId::try_from(&*format!("a/b{bad}")), Err(DeviceIdError::Character { found: bad }));
+        }
+    }
+
+    #[test]
+    fn a_module_is_named_behind_its_device() {
+        let id = |text| DeviceId::try_from(text).expect(text);
+        let (device, module) = (id("pump-17"), id("pump-17/camera"));
+        assert_eq!(
+            (module.device(), module.module(), module.parent()),
+            ("pump-17", Some("camera"), Some(device.clone()))
+        );
+        assert_eq!((device.device(), device.module(), device.parent()), ("pump-17", None, None));
+        assert!(module.is_within(&device) && module.is_within(&module) && !device.is_within(&module));
+        assert!(!id("pump-170/camera").is_within(&device));
+        let long = "x".repeat(128);
+        assert!(DeviceId::try_from(&*format!("{long}/{long}")).is_ok());
+        for (bad, error) in [
+            ("/camera", DeviceIdError::Empty),
+            ("pump-17/", DeviceIdError::Empty),
+            ("a/b/c", DeviceIdError::Character { found: '/' }),
+            (&*format!("a/{long}x"), DeviceIdError::TooLong { bytes: 129 }),
+        ] {
+            assert_eq!(DeviceId::try_from(bad), Err(error), "{bad}");
         }
     }
 

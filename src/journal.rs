@@ -97,7 +97,10 @@ impl Journal {
     /// The newest `last` entries, oldest first; of one device, if one is named.
     pub fn last(&self, device: Option<&str>, last: usize) -> Vec<Entry> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = |e: &&Entry| device.is_none_or(|d| e.device == d);
+        // What is asked about a device is asked about its modules.
+        let is_of =
+            |e: &Entry, d: &str| e.device.strip_prefix(d).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let wanted = |e: &&Entry| device.is_none_or(|d| is_of(e, d));
         let mut found: Vec<Entry> = entries.iter().rev().filter(wanted).take(last).cloned().collect();
         found.reverse();
         found

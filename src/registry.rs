@@ -76,6 +76,8 @@ pub struct Registry {
     by_device: DashMap<DeviceId, Arc<Live>>,
     by_token: DashMap<TokenId, Vec<Arc<Live>>>,
     by_jti: DashMap<JtiHash, Vec<Arc<Live>>>,
+    /// Modules, by the device that they belong to.
+    modules: DashMap<DeviceId, Vec<Arc<Live>>>,
 }
 
 impl Registry {
@@ -86,6 +88,9 @@ impl Registry {
         }
         for jti in jti_hashes(live) {
             self.by_jti.entry(jti).or_default().push(live.clone());
+        }
+        if let Some(device) = live.grant.device.parent() {
+            self.modules.entry(device).or_default().push(live.clone());
         }
         self.by_device.insert(live.grant.device.clone(), live.clone())
     }
@@ -115,9 +120,22 @@ impl Registry {
             }
             self.by_jti.remove_if(&jti, |_, held| held.is_empty());
         }
+        if let Some(device) = live.grant.device.parent() {
+            if let Some(mut held) = self.modules.get_mut(&device) {
+                without(&mut held);
+            }
+            self.modules.remove_if(&device, |_, held| held.is_empty());
+        }
     }
 
-    /// The session of a device.
+    /// The session of a device and those of its modules; of a module, its own.
+    pub fn within_device(&self, device: &str) -> Vec<Arc<Live>> {
+        let mut all = self.modules.get(device).map_or_else(Vec::new, |held| held.clone());
+        all.extend(self.of_device(device));
+        all
+    }
+
+    /// The session of a device, or of a module.
     pub fn of_device(&self, device: &str) -> Option<Arc<Live>> {
         self.by_device.get(device).map(|held| held.clone())
     }
@@ -164,13 +182,14 @@ mod tests {
     use super::*;
     use crate::{
         id::KeyName,
-        policy::{Scope, TokenKind},
+        policy::{Profile, Scope, TokenKind},
     };
 
     fn live(device: &str, token: u8, jti: Option<&str>) -> Arc<Live> {
         let grant = Grant {
             device: DeviceId::try_from(device).expect("an id"),
             scope: Scope::new(vec![], vec![], false, 0),
+            profile: Profile::Strict,
             expires_at: UnixSeconds(0),
             closes_at: UnixSeconds(0),
             token_id: TokenId([token; 16]),
@@ -203,6 +222,17 @@ mod tests {
         assert_eq!((registry.of_token(TokenId([1; 16])).len(), of_jti(&registry), registry.len()), (1, [1, 1], 1));
         registry.remove(&b);
         assert!(registry.is_empty() && registry.by_token.is_empty() && registry.by_jti.is_empty());
+    }
+
+    #[test]
+    fn a_device_is_found_with_its_modules_and_each_has_a_session_of_its_own() {
+        let registry = Registry::default();
+        let all = [live("a", 1, None), live("a/m", 2, None), live("a/n", 3, None), live("ab/m", 4, None)];
+        assert!(all.iter().all(|live| registry.register(live).is_none()));
+        let within = |device| registry.within_device(device).len();
+        assert_eq!((within("a"), within("a/m"), within("ab"), within("b")), (3, 1, 1, 0));
+        all.iter().for_each(|live| registry.remove(live));
+        assert!(registry.is_empty() && registry.modules.is_empty());
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub(super) async fn sessions(
 ) -> Result<Json<SessionList>, Failure> {
     let Query(which) = asked?;
     if let Some(device) = &which.device {
-        let sessions: Vec<_> = backend.registry.of_device(device).iter().map(|live| SessionView::of(live)).collect();
+        let sessions: Vec<_> =
+            backend.registry.within_device(device).iter().map(|live| SessionView::of(live)).collect();
         return Ok(Json(SessionList { total: sessions.len(), sessions }));
     }
     let mut sessions = Vec::new();
@@ -121,15 +122,17 @@ pub(super) async fn explain(
     State(backend): State<Backend>,
     asked: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Explained>, Failure> {
-    let Json(Question { token, device }) = asked?;
+    let Json(Question { token, device, profile }) = asked?;
     let device = device.as_deref().map(DeviceId::try_from).transpose();
     let device = device.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     let in_force = backend.gate.identities().zip(backend.gate.revocations());
     let (identities, list) = in_force.ok_or_else(|| {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "identities or the revocation list are not loaded")
     })?;
+    let profile = profile.map_or(Ok(backend.gate.profile()), |name| name.parse());
+    let profile = profile.map_err(|what: String| Failure::new(StatusCode::BAD_REQUEST, what))?;
     let now = backend.clock.now();
-    let rules = (identities.keyring(), backend.gate.rules(), &*list);
+    let rules = (identities.keyring(), backend.gate.rules(profile), &*list);
     Ok(Json(Explained::of(&token, device.as_ref(), rules, now)))
 }
 

@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct Question {
     pub(super) token: String,
     pub(super) device: Option<String>,
+    /// Of the listener; absent: the gateway's.
+    pub(super) profile: Option<String>,
 }
 
 /// What the gateway would decide, and why.

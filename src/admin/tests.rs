@@ -28,7 +28,7 @@ use crate::{
     journal::{Journal, Who},
     meter::Meters,
     packet::ProtocolVersion,
-    policy::{Grant, Scope, TokenKind},
+    policy::{Grant, Profile, Scope, TokenKind},
     registry::{Live, Registry},
     time::UnixSeconds,
 };
@@ -157,6 +157,7 @@ fn live(device: &str) -> Arc<Live> {
     let grant = Grant {
         device: DeviceId::try_from(device).expect("an id"),
         scope: Scope::new(vec![], vec![], false, 0),
+        profile: Profile::Strict,
         expires_at: UnixSeconds(1_795_251_600),
         closes_at: UnixSeconds(1_795_251_630),
         token_id: TokenId([7; 16]),

@@ -244,7 +244,7 @@ impl Changes {
             concerned.retain(|live| list.revokes(&live.grant.facts(), now));
             concerned
         } else {
-            let devices = added.devices.iter().filter_map(|device| registry.of_device(device.as_str()));
+            let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
             let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
             let jtis = added.jtis.iter().flat_map(|jti| registry.of_jti(*jti));
             devices.chain(tokens).chain(jtis).collect()

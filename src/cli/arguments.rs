@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
-use crate::id::DeviceId;
+use crate::{gate::Profile, id::DeviceId};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -199,6 +199,9 @@ pub(super) enum TokenCommand {
         /// Presented by this device (its client id)
         #[arg(long, value_name = "ID")]
         device: Option<DeviceId>,
+        /// On a listener with this profile: strict, azure or google [default: the gateway's]
+        #[arg(long, value_name = "NAME")]
+        profile: Option<Profile>,
         /// As JSON
         #[arg(long)]
         json: bool,

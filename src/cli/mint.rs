@@ -18,9 +18,9 @@ use super::{
 use crate::{
     config::{Config, load_identities},
     credential::{
-        Credential, Issuer, JwtClaims, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_jwt, mint_sas, verify,
+        Credential, Issuer, JwtClaims, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_jwt, mint_sas,
+        resource_of, verify,
     },
-    gate::Gate,
     id::DeviceId,
     time::UnixSeconds,
 };
@@ -71,9 +71,9 @@ pub(super) fn mint(at: &ConfigFile, request: &Mint) -> Result<Zeroizing<String>,
         Kind::Sas => sas(&config, keyring, request, expires_at)?,
         Kind::Jwt => jwt(&config, keyring, request, expires_at, now)?,
     };
-    let rules = Gate::new(config.gate.clone());
+    let rules = config.gate.rules(config.gate.profile);
     let checked = Credential::parse(token.as_bytes())
-        .and_then(|credential| verify(&credential, Some(&request.device), keyring, rules.rules(), now).map(drop));
+        .and_then(|credential| verify(&credential, Some(&request.device), keyring, &rules, now).map(drop));
     if let Err(refused) = checked {
         eprintln!("note: the gateway will refuse it: {} ({})", refused.detail, refused.denial);
     }
@@ -92,18 +92,21 @@ fn sas(
     let device = &request.device;
     let policy = policy(keyring, request)?;
     let key = match policy {
-        Some(policy) => policy.keys.primary.clone(),
-        None => {
-            let missing = || Outcome::Failed(format!("there is no device {device}, and no group that it is in"));
-            let found = keyring.find(device).ok_or_else(missing)?;
-            let own = found.device.and_then(|own| own.keys.primary.clone());
-            own.or_else(|| Some(found.group?.keys.primary.as_ref()?.derive(device)))
-        }
+        Some(policy) => keyring.policy_signing_key(&policy.name),
+        None if keyring.find(device).is_none() => return Err(Outcome::Failed(unknown(device))),
+        None => keyring.signing_key(device),
     };
     let no_key = || Outcome::Failed(format!("there is no primary key to sign a SAS token for {device} with"));
-    let key = key.ok_or_else(no_key)?;
-    let resource = format!("{}/devices/{device}", config.gate.hostname);
+    let (_, key) = key.ok_or_else(no_key)?;
+    let resource = resource_of(&config.gate.hostname, device);
     Ok(Zeroizing::new(mint_sas(&resource, key.bytes(), expires_at, policy.map(|policy| &*policy.name))))
+}
+
+fn unknown(device: &DeviceId) -> String {
+    match device.module() {
+        Some(module) => format!("there is no [[module]] {module} of the device {}", device.device()),
+        None => format!("there is no device {device}, and no group that it is in"),
+    }
 }
 
 /// The policy that is to sign; `None`: the device itself. A SAS token says nothing of rights: they are its policy's.

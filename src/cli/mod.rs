@@ -92,7 +92,7 @@ fn about_token(at: &ConfigFile, command: TokenCommand) -> Result<(), Outcome> {
             Ok(())
         }
         TokenCommand::Inspect { json, .. } => token::inspect(json),
-        TokenCommand::Explain { device, json, .. } => token::explain(at, device.as_ref(), json),
+        TokenCommand::Explain { device, profile, json, .. } => token::explain(at, device.as_ref(), profile, json),
     }
 }
 

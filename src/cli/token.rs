@@ -9,7 +9,7 @@ use crate::{
     admin::Explained,
     config::{load_identities, load_revocations},
     credential::inspect as read,
-    gate::Gate,
+    gate::{Gate, Profile},
     id::DeviceId,
 };
 
@@ -27,7 +27,12 @@ pub(super) fn inspect(json: bool) -> Result<(), Outcome> {
 }
 
 /// Decides about a token as the gateway would, and says why.
-pub(super) fn explain(at: &ConfigFile, device: Option<&DeviceId>, json: bool) -> Result<(), Outcome> {
+pub(super) fn explain(
+    at: &ConfigFile,
+    device: Option<&DeviceId>,
+    profile: Option<Profile>,
+    json: bool,
+) -> Result<(), Outcome> {
     let config = at.load()?;
     let token = token_from_input()?;
     let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
@@ -36,8 +41,8 @@ pub(super) fn explain(at: &ConfigFile, device: Option<&DeviceId>, json: bool) ->
         eprintln!("note: {bad}");
     }
     let gate = Gate::new(config.gate.clone());
-    let explained =
-        Explained::of(&token, device, (loaded.identities.keyring(), gate.rules(), &revocations.list), now());
+    let rules = gate.rules(profile.unwrap_or(gate.profile()));
+    let explained = Explained::of(&token, device, (loaded.identities.keyring(), rules, &revocations.list), now());
     if json {
         print_json(&explained)?;
     } else {

@@ -10,7 +10,7 @@ use toml::{
 use super::mistake::Mistake;
 use crate::{
     size::Bytes,
-    time::{format_duration, parse_duration},
+    time::{UnixSeconds, format_duration, parse_duration},
 };
 
 /// The keys that may stand in one section.
@@ -202,6 +202,25 @@ impl<'d> Table<'d> {
             let write = format_duration;
             Err(format!("{text:?} is out of range: it may be {} to {}", write(*range.start()), write(*range.end())))
         })
+    }
+
+    /// A moment: a date of TOML with a zone, or the same as a text.
+    pub(super) fn time(&self, key: &'static str) -> Option<Found<UnixSeconds>> {
+        let found = self.value(key, "a time, like 2026-12-31T00:00:00Z", |value| match value {
+            DeValue::Datetime(time) => Some(time.to_string()),
+            value => value.as_str().map(str::to_owned),
+        })?;
+        match UnixSeconds::parse_rfc3339(&found.value) {
+            Ok(value) => Some(Found { value, line: found.line }),
+            Err(error) => {
+                self.notes.mistake(
+                    found.line,
+                    format!("`{key}`: {error}."),
+                    format!("Correct `{key}` in {}.", self.section.name),
+                );
+                None
+            }
+        }
     }
 
     pub(super) fn size(&self, key: &'static str, range: RangeInclusive<Bytes>) -> Option<Found<Bytes>> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     credential::{ListRules, WhenStale},
-    gate::{GateConfig, Profile},
+    gate::{GateConfig, Profile, is_google_registry},
     listener::{LimitsConfig, ListenerConfig, Transport},
     policy::TokenKind,
     route::RouteConfig,
@@ -131,8 +131,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let admin = read_admin(&notes, &file);
     let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
     take_certificates(&notes, &file, &listeners, &mut gate);
+    warn_of_profiles(&notes, &file, &gate, &listeners);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
-    let routes = read_routes(&notes, &file, &upstreams);
+    let routes = read_routes(&notes, &file, &listeners, &upstreams);
     let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
     let config =
         Config { gateway, gate, list_rules, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
@@ -160,19 +161,39 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
                 Err(error) => notes.mistake(alias.line, format!("`aliases`: {error}."), "Write a host name alone."),
             }
         }
+        for registry in table.texts("google_registries").map(|found| found.value).unwrap_or_default() {
+            if is_google_registry(registry.value) {
+                gate.google_registries.push(registry.value.to_owned());
+            } else {
+                let what = format!("`google_registries` holds {:?}, which is no registry.", registry.value);
+                notes.mistake(registry.line, what, "Write projects/{p}/locations/{r}/registries/{g}.");
+            }
+        }
     }
-    gate.clock_skew = gateway.profile.clock_skew();
-    gate.token_lifetime_max = gateway.profile.token_lifetime_max();
-    gate.require = gateway.profile.require();
+    gate.profile = gateway.profile;
     read_credentials(notes, file, &mut gate);
-    if gate.token_lifetime_max > TOKEN_LIFETIME_CALM {
+    (gateway, gate)
+}
+
+/// What the gateway is told of lives and clients that its profiles, or the file, allow and that few sites want.
+fn warn_of_profiles(notes: &Notes<'_>, file: &Table<'_>, gate: &GateConfig, listeners: &[ListenerConfig]) {
+    let profiles = listeners.iter().map(|listener| listener.profile);
+    let longest = profiles.map(|profile| gate.rules(profile).token_lifetime_max).max().unwrap_or_default();
+    if longest > TOKEN_LIFETIME_CALM {
         let table = file.table("credentials", &keys::CREDENTIALS).or_else(|| file.table("gateway", &keys::GATEWAY));
-        let days = gate.token_lifetime_max.as_secs() / 86_400;
+        let days = longest.as_secs() / 86_400;
         let what = format!("a token may live for {days} days, and so may a stolen one.");
         let remedy = "Set `token_lifetime_max` under [credentials] to what devices ask for.";
         notes.warn(table.map_or(1, |table| table.line_of("token_lifetime_max")), what, remedy);
     }
-    (gateway, gate)
+    let is_google = |listener: &ListenerConfig| listener.profile == Profile::Google;
+    if listeners.iter().any(is_google) && gate.google_registries.is_empty() {
+        let line = file.table("gateway", &keys::GATEWAY).map_or(1, |table| table.line_of("profile"));
+        let what =
+            "profile google without `google_registries`: `aud` of a device's own JWT must be `hostname` or an alias.";
+        let remedy = "Write google_registries = [\"projects/{p}/locations/{r}/registries/{g}\"] under [gateway].";
+        notes.warn(line, what, remedy);
+    }
 }
 
 /// A listener that asks for certificates lets devices in by them, unless `accept` is written and says otherwise.
@@ -196,10 +217,10 @@ fn take_certificates(notes: &Notes<'_>, file: &Table<'_>, listeners: &[ListenerC
 fn read_credentials(notes: &Notes<'_>, file: &Table<'_>, gate: &mut GateConfig) {
     let Some(table) = file.table("credentials", &keys::CREDENTIALS) else { return };
     if let Some(found) = table.duration("clock_skew", Duration::ZERO..=CLOCK_SKEW_MAX) {
-        gate.clock_skew = found.value;
+        gate.clock_skew = Some(found.value);
     }
     if let Some(found) = table.duration("token_lifetime_max", TOKEN_LIFETIME_MIN..=TOKEN_LIFETIME_MAX) {
-        gate.token_lifetime_max = found.value;
+        gate.token_lifetime_max = Some(found.value);
     }
     if let Some(found) = table.words("accept", &TokenKind::WORDS) {
         if found.value.is_empty() {
@@ -412,11 +433,22 @@ mod tests {
     #[test]
     fn a_profile_sets_what_the_file_does_not() {
         let gate = |text: &str| parse(Path::new("g.toml"), text).config.gate;
+        let presets = |gate: &GateConfig, profile| {
+            let rules = gate.rules(profile);
+            (rules.clock_skew.as_secs(), rules.token_lifetime_max.as_secs(), rules.require)
+        };
         let azure = gate("[gateway]\nprofile = 'azure'\n");
-        assert_eq!((azure.clock_skew.as_secs(), azure.token_lifetime_max.as_secs()), (300, 366 * 86_400));
-        assert_eq!((azure.require, gate("").require), (["exp"].as_slice(), ["exp", "iat"].as_slice()));
-        let set = gate("[gateway]\nprofile = 'google'\n[credentials]\nclock_skew = '5s'\n");
-        assert_eq!((set.clock_skew.as_secs(), set.token_lifetime_max.as_secs()), (5, 86_400));
+        assert_eq!(azure.profile, Profile::Azure);
+        // The gateway's profile is that of listeners which name none: another one's presets are its own.
+        for gate in [&azure, &gate("")] {
+            assert_eq!(presets(gate, Profile::Strict), (30, 86_400, ["exp", "iat"].as_slice()));
+            assert_eq!(presets(gate, Profile::Azure), (300, 366 * 86_400, ["exp"].as_slice()));
+            assert_eq!(presets(gate, Profile::Google), (600, 86_400, ["exp", "iat", "aud"].as_slice()));
+        }
+        let set = gate("[credentials]\nclock_skew = '5s'\n");
+        for profile in Profile::ALL {
+            assert_eq!(set.rules(profile).clock_skew.as_secs(), 5);
+        }
     }
 
     #[test]

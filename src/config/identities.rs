@@ -1,8 +1,8 @@
-//! `identities.toml` → [`Identities`]: devices, policies, groups and issuers, with every mistake at once. Paths are
+//! `identities.toml` → [`Identities`]: devices, modules, policies, groups and issuers, with every mistake at once. Paths are
 //! relative to the working directory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,6 +15,7 @@ use super::{
     files::{Fault, check_mode, read_secret},
     issuers::read_issuer,
     mistake::Mistake,
+    public_keys::read_public_keys,
 };
 use crate::{
     credential::{
@@ -74,7 +75,7 @@ pub(super) struct Reader<'n, 'd> {
     pub(super) notes: &'n Notes<'d>,
     pub(super) gate: &'n GateConfig,
     pub(super) ring: KeyringBuilder,
-    /// The first is that of [defaults.scope].
+    /// The first is that of [defaults.scope], the second that of [defaults.module_scope].
     scopes: Vec<ScopeTemplate>,
     pub(super) files: Vec<PathBuf>,
     has_inline_keys: bool,
@@ -90,7 +91,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             notes,
             gate,
             ring: Keyring::builder(),
-            scopes: vec![ScopeTemplate::default()],
+            scopes: vec![ScopeTemplate::default(); 2],
             files: Vec::new(),
             has_inline_keys: false,
             owners: HashMap::new(),
@@ -99,9 +100,11 @@ impl<'n, 'd> Reader<'n, 'd> {
     }
 
     fn read(&mut self, file: &Table<'_>) {
-        let defaults = file.table("defaults", &DEFAULTS).and_then(|table| table.table("scope", &SCOPE));
-        if let Some(scope) = defaults {
-            self.scopes = vec![self.read_scope(&scope)];
+        if let Some(defaults) = file.table("defaults", &DEFAULTS) {
+            for (key, who) in [("scope", Who::Device), ("module_scope", Who::Module)] {
+                let Some(table) = defaults.table(key, &SCOPE) else { continue };
+                self.scopes[who as usize] = self.read_scope(&table, who);
+            }
         }
         let tables = |key, section| file.tables(key, section).unwrap_or_default();
         for table in tables("group", &GROUP) {
@@ -114,13 +117,16 @@ impl<'n, 'd> Reader<'n, 'd> {
             read_issuer(self, &table);
         }
         for table in tables("device", &DEVICE) {
-            self.read_device(&table);
+            self.read_device(&table, Who::Device);
+        }
+        for table in tables("module", &MODULE) {
+            self.read_device(&table, Who::Module);
         }
     }
 
-    fn read_device(&mut self, table: &Table<'_>) {
-        table.require("id", "Write the device's id: `id = \"pump-17\"`.");
-        let id = table.parsed("id", |text| DeviceId::try_from(text).map_err(|error| error.to_string()));
+    fn read_device(&mut self, table: &Table<'_>, who: Who) {
+        table.require("id", who.id_remedy());
+        let id = table.parsed("id", |text| who.read_id(text));
         let owner = id.as_ref().map_or("a device".to_owned(), |id| format!("device:{}", id.value));
         let keys = self.read_slots(table, &owner, KeyEncoding::Base64);
         let accept = table.words("accept", &TokenKind::WORDS);
@@ -134,12 +140,17 @@ impl<'n, 'd> Reader<'n, 'd> {
         let device = Device {
             keys,
             thumbprints: self.read_thumbprints(table, &owner),
+            public_keys: read_public_keys(self, table, &owner),
             enabled: table.flag("enabled").is_none_or(|found| found.value),
             accept: accept.map(|found| found.value),
             token_lifetime_max: self.lifetime_max(table),
-            scope: self.scope_index(table),
+            scope: self.scope_index(table, who),
         };
         let Some(id) = id else { return };
+        if who == Who::Module && !self.ring.has_device(id.value.device()) {
+            let what = format!("{} is a module of {}, and there is no such device.", id.value, id.value.device());
+            self.notes.mistake(id.line, what, "Add a [[device]] with this id, or a [[group]] that it is in.");
+        }
         self.warn_of_a_device_without_proof(&id, &device);
         let taken = self.ring.add_device(id.value, device);
         self.note_taken(id.line, taken, "Device ids may not be equal, nor differ in case alone: rename one of them.");
@@ -173,11 +184,11 @@ impl<'n, 'd> Reader<'n, 'd> {
 
     fn read_group(&mut self, table: &Table<'_>) {
         table.require("prefix", "Write what the ids of the group's devices begin with.");
-        let prefix = table.parsed("prefix", |text| DeviceId::try_from(text).map_err(|error| error.to_string()));
+        let prefix = table.parsed("prefix", |text| Who::Device.read_id(text));
         let owner = prefix.as_ref().map_or("a group".to_owned(), |prefix| format!("group:{}", prefix.value));
         let keys = self.read_slots(table, &owner, KeyEncoding::Base64);
         self.require_key(table, &keys);
-        let (token_lifetime_max, scope) = (self.lifetime_max(table), self.scope_index(table));
+        let (token_lifetime_max, scope) = (self.lifetime_max(table), self.scope_index(table, Who::Device));
         let Some(prefix) = prefix else { return };
         let group = Group { prefix: prefix.value.as_str().into(), keys, token_lifetime_max, scope };
         let taken = self.ring.add_group(group);
@@ -204,9 +215,8 @@ impl<'n, 'd> Reader<'n, 'd> {
     fn read_slots(&mut self, table: &Table<'_>, owner: &str, encoding: KeyEncoding) -> Slots {
         let primary = self.read_slot(table, ["primary_key", "primary_key_file"], encoding);
         let secondary = self.read_slot(table, ["secondary_key", "secondary_key_file"], encoding);
-        let mut known = Vec::new();
         for key in [&primary, &secondary].into_iter().flatten() {
-            self.note_shared_key(owner, key, &mut known);
+            self.note_shared_key(owner, Found { value: key.value.fingerprint(), line: key.line }, KEY_REMEDY);
         }
         Slots { primary: primary.map(|found| found.value), secondary: secondary.map(|found| found.value) }
     }
@@ -252,16 +262,22 @@ impl<'n, 'd> Reader<'n, 'd> {
         }
     }
 
-    fn note_shared_key(&mut self, owner: &str, key: &Found<SecretKey>, known: &mut Vec<u64>) {
-        let fingerprint = key.value.fingerprint();
-        if known.contains(&fingerprint) {
-            self.notes.mistake(key.line, format!("both keys of {owner} are the same."), KEY_REMEDY);
-        } else if let Some(other) = self.owners.get(&fingerprint) {
-            self.notes.mistake(key.line, format!("{owner} has the same key as {other}."), KEY_REMEDY);
-        } else {
-            self.owners.insert(fingerprint, owner.to_owned());
+    /// One key for two is a mistake: whoever has it is either (threat T31).
+    pub(super) fn note_shared_key(&mut self, owner: &str, key: Found<u64>, remedy: &str) {
+        match self.owners.entry(key.value) {
+            Entry::Vacant(free) => drop(free.insert(owner.to_owned())),
+            Entry::Occupied(taken) if taken.get() == owner => {
+                self.notes.mistake(key.line, format!("both keys of {owner} are the same."), remedy);
+            }
+            Entry::Occupied(taken) => {
+                self.notes.mistake(key.line, format!("{owner} has the same key as {}.", taken.get()), remedy);
+            }
         }
-        known.push(fingerprint);
+    }
+
+    /// Whose key it is, of those that were read.
+    pub(super) fn owner_of(&self, fingerprint: u64) -> Option<&str> {
+        self.owners.get(&fingerprint).map(String::as_str)
     }
 
     fn require_key(&self, table: &Table<'_>, keys: &Slots) {
@@ -281,21 +297,25 @@ impl<'n, 'd> Reader<'n, 'd> {
     }
 
     /// The index of the table's own scope, or that of the defaults.
-    fn scope_index(&mut self, table: &Table<'_>) -> ScopeIndex {
-        let Some(scope) = table.table("scope", &SCOPE) else { return ScopeIndex(0) };
-        let scope = self.read_scope(&scope);
+    fn scope_index(&mut self, table: &Table<'_>, who: Who) -> ScopeIndex {
+        let Some(scope) = table.table("scope", &SCOPE) else { return ScopeIndex(who as u32) };
+        let scope = self.read_scope(&scope, who);
         self.scopes.push(scope);
         ScopeIndex(u32::try_from(self.scopes.len() - 1).expect("invariant: a file of 4 GiB is not read"))
     }
 
     /// What is not written is as in the defaults.
-    fn read_scope(&self, table: &Table<'_>) -> ScopeTemplate {
-        let mut scope = self.scopes.first().cloned().expect("invariant: the defaults are always there");
+    fn read_scope(&self, table: &Table<'_>, who: Who) -> ScopeTemplate {
+        let mut scope = self.scopes.get(who as usize).cloned().expect("invariant: the defaults are always there");
         for (key, side) in [("publish", &mut scope.publish), ("subscribe", &mut scope.subscribe)] {
             let Some(found) = table.texts(key) else { continue };
-            side.clear();
+            let side = side.insert(Vec::new());
             for text in found.value {
                 match FilterTemplate::new(text.value) {
+                    Ok(filter) if who == Who::Device && filter.names_module() => {
+                        let what = format!("`{key}` holds {:?}, and a device is no module.", text.value);
+                        self.notes.mistake(text.line, what, "`{module}` stands in the scope of a [[module]] alone.");
+                    }
                     Ok(_) if text.value.starts_with("$share/") => {
                         let what = format!("`{key}` holds {:?}: a shared subscription is no filter.", text.value);
                         self.notes.mistake(text.line, what, "Write the filter behind $share/…/ alone.");
@@ -328,9 +348,10 @@ impl<'n, 'd> Reader<'n, 'd> {
     fn warn_of_a_device_without_proof(&self, id: &Found<DeviceId>, device: &Device) {
         let kinds = device.accept.as_deref().unwrap_or(&self.gate.accept);
         let by_certificate = !device.thumbprints.is_empty() || kinds.contains(&TokenKind::Certificate);
-        let by_sas = TokenKind::Sas.is_taken_by(kinds)
-            && (!device.keys.is_empty() || self.ring.has_group_of(&id.value) || self.ring.has_policies());
-        let by_jwt = TokenKind::Jwt.is_taken_by(kinds) && self.ring.has_issuers();
+        let in_group = id.value.module().is_none() && self.ring.has_group_of(&id.value);
+        let by_sas =
+            TokenKind::Sas.is_taken_by(kinds) && (!device.keys.is_empty() || in_group || self.ring.has_policies());
+        let by_jwt = TokenKind::Jwt.is_taken_by(kinds) && (!device.public_keys.is_empty() || self.ring.has_issuers());
         if device.enabled && !by_sas && !by_jwt && !by_certificate {
             let what = format!("{} has no key, and nobody else signs tokens for it: it cannot connect.", id.value);
             self.notes.warn(id.line, what, "Give it a `primary_key`, or an [[issuer]], [[policy]] or [[group]].");
@@ -350,6 +371,31 @@ impl<'n, 'd> Reader<'n, 'd> {
     pub(super) fn note_taken(&self, line: usize, taken: Result<(), NameTaken>, remedy: &str) {
         if let Err(taken) = taken {
             self.notes.mistake(line, format!("{taken}."), remedy);
+        }
+    }
+}
+
+/// Whom an entry is about; also the index of its default scope.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Device = 0,
+    Module = 1,
+}
+
+impl Who {
+    fn id_remedy(self) -> &'static str {
+        match self {
+            Self::Device => "Write the device's id: `id = \"pump-17\"`.",
+            Self::Module => "Write the device's id and the module's: `id = \"pump-17/camera\"`.",
+        }
+    }
+
+    fn read_id(self, text: &str) -> Result<DeviceId, String> {
+        let id = DeviceId::try_from(text).map_err(|error| error.to_string())?;
+        match (self, id.module()) {
+            (Self::Device, Some(_)) => Err(format!("{text:?} is a module; modules stand at [[module]]")),
+            (Self::Module, None) => Err(format!("{text:?} is no module: it is named as {{device}}/{{module}}")),
+            _ => Ok(id),
         }
     }
 }
@@ -380,8 +426,8 @@ const ROTATION_MIN: std::time::Duration = std::time::Duration::from_mins(1);
 const ROTATION_MAX: std::time::Duration = TOKEN_LIFETIME_MAX;
 
 const FILE: Section =
-    Section { name: "the file", keys: &["defaults", "device", "policy", "group", "issuer"], later: &[] };
-const DEFAULTS: Section = Section { name: "[defaults]", keys: &["scope"], later: &[] };
+    Section { name: "the file", keys: &["defaults", "device", "module", "policy", "group", "issuer"], later: &[] };
+const DEFAULTS: Section = Section { name: "[defaults]", keys: &["scope", "module_scope"], later: &[] };
 const SCOPE: Section = Section { name: "scope", keys: &["publish", "subscribe", "retain", "qos_max"], later: &[] };
 const DEVICE: Section = Section {
     name: "[[device]]",
@@ -391,6 +437,7 @@ const DEVICE: Section = Section {
         "primary_key_file",
         "secondary_key",
         "secondary_key_file",
+        "public_key",
         "enabled",
         "accept",
         "certificate_sha256",
@@ -398,8 +445,9 @@ const DEVICE: Section = Section {
         "token_lifetime_max",
         "scope",
     ],
-    later: &[("key", "public keys of a device's own"), ("rotate_every", "planned rotation")],
+    later: &[("rotate_every", "planned rotation")],
 };
+const MODULE: Section = Section { name: "[[module]]", ..DEVICE };
 const POLICY: Section = Section {
     name: "[[policy]]",
     keys: &[

@@ -26,11 +26,8 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
     let iss = table.parsed("iss", not_empty);
     let audience = read_names(reader, table, "audience");
     let algorithms = read_algorithms(reader, table);
-    let keys = read_keys(reader, table, &algorithms);
-    let require = match table.has("require") {
-        true => read_names(reader, table, "require"),
-        false => reader.gate.require.iter().map(|claim| (*claim).into()).collect(),
-    };
+    let keys = read_keys(reader, table, name.as_ref().map_or("", |found| &found.value), &algorithms);
+    let require = table.has("require").then(|| read_names(reader, table, "require"));
     reader.warn_of_rotation(table);
     let issuer = Issuer {
         name: name.as_ref().map_or("".into(), |found| found.value.clone()),
@@ -93,13 +90,13 @@ fn read_algorithms(reader: &Reader<'_, '_>, table: &Table<'_>) -> Vec<Algorithm>
     algorithms
 }
 
-fn read_keys(reader: &mut Reader<'_, '_>, table: &Table<'_>, algorithms: &[Algorithm]) -> Vec<Key> {
+fn read_keys(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorithms: &[Algorithm]) -> Vec<Key> {
     let mut keys = Vec::new();
     if let Some(path) = table.text("jwks_file") {
         keys.extend(read_jwks(reader, path, algorithms).unwrap_or_default());
     }
     for entry in table.tables("key", &ISSUER_KEY).unwrap_or_default() {
-        let Some((kid, key)) = read_key(reader, &entry, algorithms) else { continue };
+        let Some((kid, key)) = read_key(reader, &entry, name, algorithms) else { continue };
         if kid.is_some() && keys.iter().any(|(other, _)| *other == kid) {
             reader.notes.mistake(entry.line(), "this `kid` stands twice at one issuer.", "Rename one of the two.");
         }
@@ -140,7 +137,7 @@ fn read_jwks(reader: &mut Reader<'_, '_>, path: Found<&str>, algorithms: &[Algor
     }
 }
 
-fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, algorithms: &[Algorithm]) -> Option<Key> {
+fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorithms: &[Algorithm]) -> Option<Key> {
     let kid = table.parsed("kid", |text| {
         if is_kid(text) { Ok(text.into()) } else { Err("1 to 128 letters, digits and ._~- may stand in it".into()) }
     });
@@ -157,7 +154,12 @@ fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, algorithms: &[Algori
         (None, Some(path)) => {
             let encoding = table.one_of("key_encoding", &ENCODINGS).map_or(KeyEncoding::Base64, |found| found.value);
             let secret = reader.read_secret_file(path)?;
-            (path, only_one(&choice, |algorithm| read_shared_secret(algorithm, &secret, encoding)))
+            let key = only_one(&choice, |algorithm| read_shared_secret(algorithm, &secret, encoding));
+            if let Some(owner) = key.as_ref().ok().and_then(|key| reader.owner_of(key.fingerprint())) {
+                let what = format!("issuer:{name} has the same secret as {owner}: whoever has it is either.");
+                reader.notes.warn(path.line, what, KEY_REMEDY);
+            }
+            (path, key)
         }
         _ => {
             let remedy = "Write `file` (a public key in PEM) or `secret_file` (a shared secret).";
@@ -180,7 +182,7 @@ fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, algorithms: &[Algori
 }
 
 /// The one algorithm that the key is for; a key that two of them could use must say which.
-fn only_one(
+pub(super) fn only_one(
     choice: &[Algorithm],
     read: impl Fn(Algorithm) -> Result<VerifyingKey, KeyError>,
 ) -> Result<VerifyingKey, String> {
@@ -218,7 +220,7 @@ fn read_shared_secret(algorithm: Algorithm, secret: &str, encoding: KeyEncoding)
     }
 }
 
-fn read_public_file(reader: &mut Reader<'_, '_>, path: Found<&str>) -> Option<String> {
+pub(super) fn read_public_file(reader: &mut Reader<'_, '_>, path: Found<&str>) -> Option<String> {
     reader.files.push(path.value.into());
     match fs::read_to_string(Path::new(path.value)) {
         Ok(text) => Some(text),

@@ -11,7 +11,17 @@ pub(super) const FILE: Section = Section {
 
 pub(super) const GATEWAY: Section = Section {
     name: "[gateway]",
-    keys: &["name", "hostname", "aliases", "profile", "shards", "state_dir", "identities", "revocations"],
+    keys: &[
+        "name",
+        "hostname",
+        "aliases",
+        "profile",
+        "google_registries",
+        "shards",
+        "state_dir",
+        "identities",
+        "revocations",
+    ],
     later: &[],
 };
 

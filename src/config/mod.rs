@@ -11,6 +11,7 @@ mod keys;
 mod listeners;
 mod mistake;
 mod private_file;
+mod public_keys;
 mod report;
 mod revocations;
 mod routes;

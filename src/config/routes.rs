@@ -5,17 +5,28 @@ use super::{
     keys,
 };
 use crate::{
+    gate::Profile,
+    listener::ListenerConfig,
     route::{Ack, RouteConfig, Routes},
     topic::TopicFilter,
     upstream::UpstreamConfig,
 };
 
 /// The routes of the file, or the default one when it names none.
-pub(super) fn read_routes(notes: &Notes<'_>, file: &Table<'_>, upstreams: &[UpstreamConfig]) -> Vec<RouteConfig> {
+pub(super) fn read_routes(
+    notes: &Notes<'_>,
+    file: &Table<'_>,
+    listeners: &[ListenerConfig],
+    upstreams: &[UpstreamConfig],
+) -> Vec<RouteConfig> {
     let tables = file.tables("route", &keys::ROUTE);
     let mut routes: Vec<RouteConfig> = Vec::new();
     match &tables {
-        None => routes.extend(upstreams.first().map(|first| RouteConfig::new(FROM, &first.name))),
+        None => {
+            let is_google = listeners.iter().any(|listener| listener.profile == Profile::Google);
+            let all = std::iter::once(FROM).chain(is_google.then_some(FROM_GOOGLE));
+            routes.extend(all.filter_map(|from| Some(RouteConfig::new(from, &upstreams.first()?.name))));
+        }
         Some(tables) => {
             for table in tables {
                 let route = read_route(notes, table, upstreams);
@@ -106,3 +117,5 @@ const DEVICE: &str = "{device}";
 
 /// What is routed when the file names no route.
 const FROM: &str = "devices/{device}/#";
+/// Likewise where a listener has the google profile, whose topics begin with a slash.
+const FROM_GOOGLE: &str = "/devices/{device}/#";

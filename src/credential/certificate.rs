@@ -464,6 +464,7 @@ pub fn verify_certificate(
         policy: None,
         rights: Rights::ALL,
         narrowing: None,
+        key_ends_at: None,
         certificate_binding: None,
     })
 }

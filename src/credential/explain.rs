@@ -65,8 +65,8 @@ pub fn inspect(text: &str) -> Result<Vec<(String, String)>, Refused> {
         Credential::Sas(token) => {
             field("sr", token.resource_as_sent().to_owned());
             field("resource", token.resource().to_string());
-            if let Some(id) = token.resource().device() {
-                field("device", id.to_owned());
+            if let Some(id) = token.resource().identity() {
+                field(if id.contains('/') { "module" } else { "device" }, id.into_owned());
             }
             if let Some(name) = token.policy() {
                 field("skn", name.to_owned());

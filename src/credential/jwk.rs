@@ -45,6 +45,23 @@ pub fn parse_jwk_set(
     Ok((keys, skipped))
 }
 
+/// Reads one JWK (RFC 7517 §4), with its `kid` where it has one.
+///
+/// # Errors
+/// [`JwkSetError`]: it is no public key for any of the allowed algorithms.
+pub fn parse_jwk(text: &str, allowed: &[Algorithm]) -> Result<(Option<Box<str>>, VerifyingKey), JwkSetError> {
+    let about = |what: String| JwkSetError { key: None, what };
+    if text.len() > JWK_SET_BYTES_MAX {
+        return Err(about("it is larger than 256 KiB".into()));
+    }
+    let entry = Json::parse_object(text.as_bytes()).map_err(about)?;
+    if entry.get("keys").is_some() {
+        return Err(about("it is a set of keys, and one key is asked for".into()));
+    }
+    let kid = read_kid(&entry).map_err(about)?;
+    Ok((kid, read_key(&entry, allowed).map_err(about)?.map_err(about)?))
+}
+
 /// A key of a set that is not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SkippedKey {

@@ -7,12 +7,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, TokenKind, Trace, VerifyRules, VerifyingKey,
-    check_not_expired, json::Json, shown, token_id_of,
+    Algorithm, Identity, Issuer, Keyring, Narrowing, PublicKey, Refused, Rights, TokenKind, Trace, Validity,
+    VerifyRules, VerifyingKey, check_not_expired, json::Json, shown, token_id_of,
 };
 use crate::{
     denial::Denial,
-    id::{DeviceId, TokenId},
+    id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
     topic::TopicFilter,
 };
@@ -149,15 +149,29 @@ impl fmt::Debug for JwtToken<'_> {
     }
 }
 
-/// Decides whether a JWT is believed.
+/// Decides whether a JWT is believed. See [`super::verify`] for `presented_by`.
 pub(super) fn verify(
     token: &JwtToken<'_>,
+    presented_by: Option<&DeviceId>,
     keyring: &Keyring,
     rules: &VerifyRules,
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
-    let issuer = find_issuer(token, keyring)?;
+    match token.iss().and_then(|iss| keyring.issuer(iss)) {
+        Some(issuer) => by_issuer(token, issuer, keyring, rules, trace, now),
+        None => by_device(token, presented_by, keyring, rules, trace, now),
+    }
+}
+
+fn by_issuer(
+    token: &JwtToken<'_>,
+    issuer: &Issuer,
+    keyring: &Keyring,
+    rules: &VerifyRules,
+    trace: &mut impl Trace,
+    now: UnixSeconds,
+) -> Result<Identity, Refused> {
     trace.passed("issuer", || format!("`iss` is that of the issuer {:?}", issuer.name));
     let Some((kid, key)) = issuer.key(token.kid()) else {
         let named = token.kid().map_or("The token has no `kid`".into(), |kid| format!("`kid` is {}", shown(kid)));
@@ -174,17 +188,21 @@ pub(super) fn verify(
         return Err(Refused::new(Denial::SignatureInvalid, format!("The signature does not verify under {name}.")));
     }
     trace.passed("signature", || format!("verifies under {name} ({})", key.algorithm()));
-    check_audience(token, issuer)?;
+    check_audience(token, &format!("the issuer {:?}", issuer.name), &issuer.audience)?;
     trace.passed("audience", || "`aud` names this gateway".into());
-    check_required(token, issuer)?;
+    match &issuer.require {
+        Some(require) => check_required(token, require.iter().map(|claim| &**claim))?,
+        None => check_required(token, rules.require.iter().copied())?,
+    }
     let device = read_device(token, issuer)?;
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
     let narrowing = read_narrowing(token, issuer).map_err(about)?;
     trace.passed("claims", || format!("all that are required are there; `{}` is {device}", issuer.device_claim));
     let held = keyring.find(&device).ok_or_else(|| {
         let detail = format!(
-            "`{}` names {device}, and there is no such [[device]] and no [[group]] whose prefix it has.",
-            issuer.device_claim
+            "`{}` names {device}, and there is no such {}.",
+            issuer.device_claim,
+            if device.module().is_some() { "[[module]]" } else { "[[device]] and no [[group]] whose prefix it has" }
         );
         about(Refused::new(Denial::DeviceUnknown, detail))
     })?;
@@ -206,44 +224,129 @@ pub(super) fn verify(
         policy: None,
         rights: Rights::ALL,
         narrowing,
+        key_ends_at: None,
         certificate_binding: token.certificate_binding,
         device,
     })
 }
 
-fn find_issuer<'k>(token: &JwtToken<'_>, keyring: &'k Keyring) -> Result<&'k Issuer, Refused> {
-    let unknown = |detail| Refused::new(Denial::IssuerUnknown, detail);
-    let iss = token.iss().ok_or_else(|| unknown("The token has no `iss`, which names the issuer.".to_owned()))?;
-    keyring.issuer(iss).ok_or_else(|| unknown(format!("`iss` is {}, and no [[issuer]] has it.", shown(iss))))
+/// A JWT that the device signed itself, as Google's devices do: `iss` is absent or the device, and `sub` likewise. Where
+/// neither is there, it is of whom CONNECT names.
+fn by_device(
+    token: &JwtToken<'_>,
+    presented_by: Option<&DeviceId>,
+    keyring: &Keyring,
+    rules: &VerifyRules,
+    trace: &mut impl Trace,
+    now: UnixSeconds,
+) -> Result<Identity, Refused> {
+    let named = token.iss().or_else(|| token.text("sub")).and_then(|name| DeviceId::try_from(name).ok());
+    let device = if token.iss().is_none() && token.text("sub").is_none() { presented_by.cloned() } else { named };
+    let held = device.and_then(|id| keyring.find(&id).map(|found| (id, found)));
+    let able = held.and_then(|(id, found)| Some((found.device.filter(|own| !own.public_keys.is_empty())?, id, found)));
+    let (own, device, held) = able.ok_or_else(|| issuer_unknown(token))?;
+    let public = signed_by(token, &device, &own.public_keys, keyring)?;
+    let key = KeyName::new(&format!("device:{device}"), &public.slot());
+    trace.passed("signature", || format!("verifies under {key} ({})", public.key.algorithm()));
+    let about = |refused: Refused| refused.about(token.token_id, Some(&device));
+    check_validity(&key, public.validity, now).map_err(about)?;
+    if let Some(other) = token.text("sub").filter(|sub| *sub != device.as_str()) {
+        return Err(about(claim_invalid(format!("`sub` is {}, and the device {device} signed it.", shown(other)))));
+    }
+    check_audience(token, "a device", &rules.device_audience).map_err(about)?;
+    trace.passed("audience", || "`aud` names this gateway".into());
+    check_required(token, rules.require.iter().copied()).map_err(about)?;
+    held.check(&device, TokenKind::Jwt).map_err(about)?;
+    trace.passed("device", || format!("{device} is known and enabled"));
+    check_times(token, held.lifetime_max(None, rules), rules, now).map_err(about)?;
+    trace.passed("times", || {
+        format!("`exp` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
+    });
+    Ok(Identity {
+        kind: TokenKind::Jwt,
+        key,
+        key_fingerprint: public.key.fingerprint(),
+        token_id: token.token_id,
+        expires_at: token.expires_at,
+        issued_at: token.issued_at,
+        jti: token.jti().map(Arc::from),
+        issuer: None,
+        policy: None,
+        rights: Rights::ALL,
+        narrowing: None,
+        key_ends_at: public.validity.not_after,
+        certificate_binding: token.certificate_binding,
+        device,
+    })
 }
 
-fn check_audience(token: &JwtToken<'_>, issuer: &Issuer) -> Result<(), Refused> {
-    let audience = token.audience();
-    if audience.iter().any(|named| issuer.audience.iter().any(|ours| **ours == **named)) {
+/// The key of the device that made it. A key without a `kid` is tried for whatever `kid` a token has, for devices that
+/// sign themselves seldom write one.
+fn signed_by<'k>(
+    token: &JwtToken<'_>,
+    device: &DeviceId,
+    keys: &'k [PublicKey],
+    keyring: &Keyring,
+) -> Result<&'k PublicKey, Refused> {
+    let has = |kid: Option<&str>| keys.iter().filter(|public| public.kid.as_deref() == kid).collect::<Vec<_>>();
+    let named: Vec<&PublicKey> = match token.kid() {
+        None => keys.iter().collect(),
+        Some(kid) => Some(has(Some(kid))).filter(|exact| !exact.is_empty()).unwrap_or_else(|| has(None)),
+    };
+    if named.is_empty() {
+        let shown_kid = token.kid().map(shown).unwrap_or_default();
+        let detail = format!("`kid` is {shown_kid}, and no [[device.public_key]] of {device} has it.");
+        return Err(Refused::new(Denial::KeyUnknown, detail));
+    }
+    let able: Vec<&PublicKey> =
+        named.iter().copied().filter(|public| public.key.algorithm() == token.algorithm).collect();
+    if able.is_empty() {
+        let theirs = named.iter().map(|public| public.key.algorithm().as_str()).collect::<Vec<_>>().join(", ");
+        let detail = format!("`alg` is {}; the public keys of {device} are for {theirs}.", token.algorithm);
+        return Err(Refused::new(Denial::AlgorithmMismatch, detail));
+    }
+    able.into_iter().find(|public| keyring.memo().verifies(token, &public.key)).ok_or_else(|| {
+        let detail = format!("The signature does not verify under any public key of {device}.");
+        Refused::new(Denial::SignatureInvalid, detail)
+    })
+}
+
+fn check_validity(key: &KeyName, validity: Validity, now: UnixSeconds) -> Result<(), Refused> {
+    if validity.holds(now) {
         return Ok(());
     }
-    let named = audience.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
-    let detail = match named.is_empty() {
-        true => format!(
-            "The token has no `aud`; the issuer {:?} makes tokens for {}.",
-            issuer.name,
-            issuer.audience.join(", ")
-        ),
-        false => format!(
-            "`aud` is {}; the issuer {:?} makes tokens for {}.",
-            shown(&named),
-            issuer.name,
-            issuer.audience.join(", ")
-        ),
+    let detail = match validity.not_before.filter(|from| *from > now) {
+        Some(from) => format!("{key} is good from {from} on."),
+        None => format!("{key} was good until {}.", validity.not_after.unwrap_or(now)),
+    };
+    Err(Refused::new(Denial::KeyOutOfValidity, detail))
+}
+
+fn issuer_unknown(token: &JwtToken<'_>) -> Refused {
+    let detail = match token.iss() {
+        None => "The token has no `iss`, which names the issuer; and no device with a public key of its own is named."
+            .into(),
+        Some(iss) => format!("`iss` is {}, and no [[issuer]] has it.", shown(iss)),
+    };
+    Refused::new(Denial::IssuerUnknown, detail)
+}
+
+fn check_audience<T: AsRef<str>>(token: &JwtToken<'_>, maker: &str, ours: &[T]) -> Result<(), Refused> {
+    let audience = token.audience();
+    if audience.iter().any(|named| ours.iter().any(|ours| ours.as_ref() == *named)) {
+        return Ok(());
+    }
+    let ours = ours.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    let detail = match audience.is_empty() {
+        true => format!("The token has no `aud`; {maker} makes tokens for {ours}."),
+        false => format!("`aud` is {}; {maker} makes tokens for {ours}.", shown_list(&audience)),
     };
     Err(Refused::new(Denial::AudienceMismatch, detail))
 }
 
-fn check_required(token: &JwtToken<'_>, issuer: &Issuer) -> Result<(), Refused> {
-    match issuer.require.iter().find(|claim| matches!(token.claims.get(claim), None | Some(Json::Null))) {
-        Some(claim) => {
-            Err(claim_invalid(format!("The token has no `{claim}`, which the issuer {:?} requires.", issuer.name)))
-        }
+fn check_required<'c>(token: &JwtToken<'_>, mut require: impl Iterator<Item = &'c str>) -> Result<(), Refused> {
+    match require.find(|claim| matches!(token.claims.get(claim), None | Some(Json::Null))) {
+        Some(claim) => Err(claim_invalid(format!("The token has no `{claim}`, which is required of it."))),
         None => Ok(()),
     }
 }
@@ -408,8 +511,16 @@ fn decode_part(name: &str, text: &str) -> Result<Vec<u8>, String> {
         .map_err(|_| format!("The {name} of the token is no canonical base64url without padding."))
 }
 
+fn shown_list(names: &[&str]) -> String {
+    let mut all = names.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMES_SHOWN_MAX {
+        all.push_str(", …");
+    }
+    all
+}
+
 fn key_list(issuer: &Issuer) -> String {
-    let kids: Vec<&str> = issuer.keys.iter().take(KIDS_SHOWN_MAX).filter_map(|(kid, _)| kid.as_deref()).collect();
+    let kids: Vec<&str> = issuer.keys.iter().take(NAMES_SHOWN_MAX).filter_map(|(kid, _)| kid.as_deref()).collect();
     match (issuer.keys.len(), kids.is_empty()) {
         (0, _) => "no key".into(),
         (1, true) => "one key, without `kid`".into(),
@@ -424,4 +535,4 @@ fn claim_invalid(what: String) -> Refused {
 const KID_BYTES_MAX: usize = 128;
 const JTI_BYTES_MAX: usize = 128;
 /// Enough to see a typing mistake, few enough for one line.
-const KIDS_SHOWN_MAX: usize = 5;
+const NAMES_SHOWN_MAX: usize = 5;

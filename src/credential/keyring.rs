@@ -3,25 +3,28 @@
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{
-    Credential, Refused, Resource, Rights, Slots, Thumbprints, TokenKind, VerifyRules, VerifyingKey,
+    Credential, Refused, Resource, Rights, SecretKey, Slots, Thumbprints, TokenKind, VerifyRules, VerifyingKey,
     memo::SignatureMemo,
 };
 use crate::{
     denial::Denial,
     id::{DeviceId, KeyName},
+    time::UnixSeconds,
 };
 
 /// What a device, or the devices of a group, may do: an index into the scopes that stand beside the keyring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScopeIndex(pub u32);
 
-/// A `[[device]]`.
+/// A `[[device]]` or a `[[module]]`.
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Its own SAS keys; none where a group derives them or where it has JWTs alone.
     pub keys: Slots,
     /// Client certificates that are its own, whoever signed them.
     pub thumbprints: Thumbprints,
+    /// Public keys of its own: it signs its JWTs itself.
+    pub public_keys: Vec<PublicKey>,
     /// Whether it may connect.
     pub enabled: bool,
     /// Kinds of token that are accepted for it; `None`: those of the gateway.
@@ -30,6 +33,55 @@ pub struct Device {
     pub token_lifetime_max: Option<Duration>,
     /// What it may do.
     pub scope: ScopeIndex,
+}
+
+impl Default for Device {
+    /// Enabled, without any key.
+    fn default() -> Self {
+        Self {
+            keys: Slots::default(),
+            thumbprints: Thumbprints::default(),
+            public_keys: Vec::new(),
+            enabled: true,
+            accept: None,
+            token_lifetime_max: None,
+            scope: ScopeIndex::default(),
+        }
+    }
+}
+
+/// A `[[device.public_key]]`: what the device signs its own JWTs with.
+#[derive(Clone, Debug)]
+pub struct PublicKey {
+    /// What the tokens may name it by.
+    pub kid: Option<Box<str>>,
+    /// The key.
+    pub key: VerifyingKey,
+    /// When it may be used.
+    pub validity: Validity,
+}
+
+impl PublicKey {
+    /// What stands behind the `/` in its name: its `kid`, else its fingerprint.
+    pub fn slot(&self) -> String {
+        self.kid.as_deref().map_or_else(|| format!("{:016x}", self.key.fingerprint()), str::to_owned)
+    }
+}
+
+/// From when and until when a key may be used; an end that is absent is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: Option<UnixSeconds>,
+    /// The first second in which it may be used no more.
+    pub not_after: Option<UnixSeconds>,
+}
+
+impl Validity {
+    /// Whether it may be used.
+    pub fn holds(&self, now: UnixSeconds) -> bool {
+        self.not_before.is_none_or(|from| from <= now) && self.not_after.is_none_or(|end| now < end)
+    }
 }
 
 /// A `[[policy]]`: a SAS key with a name, for any device within its resource.
@@ -75,8 +127,8 @@ pub struct Issuer {
     pub device_claim: Box<str>,
     /// The claim that narrows the scope.
     pub scope_claim: Option<Box<str>>,
-    /// Claims that must be there.
-    pub require: Vec<Box<str>>,
+    /// Claims that must be there; `None`: those of the profile.
+    pub require: Option<Vec<Box<str>>>,
     /// The longest life of its tokens, from `iat`.
     pub token_lifetime_max: Option<Duration>,
 }
@@ -119,8 +171,37 @@ impl Keyring {
     /// The device or the group that it belongs to; `None`: it is unknown.
     pub fn find(&self, id: &DeviceId) -> Option<Found<'_>> {
         let device = self.devices.get(id);
-        let group = self.groups.iter().find(|group| id.as_str().starts_with(&*group.prefix));
-        (device.is_some() || group.is_some()).then_some(Found { device, group })
+        if id.module().is_some() {
+            // A module is known by its own entry, and is of a device that is known.
+            let parent = self.devices.get(id.device());
+            let is_known = device.is_some() && (parent.is_some() || self.group_of(id.device()).is_some());
+            return is_known.then_some(Found { device, group: None, parent });
+        }
+        let group = self.group_of(id.as_str());
+        (device.is_some() || group.is_some()).then_some(Found { device, group, parent: None })
+    }
+
+    fn group_of(&self, device: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| device.starts_with(&*group.prefix))
+    }
+
+    /// What signs a SAS token of this device or module itself: its own primary key, else the one that its group derives.
+    pub fn signing_key(&self, id: &DeviceId) -> Option<(KeyName, SecretKey)> {
+        let found = self.find(id)?;
+        match (found.device.filter(|device| !device.keys.is_empty()), found.group) {
+            (Some(device), _) => Some((KeyName::new(&format!("device:{id}"), PRIMARY), device.keys.primary.clone()?)),
+            (None, Some(group)) => {
+                let key = group.keys.primary.as_ref()?.derive(id);
+                Some((KeyName::new(&format!("group:{}", group.prefix), PRIMARY), key))
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// What signs a SAS token with this `skn`: the policy's primary key.
+    pub fn policy_signing_key(&self, name: &str) -> Option<(KeyName, SecretKey)> {
+        let key = self.policy(name)?.keys.primary.clone()?;
+        Some((KeyName::new(&format!("policy:{name}"), PRIMARY), key))
     }
 
     /// A `[[policy]]` by its name, exactly.
@@ -133,7 +214,7 @@ impl Keyring {
         self.issuers.get(iss)
     }
 
-    /// Every `[[device]]`, in no order.
+    /// Every `[[device]]` and `[[module]]`, in no order.
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
         self.devices.iter()
     }
@@ -167,10 +248,21 @@ impl Keyring {
 
     /// Whether the owner of the key `name` still holds one with this fingerprint, in whichever slot.
     pub fn holds(&self, name: &KeyName, fingerprint: u64) -> bool {
-        let parts = name.as_str().rsplit_once('/').and_then(|(owner, _)| owner.split_once(':'));
-        let Some((kind, owner)) = parts else { return false };
-        match kind {
-            "device" => self.devices.get(owner).is_some_and(|device| device.keys.hold(fingerprint)),
+        self.validity(name, fingerprint).is_some()
+    }
+
+    /// When the key `name` with this fingerprint may be used; `None`: its owner holds it no more, in whichever slot.
+    pub fn validity(&self, name: &KeyName, fingerprint: u64) -> Option<Validity> {
+        let (kind, owner) = name.as_str().rsplit_once('/').and_then(|(owner, _)| owner.split_once(':'))?;
+        let held = match kind {
+            "device" => {
+                let device = self.devices.get(owner)?;
+                let public = device.public_keys.iter().find(|public| public.key.fingerprint() == fingerprint);
+                if let Some(public) = public {
+                    return Some(public.validity);
+                }
+                device.keys.hold(fingerprint)
+            }
             // By an authority: whether it still vouches is asked apart from the keys.
             "certificate" if name.slot() == "ca" => true,
             "certificate" => self.devices.get(owner).is_some_and(|device| device.thumbprints.hold(fingerprint)),
@@ -180,7 +272,8 @@ impl Keyring {
                 &*issuer.name == owner && issuer.keys.iter().any(|(_, key)| key.fingerprint() == fingerprint)
             }),
             _ => false,
-        }
+        };
+        held.then(Validity::default)
     }
 }
 
@@ -189,8 +282,10 @@ impl Keyring {
 pub struct Found<'k> {
     /// Its own entry.
     pub device: Option<&'k Device>,
-    /// The group whose prefix it has.
+    /// The group whose prefix it has; a module has none.
     pub group: Option<&'k Group>,
+    /// Of a module the entry of its device, where that has one and is not of a group alone.
+    pub parent: Option<&'k Device>,
 }
 
 impl Found<'_> {
@@ -203,27 +298,34 @@ impl Found<'_> {
         }
     }
 
-    /// Whether it may connect.
+    /// Whether it may connect. A module of a device that is switched off may not.
     pub fn is_enabled(&self) -> bool {
-        self.device.is_none_or(|device| device.enabled)
+        self.device.is_none_or(|device| device.enabled) && self.parent.is_none_or(|device| device.enabled)
+    }
+
+    /// Kinds that are accepted for it. What a module does not say its device says.
+    fn accept(&self) -> Option<&[TokenKind]> {
+        [self.device, self.parent].into_iter().flatten().find_map(|device| device.accept.as_deref())
     }
 
     /// Whether it may connect with this kind of token, alone or with a certificate.
     pub fn accepts(&self, kind: TokenKind) -> bool {
-        self.device.and_then(|device| device.accept.as_ref()).is_none_or(|kinds| kind.is_taken_by(kinds))
+        self.accept().is_none_or(|kinds| kind.is_taken_by(kinds))
     }
 
     /// Whether a token of this kind needs the device's client certificate beside it: the device's own list or the
     /// gateway's takes it with one only.
     pub fn needs_certificate(&self, kind: TokenKind, accept: &[TokenKind]) -> bool {
-        let own = self.device.and_then(|device| device.accept.as_deref());
-        [Some(accept), own].into_iter().flatten().any(|kinds| kind.token().is_none_or(|token| !kinds.contains(&token)))
+        [Some(accept), self.accept()]
+            .into_iter()
+            .flatten()
+            .any(|kinds| kind.token().is_none_or(|token| !kinds.contains(&token)))
     }
 
     /// Whether a certificate is enough: the device's own list says so; or it has none, and its thumbprint or the
     /// gateway's list does.
     pub fn accepts_certificate_alone(&self, accept: &[TokenKind]) -> bool {
-        match self.device.and_then(|device| device.accept.as_deref()) {
+        match self.accept() {
             Some(kinds) => kinds.contains(&TokenKind::Certificate),
             None => {
                 accept.contains(&TokenKind::Certificate)
@@ -234,7 +336,8 @@ impl Found<'_> {
 
     pub(super) fn check_enabled(&self, id: &DeviceId) -> Result<(), Refused> {
         if !self.is_enabled() {
-            return Err(Refused::new(Denial::DeviceDisabled, format!("The device {id} has `enabled = false`.")));
+            let whose = if self.device.is_none_or(|device| device.enabled) { id.device() } else { id.as_str() };
+            return Err(Refused::new(Denial::DeviceDisabled, format!("The device {whose} has `enabled = false`.")));
         }
         Ok(())
     }
@@ -248,14 +351,11 @@ impl Found<'_> {
         Ok(())
     }
 
-    /// The limit of the key's owner, else the gateway's; the device's own bounds either.
+    /// The limit of the key's owner, else the gateway's; the device's own, and for a module that of its device, bound
+    /// either.
     pub(super) fn lifetime_max(&self, owner: Option<Duration>, rules: &VerifyRules) -> Duration {
-        let own = self.device.and_then(|device| device.token_lifetime_max);
-        match (owner, own) {
-            (Some(owner), Some(own)) => owner.min(own),
-            (Some(limit), None) | (None, Some(limit)) => limit,
-            (None, None) => rules.token_lifetime_max,
-        }
+        let own = [self.device, self.parent].into_iter().flatten().filter_map(|device| device.token_lifetime_max);
+        own.chain(owner).min().unwrap_or(rules.token_lifetime_max)
     }
 }
 
@@ -319,6 +419,11 @@ impl KeyringBuilder {
         Ok(())
     }
 
+    /// Whether a device with this id was added, or a group that it belongs to.
+    pub fn has_device(&self, id: &str) -> bool {
+        self.ring.devices.contains_key(id) || self.ring.group_of(id).is_some()
+    }
+
     /// Whether a group was added that this device belongs to.
     pub fn has_group_of(&self, id: &DeviceId) -> bool {
         self.ring.groups.iter().any(|group| id.as_str().starts_with(&*group.prefix))
@@ -357,5 +462,6 @@ impl fmt::Display for NameTaken {
 
 impl std::error::Error for NameTaken {}
 
+const PRIMARY: &str = "primary";
 /// The slot of a single key that has no `kid`.
 const UNNAMED: &str = "key";

@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::{Algorithm, KeyError, VerifyingKey, key::keyed};
-use crate::time::UnixSeconds;
+use crate::{id::DeviceId, time::UnixSeconds};
 
 /// A SAS token for a resource (as `localhost/devices/pump-17`, not encoded yet).
 pub fn mint_sas(resource: &str, key: &[u8], expires_at: UnixSeconds, policy: Option<&str>) -> String {
@@ -22,6 +22,12 @@ pub fn mint_sas(resource: &str, key: &[u8], expires_at: UnixSeconds, policy: Opt
     let sig = utf8_percent_encode(&sig, ESCAPED);
     let skn = policy.map_or(String::new(), |name| format!("&skn={}", utf8_percent_encode(name, ESCAPED)));
     format!("{}sr={sr}&sig={sig}&se={}{skn}", super::sas::PREFIX, expires_at.0)
+}
+
+/// What a SAS token of a device or module is for: `{host}/devices/{id}` or `{host}/devices/{id}/modules/{m}`.
+pub fn resource_of(host: &str, id: &DeviceId) -> String {
+    let module = id.module().map_or(String::new(), |module| format!("/modules/{module}"));
+    format!("{host}/devices/{}{module}", id.device())
 }
 
 /// What stands in a token that we make.

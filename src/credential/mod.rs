@@ -21,11 +21,13 @@ pub use certificate::{
     Thumbprints, certificate_end, prove, verify_certificate,
 };
 pub use explain::{Explanation, Step, explain, inspect};
-pub use jwk::{JwkSetError, SkippedKey, parse_jwk_set};
+pub use jwk::{JwkSetError, SkippedKey, parse_jwk, parse_jwk_set};
 pub use jwt::{JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey};
-pub use keyring::{Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, ScopeIndex};
-pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, self_test};
+pub use keyring::{
+    Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, PublicKey, ScopeIndex, Validity,
+};
+pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, resource_of, self_test};
 pub use revocation::{
     Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListDigest, ListKey, ListReader, ListRules, ListSigner,
     ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
@@ -187,6 +189,10 @@ pub struct VerifyRules {
     pub token_lifetime_max: Duration,
     /// Whether a token that is not scoped to one device is accepted.
     pub hub_wide_tokens: bool,
+    /// Claims that a JWT must have, where its issuer does not say.
+    pub require: &'static [&'static str],
+    /// What `aud` of a JWT must hold that a device signed itself: one of them.
+    pub device_audience: Vec<String>,
 }
 
 /// A believed token: only [`verify`] makes one.
@@ -204,6 +210,7 @@ pub struct Identity {
     policy: Option<Arc<str>>,
     rights: Rights,
     narrowing: Option<Narrowing>,
+    key_ends_at: Option<UnixSeconds>,
     certificate_binding: Option<[u8; 32]>,
 }
 
@@ -268,6 +275,11 @@ impl Identity {
         self.narrowing.as_ref()
     }
 
+    /// The first second in which the key that verified it may be used no more, where its validity has an end.
+    pub fn key_ends_at(&self) -> Option<UnixSeconds> {
+        self.key_ends_at
+    }
+
     /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever
     /// lets the device in must see that certificate.
     pub fn certificate_binding(&self) -> Option<&[u8; 32]> {
@@ -321,8 +333,9 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Decides whether a token is believed. `presented_by` is the device that CONNECT names: a hub-wide token is its own;
-/// that the token of one device is presented by another is for the caller to see.
+/// Decides whether a token is believed. `presented_by` is the device or module that CONNECT names: a hub-wide token is its
+/// own, one that a policy signed for a device is that of its modules, too, and a JWT that says nothing of a device is
+/// verified with that device's public keys. That the token of one device is presented by another is for the caller to see.
 ///
 /// The order is the same for both kinds: the kind itself, whose key, signature, resource or audience, device, times. Nothing that the
 /// token says of itself is told before its signature verified, except which key it names.
@@ -353,7 +366,7 @@ fn verify_traced(
     }
     match credential {
         Credential::Sas(token) => sas::verify(token, presented_by, keyring, rules, trace, now),
-        Credential::Jwt(token) => jwt::verify(token, keyring, rules, trace, now),
+        Credential::Jwt(token) => jwt::verify(token, presented_by, keyring, rules, trace, now),
     }
     .map_err(|refused| refused.about(credential.token_id(), None))
 }

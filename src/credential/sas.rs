@@ -159,21 +159,14 @@ impl Resource {
         self.scheme
     }
 
-    /// The device that it is scoped to: `devices/{id}` or `devices/{id}/modules/{m}`.
-    pub fn device(&self) -> Option<&str> {
+    /// Whom it is scoped to: `{id}` of `devices/{id}`, `{id}/{m}` of `devices/{id}/modules/{m}`. Such a device need not be.
+    pub fn identity(&self) -> Option<Cow<'_, str>> {
         let mut segments = self.path.split('/');
         match [(); 5].map(|()| segments.next()) {
-            [Some("devices"), Some(id), None, ..] | [Some("devices"), Some(id), Some("modules"), Some(_), None] => {
-                Some(id)
-            }
+            [Some("devices"), Some(id), None, ..] => Some(id.into()),
+            [Some("devices"), Some(id), Some("modules"), Some(module), None] => Some(format!("{id}/{module}").into()),
             _ => None,
         }
-    }
-
-    /// The module that it is scoped to.
-    pub fn module(&self) -> Option<&str> {
-        self.device()?;
-        self.path.split('/').nth(3)
     }
 
     /// Whether it covers every device: the host alone, or its `devices`.
@@ -219,7 +212,7 @@ pub(super) fn verify(
     trace.passed("signature", || format!("verifies under {}", signer.key));
     check_host(token, rules)?;
     trace.passed("resource", || format!("`sr` names {}, a host of this gateway", token.resource));
-    let device = whose(token, presented_by, rules)?;
+    let device = whose(token, &signer, presented_by, rules)?;
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
     let held = keyring.find(&device).ok_or_else(|| about(unknown_device(device.as_str())))?;
     held.check(&device, TokenKind::Sas).map_err(about)?;
@@ -252,6 +245,7 @@ pub(super) fn verify(
         policy: signer.policy,
         rights: signer.rights,
         narrowing: None,
+        key_ends_at: None,
         certificate_binding: None,
     })
 }
@@ -291,7 +285,7 @@ fn signed_by_policy(token: &SasToken<'_>, name: &str, keyring: &Keyring) -> Resu
 }
 
 fn signed_by_device(token: &SasToken<'_>, keyring: &Keyring, rules: &VerifyRules) -> Result<Signer, Refused> {
-    let Some(id) = token.resource.device() else {
+    let Some(id) = token.resource.identity() else {
         let nobody = match rules.hub_wide_tokens {
             _ if !token.resource.is_hub_wide() => Denial::ResourceOutOfPolicy,
             true => Denial::KeyUnknown,
@@ -303,7 +297,7 @@ fn signed_by_device(token: &SasToken<'_>, keyring: &Keyring, rules: &VerifyRules
         );
         return Err(Refused::new(nobody, detail));
     };
-    let device = DeviceId::try_from(id).ok();
+    let device = DeviceId::try_from(&*id).ok();
     let signer = device.as_ref().and_then(|id| sas_signer(token, id, keyring));
     let about = |refused: Refused| refused.about(token.token_id, device.as_ref());
     match signer {
@@ -315,7 +309,7 @@ fn signed_by_device(token: &SasToken<'_>, keyring: &Keyring, rules: &VerifyRules
         Some(Err(refused)) => Err(about(refused)),
         None => {
             matching_slot(token, &Slots::default());
-            Err(about(unknown_device(id)))
+            Err(about(unknown_device(&id)))
         }
     }
 }
@@ -379,15 +373,20 @@ fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> 
     Err(Refused::new(Denial::HostMismatch, detail))
 }
 
-/// The device that the token is scoped to; of a hub-wide token, whoever presents it.
-fn whose(token: &SasToken<'_>, presented_by: Option<&DeviceId>, rules: &VerifyRules) -> Result<DeviceId, Refused> {
-    match (token.resource.device(), presented_by) {
-        (Some(_), _) if token.resource.module().is_some() => {
-            let detail =
-                format!("`sr` is {}, which is one module of a device and less than the device.", token.resource);
-            Err(Refused::new(Denial::ResourceOutOfPolicy, detail))
+/// The device or module that the token is scoped to; of a hub-wide token, whoever presents it. By whole segments
+/// `devices/{id}` covers the modules of that device, but a device's own key signs for the device alone.
+fn whose(
+    token: &SasToken<'_>,
+    signer: &Signer,
+    presented_by: Option<&DeviceId>,
+    rules: &VerifyRules,
+) -> Result<DeviceId, Refused> {
+    match (token.resource.identity(), presented_by) {
+        (Some(id), presenter) => {
+            let named = DeviceId::try_from(&*id).map_err(|_| unknown_device(&id))?;
+            let covered = presenter.filter(|presenter| signer.policy.is_some() && presenter.is_within(&named));
+            Ok(covered.cloned().unwrap_or(named))
         }
-        (Some(id), _) => DeviceId::try_from(id).map_err(|_| unknown_device(id)),
         (None, Some(presenter)) if token.resource.is_hub_wide() && rules.hub_wide_tokens => Ok(presenter.clone()),
         (None, _) if token.resource.is_hub_wide() => {
             let detail = format!("`sr` is {}, which covers every device; `hub_wide_tokens` is off.", token.resource);
@@ -408,7 +407,10 @@ fn signature_invalid(tried: &str) -> Refused {
 fn unknown_device(id: &str) -> Refused {
     Refused::new(
         Denial::DeviceUnknown,
-        format!("There is no device {}, and no [[group]] whose prefix it has.", shown(id)),
+        match id.split_once('/') {
+            Some((device, module)) => format!("The device {} has no [[module]] {}.", shown(device), shown(module)),
+            None => format!("There is no device {}, and no [[group]] whose prefix it has.", shown(id)),
+        },
     )
 }
 

@@ -19,6 +19,8 @@ fn rules() -> VerifyRules {
         clock_skew: Duration::from_secs(30),
         token_lifetime_max: Duration::from_secs(86400),
         hub_wide_tokens: false,
+        require: &["exp"],
+        device_audience: vec!["localhost".into()],
     }
 }
 
@@ -27,14 +29,7 @@ pub(super) fn keyring(key: VerifyingKey) -> Keyring {
     let secondary = SecretKey::parse(KEY, KeyEncoding::Base64).ok();
     let keys = Slots { primary: SecretKey::from_bytes(b"another key of the same device").ok(), secondary };
     let mut ring = Keyring::builder();
-    let device = Device {
-        keys,
-        thumbprints: Thumbprints::default(),
-        enabled: true,
-        accept: None,
-        token_lifetime_max: None,
-        scope: ScopeIndex(0),
-    };
+    let device = Device { keys, ..Device::default() };
     ring.add_device(id("pump-17"), device).expect("new");
     ring.add_issuer(Issuer {
         name: "factory".into(),
@@ -43,7 +38,7 @@ pub(super) fn keyring(key: VerifyingKey) -> Keyring {
         keys: vec![(None, key)],
         device_claim: "sub".into(),
         scope_claim: None,
-        require: vec!["exp".into()],
+        require: Some(vec!["exp".into()]),
         token_lifetime_max: None,
     })
     .expect("new");
@@ -169,10 +164,10 @@ fn a_resource_covers_by_whole_segments() {
     {
         assert!(!resource(wide).covers(&resource(narrow)), "{wide} does not cover {narrow}");
     }
-    assert_eq!(resource("h/devices/d").device(), Some("d"));
-    assert_eq!(resource("h/devices/d/modules/m").module(), Some("m"));
+    assert_eq!(resource("h/devices/d").identity().as_deref(), Some("d"));
+    assert_eq!(resource("h/devices/d/modules/m").identity().as_deref(), Some("d/m"));
     for none in ["h", "h/devices", "h/devices/d/x", "h/devices/d/modules", "h/devices/d/modules/m/x", "h/x/devices/d"] {
-        assert_eq!(resource(none).device(), None, "{none}");
+        assert_eq!(resource(none).identity(), None, "{none}");
     }
 }
 

@@ -2,87 +2,69 @@
 
 use std::time::Duration;
 
-use crate::policy::TokenKind;
+use crate::{
+    credential::VerifyRules,
+    policy::{Profile, TokenKind},
+};
 
-/// `[gateway]` names and `[credentials]`, with the profile's presets filled in.
+/// `[gateway]` names and `[credentials]`, as they were written: what is absent the profile presets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateConfig {
     /// What SAS `sr` and Azure user names must name; compared without regard to case.
     pub hostname: String,
     /// Other names of the same.
     pub aliases: Vec<String>,
-    /// How far clocks may be apart. Default 30 s (profile azure: 300 s). Longer keeps dead tokens alive, shorter
-    /// refuses devices with poor clocks.
-    pub clock_skew: Duration,
-    /// The longest life of a token from now (SAS) or from `iat` (JWT). Default 24 h (profile azure: 366 d).
-    pub token_lifetime_max: Duration,
-    /// Claims that a JWT must have, where its issuer does not say. Default `exp` and `iat` (profile azure: `exp`).
-    pub require: &'static [&'static str],
+    /// The gateway's profile, which a listener may set otherwise.
+    pub profile: Profile,
+    /// How far clocks may be apart. `None`: 30 s, as the listener's profile presets it (azure: 300 s, google: 600 s). Longer
+    /// keeps dead tokens alive, shorter refuses devices with poor clocks.
+    pub clock_skew: Option<Duration>,
+    /// The longest life of a token from now (SAS) or from `iat` (JWT). `None`: 24 h, as the listener's profile presets it
+    /// (azure: 366 d).
+    pub token_lifetime_max: Option<Duration>,
     /// Kinds of token that are accepted at all.
     pub accept: Vec<TokenKind>,
     /// Whether a token that is not scoped to one device is accepted. Default no.
     pub hub_wide_tokens: bool,
+    /// Where devices of the google profile are: `projects/{p}/locations/{r}/registries/{g}`. Their client ids lie in one of
+    /// them, and what they sign themselves is for its project.
+    pub google_registries: Vec<String>,
+}
+
+impl GateConfig {
+    /// What tokens are held to on a listener with this profile: what is written, else what the profile presets.
+    pub fn rules(&self, profile: Profile) -> VerifyRules {
+        let hosts: Vec<String> = std::iter::once(&self.hostname).chain(&self.aliases).cloned().collect();
+        let projects: Vec<String> = self.google_registries.iter().filter_map(|path| project_of(path)).collect();
+        let device_audience = if profile == Profile::Google && !projects.is_empty() { projects } else { hosts.clone() };
+        VerifyRules {
+            accept: self.accept.clone(),
+            hosts,
+            clock_skew: self.clock_skew.unwrap_or_else(|| profile.clock_skew()),
+            token_lifetime_max: self.token_lifetime_max.unwrap_or_else(|| profile.token_lifetime_max()),
+            hub_wide_tokens: self.hub_wide_tokens,
+            require: profile.require(),
+            device_audience,
+        }
+    }
 }
 
 impl Default for GateConfig {
     fn default() -> Self {
-        let profile = Profile::default();
         Self {
             hostname: "localhost".into(),
             aliases: Vec::new(),
-            clock_skew: profile.clock_skew(),
-            token_lifetime_max: profile.token_lifetime_max(),
-            require: profile.require(),
+            profile: Profile::default(),
+            clock_skew: None,
+            token_lifetime_max: None,
             accept: vec![TokenKind::Sas, TokenKind::Jwt],
             hub_wide_tokens: false,
+            google_registries: Vec::new(),
         }
     }
 }
 
-/// Presets and quirks of one ecosystem; set for the gateway, or for one listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// RFC and MQTT to the letter, short lives, small skew.
-    #[default]
-    Strict,
-    /// As Azure IoT Hub does it, for its device SDKs.
-    Azure,
-    /// As Google Cloud IoT Core did it.
-    Google,
-}
-
-impl Profile {
-    /// `strict`, `azure` or `google`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Azure => "azure",
-            Self::Google => "google",
-        }
-    }
-
-    /// The preset of `clock_skew`. Azure's covers the time by which its SDKs renew too late; Google's is what it documented.
-    pub fn clock_skew(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Strict => 30,
-            Self::Azure => 300,
-            Self::Google => 600,
-        })
-    }
-
-    /// The preset of `token_lifetime_max`. Azure sets no limit; 366 days are one that its users do not notice.
-    pub fn token_lifetime_max(self) -> Duration {
-        Duration::from_hours(match self {
-            Self::Strict | Self::Google => 24,
-            Self::Azure => 366 * 24,
-        })
-    }
-    /// The preset of an issuer's `require`. Without `iat` a token's lifetime is counted from now, so that one made for
-    /// a year comes in under the limit in its last days; Google documented `iat` as required.
-    pub fn require(self) -> &'static [&'static str] {
-        match self {
-            Self::Strict | Self::Google => &["exp", "iat"],
-            Self::Azure => &["exp"],
-        }
-    }
+/// `{p}` of `projects/{p}/…`.
+fn project_of(path: &str) -> Option<String> {
+    path.split('/').nth(1).map(str::to_owned)
 }

@@ -10,8 +10,11 @@ mod limiter;
 mod names;
 
 pub use backoff::{Backoff, Judged};
-pub use config::{GateConfig, Profile};
+pub use config::GateConfig;
 pub use limiter::ConnectLimiter;
+pub use names::is_google_registry;
+
+pub use crate::policy::Profile;
 
 use std::sync::{
     Arc,
@@ -23,7 +26,7 @@ use arc_swap::ArcSwapOption;
 use crate::{
     credential::{
         Credential, Found, Hit, Identity, Keyring, PeerCertificate, Refused, RevocationList, Rights, ScopeIndex,
-        VerifyRules, verify, verify_certificate,
+        Validity, VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -50,14 +53,14 @@ impl Identities {
         &self.keyring
     }
 
-    /// What a device may do before its token narrows it; `None`: it is unknown.
-    pub fn scope_of(&self, id: &DeviceId) -> Option<Scope> {
-        self.scope_of_found(self.keyring.find(id)?, id)
+    /// What a device may do before its token narrows it, on a listener with this profile; `None`: it is unknown.
+    pub fn scope_of(&self, id: &DeviceId, profile: Profile) -> Option<Scope> {
+        self.scope_of_found(self.keyring.find(id)?, id, profile)
     }
 
-    fn scope_of_found(&self, found: Found<'_>, id: &DeviceId) -> Option<Scope> {
+    fn scope_of_found(&self, found: Found<'_>, id: &DeviceId, profile: Profile) -> Option<Scope> {
         let ScopeIndex(index) = found.scope();
-        self.scopes.get(index as usize).map(|template| template.for_device(id))
+        self.scopes.get(index as usize).map(|template| template.for_device(id, profile))
     }
 }
 
@@ -72,7 +75,7 @@ pub struct Admission<'a> {
     pub password: Option<&'a [u8]>,
     /// The client certificate of the connection.
     pub certificate: Option<&'a Arc<PeerCertificate>>,
-    /// How client id and user name are read on this listener.
+    /// How client id and user name are read on this listener, and what tokens are held to.
     pub profile: Profile,
     /// The will, where there is one.
     pub will: Option<WillTopic<'a>>,
@@ -93,7 +96,8 @@ pub struct WillTopic<'a> {
 #[derive(Debug)]
 pub struct Gate {
     config: GateConfig,
-    rules: VerifyRules,
+    /// By profile, in the order of [`Profile::ALL`].
+    rules: [VerifyRules; Profile::ALL.len()],
     identities: ArcSwapOption<Identities>,
     revocations: ArcSwapOption<RevocationList>,
     epoch: AtomicU64,
@@ -102,18 +106,9 @@ pub struct Gate {
 impl Gate {
     /// A gate that refuses everybody until identities and list are loaded.
     pub fn new(config: GateConfig) -> Self {
-        let mut hosts = vec![config.hostname.clone()];
-        hosts.extend(config.aliases.iter().cloned());
-        let rules = VerifyRules {
-            accept: config.accept.clone(),
-            hosts,
-            clock_skew: config.clock_skew,
-            token_lifetime_max: config.token_lifetime_max,
-            hub_wide_tokens: config.hub_wide_tokens,
-        };
         Self {
+            rules: Profile::ALL.map(|profile| config.rules(profile)),
             config,
-            rules,
             identities: ArcSwapOption::empty(),
             revocations: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
@@ -155,9 +150,19 @@ impl Gate {
         self.revocations.load_full()
     }
 
-    /// What tokens are held to besides their signature.
-    pub fn rules(&self) -> &VerifyRules {
-        &self.rules
+    /// What tokens are held to besides their signature, on listeners with this profile.
+    pub fn rules(&self, profile: Profile) -> &VerifyRules {
+        let [strict, azure, google] = &self.rules;
+        match profile {
+            Profile::Strict => strict,
+            Profile::Azure => azure,
+            Profile::Google => google,
+        }
+    }
+
+    /// The gateway's profile: that of listeners which name none.
+    pub fn profile(&self) -> Profile {
+        self.config.profile
     }
 
     /// Whether deciding about this password takes the check of a public key that was not made before.
@@ -183,12 +188,13 @@ impl Gate {
             let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
             return Err(Refused::new(Denial::Unavailable, detail));
         }
-        let device = names::device_of_client_id(request.client_id, request.profile)?;
+        let rules = self.rules(request.profile);
+        let device = names::device_of_client_id(request.client_id, request.profile, &self.config.google_registries)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
         let credential = read_credential(request).map_err(about)?;
         let shown_as = credential.as_ref().map_or_else(|| certificate_id(request), |token| Some(token.token_id()));
         if let Some(name) = request.user_name {
-            names::check_user_name(name, &device, &self.rules.hosts, request.profile)
+            names::check_user_name(name, &device, &rules.hosts, request.profile)
                 .map_err(|refused| Refused { token_id: refused.token_id.or(shown_as), ..about(refused) })?;
         }
         let identity = self.identify(request, credential.as_ref(), &device, identities, now).map_err(about)?;
@@ -200,9 +206,8 @@ impl Gate {
         let homeless =
             || about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."));
         let found = identities.keyring.find(&device).ok_or_else(homeless)?;
-        let certificate =
-            certificate::check(request.certificate, &identity, &found, &self.rules, now).map_err(about)?;
-        let grant = self.grant(&identity, certificate, identities).ok_or_else(homeless)?;
+        let certificate = certificate::check(request.certificate, &identity, &found, rules, now).map_err(about)?;
+        let grant = self.grant(&identity, certificate, (identities, request.profile)).ok_or_else(homeless)?;
         if let Some(hit) = hit(list, &grant, now) {
             return Err(about(Refused::new(Denial::Revoked, hit.to_string())));
         }
@@ -222,7 +227,7 @@ impl Gate {
         if hit(list, grant, now).is_some() {
             return Some(CloseReason::Revoked);
         }
-        if !self.still_given(grant, identities) {
+        if !self.still_given(grant, identities, now) {
             return Some(CloseReason::GrantWithdrawn);
         }
         if now < grant.closes_at
@@ -237,12 +242,11 @@ impl Gate {
     /// Why a session that was admitted with this grant was ended, in one sentence for the operator.
     pub fn why_ended(&self, grant: &Grant, reason: CloseReason, now: UnixSeconds) -> String {
         match reason {
-            CloseReason::Expired if grant.closes_at < grant.expires_at.plus(self.rules.clock_skew) => {
-                let ended = UnixSeconds(grant.closes_at.0.saturating_sub(1));
-                format!("The client certificate ended at {ended}.")
+            CloseReason::Expired if grant.closes_at < grant.expires_at.plus(self.rules(grant.profile).clock_skew) => {
+                self.why_before_the_token(grant)
             }
             CloseReason::Expired => {
-                let skew = format_duration(self.config.clock_skew);
+                let skew = format_duration(grant.closes_at.since(grant.expires_at));
                 format!("The token expired at {}, and the clock skew of {skew} after it is over.", grant.expires_at)
             }
             CloseReason::Revoked => {
@@ -253,9 +257,9 @@ impl Gate {
             CloseReason::GrantWithdrawn => {
                 let identities = self.identities.load();
                 let Some(identities) = identities.as_deref() else { return String::new() };
-                match self.still_given(grant, identities) {
+                match self.still_given(grant, identities, now) {
                     true => self.why_certificate_fails(grant, now),
-                    false => why_withdrawn(grant, identities).to_owned(),
+                    false => why_withdrawn(grant, identities, now).to_owned(),
                 }
             }
             _ => String::new(),
@@ -272,10 +276,26 @@ impl Gate {
         now: UnixSeconds,
     ) -> Result<Identity, Refused> {
         match (credential, request.certificate) {
-            (Some(credential), _) => verify(credential, Some(device), identities.keyring(), &self.rules, now),
-            (None, Some(peer)) => verify_certificate(peer, device, identities.keyring(), &self.rules, now),
+            (Some(credential), _) => {
+                verify(credential, Some(device), identities.keyring(), self.rules(request.profile), now)
+            }
+            (None, Some(peer)) => {
+                verify_certificate(peer, device, identities.keyring(), self.rules(request.profile), now)
+            }
             (None, None) => Err(Refused::new(Denial::CredentialMissing, "CONNECT has no password.")),
         }
+    }
+
+    /// A session ended sooner than its token: with the key that verified it, or with its certificate.
+    fn why_before_the_token(&self, grant: &Grant) -> String {
+        let identities = self.identities.load();
+        let keyring = identities.as_deref().map(Identities::keyring);
+        let validity = keyring.and_then(|keyring| keyring.validity(&grant.key, grant.key_fingerprint));
+        if validity.is_some_and(|validity| validity.not_after == Some(grant.closes_at)) {
+            return format!("The validity of {}, which verified its token, ended at {}.", grant.key, grant.closes_at);
+        }
+        let ended = UnixSeconds(grant.closes_at.0.saturating_sub(1));
+        format!("The client certificate ended at {ended}.")
     }
 
     fn why_certificate_fails(&self, grant: &Grant, now: UnixSeconds) -> String {
@@ -288,17 +308,18 @@ impl Gate {
         &self,
         identity: &Identity,
         (kind, certificate): (TokenKind, Option<ShownCertificate>),
-        identities: &Identities,
+        (identities, profile): (&Identities, Profile),
     ) -> Option<Grant> {
-        let mut scope = identities.scope_of(identity.device())?.bounded_by(identity.rights());
+        let mut scope = identities.scope_of(identity.device(), profile)?.bounded_by(identity.rights());
         if let Some(narrowing) = identity.narrowing() {
             scope = scope.narrowed_to(narrowing.publish.as_deref(), narrowing.subscribe.as_deref());
         }
         Some(Grant {
             device: identity.device().clone(),
             scope,
+            profile,
             expires_at: identity.expires_at(),
-            closes_at: closes_at(identity, certificate.as_ref(), &self.rules),
+            closes_at: closes_at(identity, certificate.as_ref(), self.rules(profile)),
             token_id: identity.token_id(),
             jti: identity.jti().cloned(),
             kind,
@@ -313,25 +334,25 @@ impl Gate {
 
     fn still_accepts(&self, found: Found<'_>, grant: &Grant) -> bool {
         match grant.kind {
-            TokenKind::Certificate => found.accepts_certificate_alone(&self.rules.accept),
+            TokenKind::Certificate => found.accepts_certificate_alone(&self.config.accept),
             kind => {
-                let needs_more = kind.token() == Some(kind) && found.needs_certificate(kind, &self.rules.accept);
-                found.accepts(kind) && kind.is_taken_by(&self.rules.accept) && !needs_more
+                let needs_more = kind.token() == Some(kind) && found.needs_certificate(kind, &self.config.accept);
+                found.accepts(kind) && kind.is_taken_by(&self.config.accept) && !needs_more
             }
         }
     }
 
     /// Whether device, key and scope are what they were, or wider.
-    fn still_given(&self, grant: &Grant, identities: &Identities) -> bool {
+    fn still_given(&self, grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
         let Some(found) = identities.keyring.find(&grant.device) else { return false };
         let rights = match &grant.policy {
             Some(name) => identities.keyring.policy(name).map(|policy| policy.rights),
             None => Some(Rights::ALL),
         };
-        let scope = identities.scope_of_found(found, &grant.device).zip(rights);
+        let scope = identities.scope_of_found(found, &grant.device, grant.profile).zip(rights);
         found.is_enabled()
             && self.still_accepts(found, grant)
-            && identities.keyring.holds(&grant.key, grant.key_fingerprint)
+            && key_holds(grant, identities, now)
             && own_key_if_it_has_one(found, grant)
             && scope.is_some_and(|(scope, rights)| scope.bounded_by(rights).includes(&grant.scope))
     }
@@ -356,7 +377,7 @@ fn certificate_id(request: &Admission<'_>) -> Option<TokenId> {
 
 /// A token is good for the clock skew longer; a certificate to its last second, and what hangs on it no longer.
 fn closes_at(identity: &Identity, certificate: Option<&ShownCertificate>, rules: &VerifyRules) -> UnixSeconds {
-    let ends = certificate.and_then(ShownCertificate::ends);
+    let ends = certificate.and_then(ShownCertificate::ends).into_iter().chain(identity.key_ends_at()).min();
     match (identity.kind(), ends) {
         (TokenKind::Certificate, Some(ends)) => ends,
         (_, ends) => {
@@ -370,13 +391,24 @@ fn hit<'l>(list: &'l RevocationList, grant: &Grant, now: UnixSeconds) -> Option<
     grant.all_facts().find_map(|facts| list.matches(&facts, now))
 }
 
-fn why_withdrawn(grant: &Grant, identities: &Identities) -> &'static str {
+/// A key whose end was moved to before that of the session has it end at once: it may come back, and then ends in time.
+fn key_holds(grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
+    let validity = identities.keyring.validity(&grant.key, grant.key_fingerprint);
+    let has_begun = |validity: &Validity| validity.not_before.is_none_or(|from| from <= now);
+    let lasts = |validity: &Validity| validity.not_after.is_none_or(|end| grant.closes_at <= end);
+    validity.is_some_and(|validity| has_begun(&validity) && lasts(&validity))
+}
+
+fn why_withdrawn(grant: &Grant, identities: &Identities, now: UnixSeconds) -> &'static str {
     match identities.keyring.find(&grant.device) {
         None => "The device is no longer in the identities.",
         Some(found) if !found.is_enabled() => "The device was switched off.",
         Some(found) if !found.accepts(grant.kind) => "The device no longer accepts this kind of token.",
         Some(_) if !identities.keyring.holds(&grant.key, grant.key_fingerprint) => {
             "The key that verified its token was removed or replaced."
+        }
+        Some(_) if !key_holds(grant, identities, now) => {
+            "The validity of the key that verified its token was changed, and no longer holds the session."
         }
         Some(_) => "The device's scope no longer holds what it was granted.",
     }

@@ -1,5 +1,9 @@
 //! What a device may do: a scope, resolved for one device at admission, and the permits that come from it.
 
+mod profile;
+
+pub use profile::Profile;
+
 use std::{fmt, sync::Arc};
 
 pub use crate::credential::{Rights, TokenKind};
@@ -12,57 +16,61 @@ use crate::{
     topic::{TopicError, TopicFilter, TopicName},
 };
 
-/// A scope as the configuration writes it: filters in which `{device}` stands for the device's id.
+/// A scope as the configuration writes it: filters in which `{device}` stands for the device's id, and `{module}` for the
+/// module's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeTemplate {
-    /// Filters of topics that may be published to.
-    pub publish: Vec<FilterTemplate>,
-    /// Filters that cover what may be subscribed to.
-    pub subscribe: Vec<FilterTemplate>,
+    /// Filters of topics that may be published to. `None`: as the listener's profile has it, the own telemetry.
+    pub publish: Option<Vec<FilterTemplate>>,
+    /// Filters that cover what may be subscribed to. `None`: as the listener's profile has it, the own commands.
+    pub subscribe: Option<Vec<FilterTemplate>>,
     /// Whether RETAIN may be set.
     pub retain: bool,
     /// The highest QoS of a PUBLISH, 0 to 2.
     pub qos_max: u8,
 }
 
-/// A device's own telemetry and its own commands, as Azure IoT Hub names them: what a file without [defaults.scope] gives.
+/// A device's own telemetry and its own commands: what a file without [defaults.scope] gives.
 impl Default for ScopeTemplate {
     fn default() -> Self {
-        let one = |text| vec![FilterTemplate::new(text).expect("invariant: a filter (tested)")];
-        Self {
-            publish: one("devices/{device}/messages/events/#"),
-            subscribe: one("devices/{device}/messages/devicebound/#"),
-            retain: true,
-            qos_max: 2,
-        }
+        Self { publish: None, subscribe: None, retain: true, qos_max: 2 }
     }
 }
 
 impl ScopeTemplate {
-    /// The scope of one device.
-    pub fn for_device(&self, device: &DeviceId) -> Scope {
-        let resolve = |all: &[FilterTemplate]| all.iter().map(|f| f.for_device(device)).collect();
-        Scope::new(resolve(&self.publish), resolve(&self.subscribe), self.retain, self.qos_max)
+    /// The scope of one device or module that connects to a listener with this profile.
+    pub fn for_device(&self, device: &DeviceId, profile: Profile) -> Scope {
+        let (publish, subscribe) = profile.default_filters(device);
+        let resolve = |written: &Option<Vec<FilterTemplate>>, preset: &[&str]| match written {
+            Some(all) => all.iter().map(|filter| filter.for_device(device)).collect(),
+            None => preset.iter().map(|text| fill(text, device)).collect(),
+        };
+        Scope::new(resolve(&self.publish, publish), resolve(&self.subscribe, subscribe), self.retain, self.qos_max)
     }
 }
 
-/// A topic filter in which `{device}` may stand as a part of a level.
+/// A topic filter in which `{device}` may stand as a part of a level, and in a module's scope `{module}`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct FilterTemplate(Arc<str>);
 
 impl FilterTemplate {
-    /// Checks that it is a filter once a device id stands in it.
+    /// Checks that it is a filter once ids stand in it.
     ///
     /// # Errors
-    /// [`TopicError`] of the filter, as with any device id in the place of `{device}`.
+    /// [`TopicError`] of the filter, as with any ids in the places of `{device}` and `{module}`.
     pub fn new(text: &str) -> Result<Self, TopicError> {
-        TopicFilter::try_from(&*text.replace(DEVICE, "d"))?;
+        TopicFilter::try_from(&*text.replace(DEVICE, "d").replace(MODULE, "m"))?;
         Ok(Self(text.into()))
     }
 
-    /// The filter for one device. A device id holds no wildcard and no `/`, so it stays what it was: part of a level.
+    /// The filter for one device or module.
     pub fn for_device(&self, device: &DeviceId) -> TopicFilter {
-        TopicFilter::try_from(&*self.0.replace(DEVICE, device.as_str())).expect("invariant: checked in new()")
+        fill(&self.0, device)
+    }
+
+    /// Whether it speaks of a module, which a device is not.
+    pub fn names_module(&self) -> bool {
+        self.0.contains(MODULE)
     }
 
     /// As it was written.
@@ -196,9 +204,11 @@ pub struct Grant {
     pub device: DeviceId,
     /// What it may do.
     pub scope: Scope,
+    /// Profile of the listener that it came through.
+    pub profile: Profile,
     /// `exp` or `se` of the token.
     pub expires_at: UnixSeconds,
-    /// `expires_at` + clock skew: from this second on the session is cut.
+    /// `expires_at` + clock skew, or the end of the key that verified the token: from this second on the session is cut.
     pub closes_at: UnixSeconds,
     /// Which token.
     pub token_id: TokenId,
@@ -276,6 +286,12 @@ impl Grant {
     }
 }
 
+/// An id holds no wildcard and no `/`, so each stays what it was: part of a level.
+fn fill(template: &str, device: &DeviceId) -> TopicFilter {
+    let text = template.replace(DEVICE, device.device()).replace(MODULE, device.module().unwrap_or_default());
+    TopicFilter::try_from(&*text).expect("invariant: checked in FilterTemplate::new(), or a preset (tested)")
+}
+
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
     let mut both: Vec<TopicFilter> = Vec::new();
     let asked_within = asked.iter().filter(|a| have.iter().any(|h| h.covers(a)));
@@ -289,6 +305,7 @@ fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter>
 }
 
 const DEVICE: &str = "{device}";
+const MODULE: &str = "{module}";
 
 #[cfg(test)]
 mod tests {
@@ -306,12 +323,12 @@ mod tests {
     #[test]
     fn a_publish_is_held_to_the_scope() {
         let template = ScopeTemplate {
-            publish: vec![FilterTemplate::new("devices/{device}/messages/events/#").expect("a filter")],
-            subscribe: vec![],
+            publish: Some(vec![FilterTemplate::new("devices/{device}/messages/events/#").expect("a filter")]),
+            subscribe: Some(vec![]),
             retain: false,
             qos_max: 1,
         };
-        let scope = template.for_device(&DeviceId::try_from("dev1").expect("an id"));
+        let scope = template.for_device(&DeviceId::try_from("dev1").expect("an id"), Profile::Strict);
         for good in
             ["devices/dev1/messages/events/", "devices/dev1/messages/events", "devices/dev1/messages/events/a/b"]
         {
@@ -331,8 +348,23 @@ mod tests {
     }
 
     #[test]
-    fn by_default_a_device_has_its_own_topics_alone() {
-        let scope = ScopeTemplate::default().for_device(&DeviceId::try_from("dev1").expect("an id"));
+    fn by_default_everybody_has_its_own_topics_alone_as_the_profile_names_them() {
+        let scope_of = |id: &str, profile| {
+            let scope = ScopeTemplate::default().for_device(&DeviceId::try_from(id).expect("an id"), profile);
+            let texts = |filters: &[TopicFilter]| filters.iter().map(|f| f.as_str().to_owned()).collect::<Vec<_>>();
+            (texts(scope.publish()), texts(scope.subscribe()))
+        };
+        let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        for profile in [Profile::Strict, Profile::Azure] {
+            let expected = (own(&["devices/d/messages/events/#"]), own(&["devices/d/messages/devicebound/#"]));
+            assert_eq!(scope_of("d", profile), expected);
+            let publish = own(&["devices/d/modules/m/messages/events/#"]);
+            let subscribe = own(&["devices/d/modules/m/messages/devicebound/#", "devices/d/modules/m/inputs/#"]);
+            assert_eq!(scope_of("d/m", profile), (publish, subscribe));
+        }
+        let uplink = own(&["/devices/d/events/#", "/devices/d/state"]);
+        assert_eq!(scope_of("d", Profile::Google), (uplink, own(&["/devices/d/config", "/devices/d/commands/#"])));
+        let scope = ScopeTemplate::default().for_device(&DeviceId::try_from("dev1").expect("an id"), Profile::Strict);
         assert_eq!(publish(&scope, "devices/dev1/messages/events/x"), Ok(()));
         assert_eq!(publish(&scope, "devices/dev2/messages/events/x"), Err(Denial::TopicOutOfScope));
         let commands = |id| TopicFilter::try_from(&*format!("devices/{id}/messages/devicebound/#")).expect("a filter");

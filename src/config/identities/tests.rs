@@ -1,7 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
-use crate::{credential::Algorithm, gate::Profile, topic::TopicName};
+use crate::{credential::Algorithm, gate::Profile, time::UnixSeconds, topic::TopicName};
 
 const KEYS: [&str; 4] = [
     "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
@@ -9,6 +9,10 @@ const KEYS: [&str; 4] = [
     "cXdlcnR5dWlvcGFzZGZnaGprbHp4Y3Zibm0xMjM0NTY=",
     "enl4d3Z1dHNycXBvbm1sa2ppaGdmZWRjYmE5ODc2NTQ=",
 ];
+
+/// Of RFC 8037 §A.2, with a `kid`.
+const ED_JWK: &str =
+    r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"from-the-file"}"#;
 
 /// `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -pubout`
 const EC_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
@@ -121,14 +125,19 @@ algorithm = "HS256"
     let issuer = ring.issuer("https://id.factory.example").expect("an issuer");
     let keys: Vec<_> = issuer.keys.iter().map(|(kid, key)| (kid.as_deref(), key.algorithm())).collect();
     assert_eq!(keys, [(Some("k1"), Algorithm::ES256), (Some("k2"), Algorithm::HS256)]);
-    let scope = identities.scope_of(&id("pump-17")).expect("a scope");
+    let scope = identities.scope_of(&id("pump-17"), Profile::Strict).expect("a scope");
     let topic = TopicName::new(b"devices/pump-17/messages/events/").expect("a topic");
     assert!(scope.authorize_publish(topic, 2, false).is_ok() && scope.authorize_publish(topic, 0, true).is_err());
-    assert_eq!(identities.scope_of(&id("dashboard")).expect("a scope").publish(), []);
-    assert_eq!(identities.scope_of(&id("line7-x")).expect("a scope").publish().len(), 1);
+    assert_eq!(identities.scope_of(&id("dashboard"), Profile::Strict).expect("a scope").publish(), []);
+    assert_eq!(identities.scope_of(&id("line7-x"), Profile::Strict).expect("a scope").publish().len(), 1);
     assert_eq!(loaded.files.len(), 4);
     let warned: Vec<_> = loaded.warnings.iter().map(|warning| warning.line).collect();
-    assert_eq!(warned, [Some(30)], "shared secrets beside public keys: {:?}", loaded.warnings);
+    assert_eq!(
+        warned,
+        [Some(30), Some(39)],
+        "shared secrets beside public keys, and the secret of a group: {:?}",
+        loaded.warnings
+    );
 }
 
 #[test]
@@ -234,22 +243,139 @@ fn a_key_of_an_issuer_is_for_one_algorithm() {
 }
 
 #[test]
-fn an_issuer_that_does_not_say_requires_what_the_profile_has() {
+fn an_issuer_requires_what_it_says_and_else_leaves_it_to_the_profile() {
     let files = Files::new();
     files.write("issuer.pem", EC_PEM, 0o644);
     let text = "[[issuer]]\nname = \"i\"\niss = \"i\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\nREQUIRE\n\
                 [[issuer.key]]\nfile = \"{dir}/issuer.pem\"\n";
-    for (profile, said, required) in [
-        (Profile::Strict, "", &["exp", "iat"] as &[&str]),
-        (Profile::Google, "", &["exp", "iat"]),
-        (Profile::Azure, "", &["exp"]),
-        (Profile::Azure, "require = [\"jti\"]", &["jti"]),
-    ] {
-        let gate = GateConfig { require: profile.require(), ..GateConfig::default() };
-        let loaded = files.load_for(&gate, &text.replace("REQUIRE", said)).expect("good");
+    for (said, required) in
+        [("", None), ("require = [\"jti\"]", Some(vec!["jti".into()])), ("require = []", Some(vec![]))]
+    {
+        let loaded = files.load(&text.replace("REQUIRE", said)).expect("good");
         let issuer = loaded.identities.keyring().issuer("i").expect("an issuer");
-        let found: Vec<&str> = issuer.require.iter().map(|claim| &**claim).collect();
-        assert_eq!(found, required, "{profile:?} {said}");
+        assert_eq!(issuer.require, required, "{said}");
+    }
+}
+
+#[test]
+fn modules_stand_behind_their_device_with_keys_and_a_scope_of_their_own() {
+    let files = Files::new();
+    let text = r#"
+[defaults.scope]
+publish = ["d/{device}/#"]
+[defaults.module_scope]
+publish = ["d/{device}/{module}/#"]
+[[device]]
+id = "pump-17"
+primary_key = "{k0}"
+[[module]]
+id = "pump-17/camera"
+primary_key = "{k1}"
+[[module]]
+id = "line7-a/camera"
+primary_key = "{k2}"
+scope.subscribe = ["in/{module}"]
+[[group]]
+prefix = "line7-"
+primary_key = "{k3}"
+"#;
+    let loaded = files.load(text).expect("good");
+    assert_eq!(loaded.warnings, []);
+    let scope = |name: &str| {
+        let scope = loaded.identities.scope_of(&id(name), Profile::Strict).expect(name);
+        let texts = |all: &[crate::topic::TopicFilter]| all.iter().map(|f| f.as_str().to_owned()).collect::<Vec<_>>();
+        (texts(scope.publish()).join(" "), texts(scope.subscribe()).join(" "))
+    };
+    assert_eq!(scope("pump-17"), ("d/pump-17/#".into(), "devices/pump-17/messages/devicebound/#".into()));
+    let inbound = "devices/pump-17/modules/camera/messages/devicebound/# devices/pump-17/modules/camera/inputs/#";
+    assert_eq!(scope("pump-17/camera"), ("d/pump-17/camera/#".into(), inbound.into()));
+    assert_eq!(scope("line7-a/camera"), ("d/line7-a/camera/#".into(), "in/camera".into()));
+    let keyring = loaded.identities.keyring();
+    let name = |of: &str| keyring.signing_key(&id(of)).map(|(name, _)| name.to_string());
+    assert_eq!(name("pump-17/camera").as_deref(), Some("device:pump-17/camera/primary"));
+    assert_eq!(name("line7-a").as_deref(), Some("group:line7-/primary"));
+    assert_eq!(name("ghost"), None);
+}
+
+#[test]
+fn what_is_wrong_with_a_module_is_said() {
+    let files = Files::new();
+    for (text, expected) in [
+        ("[[module]]\nid = \"pump-17/m\"\n", "pump-17/m is a module of pump-17, and there is no such device"),
+        ("[[module]]\nid = \"m\"\n", "is no module"),
+        ("[[device]]\nid = \"a/m\"\n", "modules stand at [[module]]"),
+        ("[[group]]\nprefix = \"a/\"\nprimary_key = \"{k0}\"\n", "at least one character"),
+        ("[[device]]\nid = \"a\"\nscope.publish = [\"{module}\"]\n", "a device is no module"),
+        (
+            "[[device]]\nid = \"a\"\nprimary_key = \"{k0}\"\n[[module]]\nid = \"a/m\"\nprimary_key = \"{k0}\"\n",
+            "the same key as device:a",
+        ),
+        ("[[device]]\nid = \"a\"\n[[module]]\nid = \"a/m\"\n[[module]]\nid = \"a/M\"\n", "has this name already"),
+    ] {
+        let mistakes = files.load(text).expect_err(text);
+        assert!(mistakes.iter().any(|what| what.contains(expected)), "{text}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn a_devices_public_keys_are_read_with_their_validity() {
+    let files = Files::new();
+    files.write("a.pem", EC_PEM, 0o644);
+    files.write("b.jwk", ED_JWK, 0o644);
+    let text = r#"
+[[device]]
+id = "pump-17"
+[[device.public_key]]
+file = "{dir}/a.pem"
+kid = "a"
+algorithm = "ES256"
+not_before = 2026-01-01T00:00:00Z
+not_after = "2126-01-01T00:00:00Z"
+[[device.public_key]]
+file = "{dir}/b.jwk"
+"#;
+    let loaded = files.load(text).expect("good");
+    assert_eq!(loaded.warnings, []);
+    let found = loaded.identities.keyring().find(&id("pump-17")).expect("known");
+    let keys = &found.device.expect("its own entry").public_keys;
+    let shown: Vec<_> = keys.iter().map(|key| (key.slot(), key.key.algorithm())).collect();
+    assert_eq!(shown, [("a".into(), Algorithm::ES256), ("from-the-file".into(), Algorithm::EdDSA)]);
+    assert_eq!(keys[0].validity.not_before, Some(UnixSeconds(1_767_225_600)));
+    assert_eq!(keys[0].validity.not_after, Some(UnixSeconds(4_922_899_200)));
+    assert_eq!(loaded.files.len(), 3, "they are watched");
+}
+
+#[test]
+fn a_public_key_that_ends_soon_is_warned_of_and_a_bad_one_refused() {
+    let files = Files::new();
+    files.write("a.pem", EC_PEM, 0o644);
+    files.write("b.jwk", ED_JWK, 0o644);
+    let text =
+        |more: &str| format!("[[device]]\nid = \"a\"\n[[device.public_key]]\nfile = \"{{dir}}/a.pem\"\n{more}\n");
+    let soon = UnixSeconds::from_system(std::time::SystemTime::now()).plus(std::time::Duration::from_hours(48));
+    for (more, warning) in [
+        (format!("not_after = {soon}"), "within 2 days"),
+        ("not_after = 2025-01-01T00:00:00Z".to_owned(), "and is no more"),
+    ] {
+        let loaded = files.load(&text(&more)).expect("works");
+        assert!(loaded.warnings.iter().any(|found| found.what.contains(warning)), "{:?}", loaded.warnings);
+    }
+    let second = "[[device.public_key]]\nfile = \"{dir}/a.pem\"";
+    let other = "[[device]]\nid = \"b\"\n[[device.public_key]]\nfile = \"{dir}/a.pem\"";
+    for (more, expected) in [
+        ("algorithm = \"RS256\"", "it is no key for RS256"),
+        ("algorithm = \"HS256\"", "no algorithm of public keys"),
+        ("kid = \"primary\"", "the name of a SAS key"),
+        ("kid = \"a/b\"", "letters, digits"),
+        ("not_before = 2026-01-02T00:00:00Z\nnot_after = 2026-01-02T00:00:00Z", "would never be good"),
+        ("not_after = \"tomorrow\"", "is no time"),
+        ("not_after = 2026-01-02", "is no time"),
+        ("kid = \"k\"\n[[device.public_key]]\nkid = \"k\"\nfile = \"{dir}/b.jwk\"", "this `kid` stands twice"),
+        (second, "both keys of device:a are the same"),
+        (other, "device:b has the same key as device:a"),
+    ] {
+        let mistakes = files.load(&text(more)).expect_err(more);
+        assert!(mistakes.iter().any(|what| what.contains(expected)), "{more}: {mistakes:?}");
     }
 }
 

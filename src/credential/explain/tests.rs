@@ -2,8 +2,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::*;
 use crate::credential::{
-    Algorithm, Device, Group, KeyEncoding, Keyring, Policy, Resource, Rights, ScopeIndex, SecretKey, Slots,
-    Thumbprints, TokenKind, VerifyingKey,
+    Algorithm, Device, Group, KeyEncoding, Keyring, Policy, Resource, Rights, ScopeIndex, SecretKey, Slots, TokenKind,
+    VerifyingKey,
     key::keyed,
     mint_sas,
     vectors::{JWT, KEY, RSA_PEM},
@@ -30,14 +30,7 @@ fn slots(key: &[u8]) -> Slots {
 
 fn ring() -> Keyring {
     let mut ring = Keyring::builder();
-    let device = |keys| Device {
-        keys,
-        thumbprints: Thumbprints::default(),
-        enabled: true,
-        accept: None,
-        token_lifetime_max: None,
-        scope: ScopeIndex(0),
-    };
+    let device = |keys| Device { keys, ..Device::default() };
     ring.add_device(id("pump-17"), device(slots(&secret()))).expect("new");
     ring.add_device(id("other"), device(slots(OTHER))).expect("new");
     let group = Group { prefix: "line7-".into(), keys: slots(GROUP), token_lifetime_max: None, scope: ScopeIndex(0) };
@@ -58,6 +51,8 @@ fn rules() -> VerifyRules {
         clock_skew: Duration::from_secs(30),
         token_lifetime_max: Duration::from_secs(86400),
         hub_wide_tokens: false,
+        require: &["exp"],
+        device_audience: vec!["localhost".into()],
     }
 }
 

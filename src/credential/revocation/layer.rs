@@ -43,13 +43,16 @@ impl Layer {
                 return Some(What::Jti(hash));
             }
         }
-        if in_force(self.named.get(facts.device)) {
-            return Some(What::Device(facts.device.clone()));
-        }
-        if !self.hashed.is_empty() {
-            let hash = device_hash(facts.device);
-            if self.hashed.holds(&hash, now) {
-                return Some(What::DeviceHash(hash));
+        // Who revokes a device revokes its modules.
+        for id in facts.device.and_parent() {
+            if in_force(self.named.get(&id)) {
+                return Some(What::Device(id));
+            }
+            if !self.hashed.is_empty() {
+                let hash = device_hash(&id);
+                if self.hashed.holds(&hash, now) {
+                    return Some(What::DeviceHash(hash));
+                }
             }
         }
         if in_force(self.keys.get(facts.key)) {

@@ -125,8 +125,9 @@ impl Times {
         if let Some(mark) = of(Some(&self.all)) {
             return Some(told(mark, Whose::All));
         }
-        if let Some(mark) = of(self.devices.get(facts.device)) {
-            return Some(told(mark, Whose::Device(facts.device.clone())));
+        let of_device = |id: DeviceId| Some((of(self.devices.get(&id))?, id));
+        if let Some((mark, id)) = facts.device.and_parent().find_map(of_device) {
+            return Some(told(mark, Whose::Device(id)));
         }
         if let Some((mark, name)) = facts.issuer.and_then(|name| Some((of(self.issuers.get(name))?, name))) {
             return Some(told(mark, Whose::Issuer(name.into())));
