@@ -1,13 +1,17 @@
 //! Accepting: sockets, TLS, and what a peer may take before it is known.
 
 mod config;
+mod proxy;
 mod stream;
 mod tls;
+mod websocket;
 mod witness;
 
 pub use config::{ClientFiles, LimitsConfig, ListenerConfig, TlsFiles, Transport};
+pub use proxy::{Proxies, ProxyError, read_proxy_header};
 pub use stream::Stream;
 pub use tls::{Accepted, Acceptor, HandshakeError, Reloaded, Tls, TlsFileError};
+pub use websocket::{UpgradeError, Upgraded, WebSocketRules, upgrade};
 
 use std::{
     io,

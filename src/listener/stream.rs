@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::websocket::WebSocket;
+
 /// A device's connection.
 #[derive(Debug)]
 pub enum Stream {
@@ -19,6 +21,8 @@ pub enum Stream {
     Tcp(Socket),
     /// TLS over TCP.
     Tls(Box<TlsStream<Socket>>),
+    /// WebSocket over one of them.
+    Web(Box<WebSocket>),
 }
 
 impl Stream {
@@ -57,6 +61,7 @@ impl Stream {
         match self {
             Self::Tcp(socket) => socket,
             Self::Tls(tls) => tls.get_mut().0,
+            Self::Web(web) => web.wire().socket(),
         }
     }
 }
@@ -66,6 +71,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Web(web) => Pin::new(&mut **web).poll_read(cx, buf),
         }
     }
 }
@@ -75,6 +81,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Web(web) => Pin::new(&mut **web).poll_write(cx, bytes),
         }
     }
 
@@ -82,6 +89,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Web(web) => Pin::new(&mut **web).poll_flush(cx),
         }
     }
 
@@ -89,6 +97,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Web(web) => Pin::new(&mut **web).poll_shutdown(cx),
         }
     }
 }
