@@ -31,6 +31,8 @@ pub enum Denial {
     PacketTooLarge = 122,
     /// No whole CONNECT in time.
     ConnectTimeout = 123,
+    /// An HTTP request that does not become a WebSocket with MQTT in it.
+    UpgradeDeclined = 124,
     /// No such device.
     DeviceUnknown = 200,
     /// The signature does not verify under any key that may have made it.
@@ -377,6 +379,14 @@ const DENIALS: &[DenialRow] = &[
         None,
         "No whole CONNECT arrived within `connect_timeout`.",
         "Look at the network between device and gateway, and at the device's TLS settings.",
+    ),
+    row(
+        Denial::UpgradeDeclined,
+        "upgrade_declined",
+        (None, 0x81),
+        None,
+        "The HTTP request does not become a WebSocket: path, Origin, sub-protocol or head. The client has the status.",
+        "Use a path of `paths` and the sub-protocol mqtt, list the page's Origin in `origins`, keep tokens out of the URL.",
     ),
     row(
         Denial::DeviceUnknown,

@@ -32,7 +32,7 @@ use crate::{
     registry::Registry,
     route::Routes,
     session::client::ClientConfig,
-    shard::{self, Door, HubPlace, MemberStatus, Shards, Site, Upstream},
+    shard::{self, Door, Entrance, HubPlace, MemberStatus, Shards, Site, Upstream},
     upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
 };
 use certificates::Certificates;
@@ -202,8 +202,14 @@ fn doors(
         let refused = |error| StartError::Bind { address: listener.bind, section: "[[listener]]", error };
         let sockets = listener::bind(listener.bind, shards).map_err(refused)?;
         bound.push(sockets.first().map_or(Ok(listener.bind), std::net::TcpListener::local_addr).map_err(refused)?);
+        let entrance = Arc::new(Entrance {
+            proxies: listener.proxies.clone(),
+            tls: tls.as_ref().map(Tls::acceptor),
+            web_socket: listener.web_socket.clone(),
+            profile: listener.profile,
+        });
         for (doors, socket) in doors.iter_mut().zip(sockets) {
-            doors.push(Door { listener: socket, tls: tls.as_ref().map(Tls::acceptor), profile: listener.profile });
+            doors.push(Door { listener: socket, entrance: entrance.clone() });
         }
     }
     Ok((doors, all_tls, bound))

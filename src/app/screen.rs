@@ -33,11 +33,13 @@ fn screen(
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\nTollgate {}   gateway {:?}\n", env!("CARGO_PKG_VERSION"), config.gateway.name);
     for (listener, address) in config.listeners.iter().zip(&bound.listeners) {
-        let what = match &listener.transport {
-            Transport::Tcp => "MQTT".to_owned(),
-            Transport::Tls(_) => "MQTT over TLS".to_owned(),
+        let what = match (&listener.transport, &listener.web_socket) {
+            (Transport::Tcp, None) => "MQTT",
+            (Transport::Tls(_), None) => "MQTT over TLS",
+            (Transport::Tcp, Some(_)) => "MQTT over ws",
+            (Transport::Tls(_), Some(_)) => "MQTT over wss",
         };
-        row(&mut text, &what, &address.to_string());
+        row(&mut text, what, &address.to_string());
     }
     for upstream in &config.upstreams {
         let place = match &upstream.kind {
@@ -69,7 +71,8 @@ fn row(text: &mut String, what: &str, is: &str) {
 fn paste(binary: &str, config: &Config, bound: &Bound) -> String {
     let port_of = |wanted: fn(&Transport) -> bool| {
         let mut all = config.listeners.iter().zip(&bound.listeners);
-        all.find(|(listener, _)| wanted(&listener.transport)).map(|(_, address)| address.port())
+        all.find(|(listener, _)| listener.web_socket.is_none() && wanted(&listener.transport))
+            .map(|(_, address)| address.port())
     };
     let plain = port_of(|t| matches!(t, Transport::Tcp));
     let tls = port_of(|t| matches!(t, Transport::Tls(_)));

@@ -36,10 +36,13 @@ pub(super) const LISTENER: Section = Section {
         "client_ca",
         "client_crl",
         "client_crl_stale",
+        "paths",
+        "origins",
+        "proxy_protocol_from",
         "profile",
         "insecure",
     ],
-    later: &[("proxy_protocol_from", "the PROXY protocol"), ("paths", "WebSocket"), ("origins", "WebSocket")],
+    later: &[],
 };
 
 pub(super) const CREDENTIALS: Section = Section {

@@ -1,6 +1,11 @@
 //! Every `[[listener]]`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
 
 use super::{
     document::{Found, Notes, Table},
@@ -11,7 +16,7 @@ use super::{
 use crate::{
     credential::{ClientAuth, StaleList},
     gate::Profile,
-    listener::{ClientFiles, ListenerConfig, TlsFiles, Transport},
+    listener::{ClientFiles, ListenerConfig, Proxies, TlsFiles, Transport, WebSocketRules},
 };
 
 /// The listeners of the file, or the default ones when it names none.
@@ -33,7 +38,9 @@ pub(super) fn read_listeners(
         let Some(bind) = read_bind(notes, table, &mut taken) else { continue };
         let Some(transport) = read_transport(notes, table, bind) else { continue };
         let profile = table.one_of("profile", &PROFILES).map_or(profile, |found| found.value);
-        let listener = ListenerConfig { bind: bind.value, transport, profile };
+        let web_socket = read_web_socket(notes, table);
+        let proxies = read_proxies(notes, table);
+        let listener = ListenerConfig { bind: bind.value, transport, web_socket, proxies, profile };
         if table.has("certificate") && table.has("private_key") {
             files.extend(server_identity(&listener, table.line_of("certificate")));
         }
@@ -47,7 +54,13 @@ pub(super) fn read_listeners(
 fn default_listeners(profile: Profile) -> Vec<ListenerConfig> {
     let tls = Transport::Tls(TlsFiles::server_only(CERTIFICATE, PRIVATE_KEY));
     [(1883, Transport::Tcp), (8883, tls)]
-        .map(|(port, transport)| ListenerConfig { bind: ([127, 0, 0, 1], port).into(), transport, profile })
+        .map(|(port, transport)| ListenerConfig {
+            bind: ([127, 0, 0, 1], port).into(),
+            transport,
+            web_socket: None,
+            proxies: Proxies::default(),
+            profile,
+        })
         .into()
 }
 
@@ -62,16 +75,16 @@ fn read_bind(notes: &Notes<'_>, table: &Table<'_>, taken: &mut Vec<(SocketAddr, 
 }
 
 fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>) -> Option<Transport> {
-    table.require("transport", "Write transport = \"tls\" (or \"tcp\").");
-    let transport =
-        table.one_of("transport", &[("tcp", Wire::Tcp), ("tls", Wire::Tls), ("ws", Wire::Ws), ("wss", Wire::Wss)])?;
+    table.require("transport", "Write transport = \"tls\" (or \"tcp\", \"ws\", \"wss\").");
+    let transport = table.one_of("transport", &WIRES)?.value;
     let insecure = table.flag("insecure");
-    match transport.value {
-        Wire::Tcp => {
+    match transport {
+        Wire::Tcp | Wire::Ws => {
+            let (word, over_tls) = if transport == Wire::Tcp { ("tcp", "tls") } else { ("ws", "wss") };
             for key in TLS_KEYS {
                 if table.has(key) {
-                    let what = format!("`{key}` has no meaning where transport is \"tcp\".");
-                    notes.mistake(table.line_of(key), what, "Write transport = \"tls\", or take it out.");
+                    let what = format!("`{key}` has no meaning where transport is {word:?}.");
+                    notes.mistake(table.line_of(key), what, format!("Write transport = {over_tls:?}, or take it out."));
                 }
             }
             // Threat T34: tokens on a wire that others can read are an explicit choice.
@@ -79,12 +92,15 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
                 (false, Some(Found { value: true, line })) => notes.warn(
                     line,
                     format!("tokens cross the network in the clear to {}.", bind.value),
-                    "Use transport = \"tls\" wherever devices can.",
+                    format!("Use transport = {over_tls:?} wherever devices can."),
                 ),
                 (false, _) => notes.mistake(
                     bind.line,
-                    format!("plain TCP on {}: tokens would cross the network in the clear.", bind.value),
-                    "Use transport = \"tls\", bind to 127.0.0.1, or write insecure = true if that is what you want.",
+                    format!("no TLS on {}: tokens would cross the network in the clear.", bind.value),
+                    format!(
+                        "Use transport = {over_tls:?}, bind to 127.0.0.1, or write insecure = true if that is what you \
+                         want."
+                    ),
                 ),
                 (true, Some(found)) => {
                     notes.warn(found.line, "`insecure` has no meaning on a loopback address.", "Take it out.")
@@ -93,9 +109,9 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
             }
             Some(Transport::Tcp)
         }
-        Wire::Tls => {
+        Wire::Tls | Wire::Wss => {
             if let Some(found) = insecure {
-                notes.warn(found.line, "`insecure` has no meaning where transport is \"tls\".", "Take it out.");
+                notes.warn(found.line, "`insecure` has no meaning where TLS is spoken.", "Take it out.");
             }
             for key in ["certificate", "private_key"] {
                 table.require(key, "A TLS listener needs certificate = \"FILE\" and private_key = \"FILE\", both PEM.");
@@ -105,8 +121,6 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
             let clients = read_clients(notes, table);
             Some(Transport::Tls(TlsFiles { certificate, private_key, clients }))
         }
-        Wire::Ws => later(notes, transport.line, "ws"),
-        Wire::Wss => later(notes, transport.line, "wss"),
     }
 }
 
@@ -132,9 +146,80 @@ fn read_clients(notes: &Notes<'_>, table: &Table<'_>) -> Option<ClientFiles> {
     Some(ClientFiles { demand: demand?, ca, crl, stale_crl })
 }
 
-fn later(notes: &Notes<'_>, line: usize, word: &str) -> Option<Transport> {
-    notes.not_in_this_version(line, &format!("transport = {word:?} (WebSocket)"));
-    None
+/// Paths and Origins, where WebSocket is spoken.
+fn read_web_socket(notes: &Notes<'_>, table: &Table<'_>) -> Option<WebSocketRules> {
+    let (paths, origins) = (table.texts("paths"), table.texts("origins"));
+    let spoken = matches!(table.text("transport")?.value, "ws" | "wss");
+    if !spoken {
+        for (key, line) in [("paths", paths.map(|found| found.line)), ("origins", origins.map(|found| found.line))] {
+            if let Some(line) = line {
+                let what = format!("`{key}` has no meaning where transport is neither \"ws\" nor \"wss\".");
+                notes.mistake(line, what, "Take it out, or write transport = \"wss\".");
+            }
+        }
+        return None;
+    }
+    let paths = match paths {
+        None => DEFAULT_PATHS.map(str::to_owned).into(),
+        Some(found) => {
+            if found.value.is_empty() {
+                notes.mistake(found.line, "`paths` is empty: nobody could connect.", "Write paths = [\"/mqtt\"].");
+            }
+            for path in found.value.iter().filter(|path| !is_path(path.value)) {
+                let what = format!("`paths`: {:?} is no path: it begins with / and has no ? and no #.", path.value);
+                notes.mistake(path.line, what, "Write the path as it is decoded, like \"/mqtt\".");
+            }
+            found.value.iter().map(|path| path.value.to_owned()).collect()
+        }
+    };
+    let origins = origins.map_or_else(Vec::new, |found| {
+        for origin in found.value.iter().filter(|origin| !is_origin(origin.value)) {
+            // RFC 6454 §6.1
+            let what = format!("`origins`: {:?} is no Origin as a browser names it.", origin.value);
+            notes.mistake(origin.line, what, "Write scheme, host and port only, like \"https://panel.example\".");
+        }
+        found.value.iter().map(|origin| origin.value.to_owned()).collect()
+    });
+    Some(WebSocketRules { paths, origins })
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains(['?', '#']) && text.chars().all(|c| !c.is_whitespace() && !c.is_control())
+}
+
+/// A scheme, a host, perhaps a port: no `*`, no path, nothing else.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.:[]_".contains(c))
+}
+
+/// The networks of the balancers in front.
+fn read_proxies(notes: &Notes<'_>, table: &Table<'_>) -> Proxies {
+    let Some(found) = table.texts("proxy_protocol_from") else { return Proxies::default() };
+    let mut networks = Vec::new();
+    for text in &found.value {
+        let network = text.value.parse().or_else(|_| text.value.parse().map(|address: IpAddr| address.into()));
+        match network {
+            Ok(network) => {
+                let network: IpNet = network;
+                if network.prefix_len() == 0 {
+                    notes.mistake(
+                        text.line,
+                        format!("`proxy_protocol_from`: {network} is everybody: anyone could claim any address."),
+                        "List the balancers alone.",
+                    );
+                }
+                networks.push(network);
+            }
+            Err(_) => {
+                let what = format!("`proxy_protocol_from`: {:?} is no network.", text.value);
+                notes.mistake(text.line, what, "Write an address, or a network like \"10.0.0.0/8\".");
+            }
+        }
+    }
+    Proxies::new(networks)
 }
 
 fn server_identity(listener: &ListenerConfig, line: usize) -> Option<FileUse> {
@@ -158,7 +243,7 @@ fn is_same_place(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Wire {
     Tcp,
     Tls,
@@ -166,6 +251,9 @@ enum Wire {
     Wss,
 }
 
+const WIRES: [(&str, Wire); 4] = [("tcp", Wire::Tcp), ("tls", Wire::Tls), ("ws", Wire::Ws), ("wss", Wire::Wss)];
+/// Where MQTT is as a rule, and where Azure's SDKs look for it.
+const DEFAULT_PATHS: [&str; 2] = ["/mqtt", "/$iothub/websocket"];
 const TLS_KEYS: [&str; 6] =
     ["certificate", "private_key", "client_auth", "client_ca", "client_crl", "client_crl_stale"];
 const DEMANDS: [(&str, ClientAuth); 2] = [("optional", ClientAuth::Optional), ("required", ClientAuth::Required)];

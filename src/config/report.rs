@@ -66,13 +66,15 @@ fn what_runs(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 fn show_listener(listener: &ListenerConfig) -> String {
+    let web = if listener.web_socket.is_some() { "WebSocket over " } else { "" };
     let how = match &listener.transport {
         // Threat T34.
         Transport::Tcp if !listener.bind.ip().is_loopback() => "plain TCP, INSECURE: tokens go in the clear".to_owned(),
         Transport::Tcp => "plain TCP".to_owned(),
         Transport::Tls(files) => format!("TLS with {}", files.certificate.display()),
     };
-    format!("{}  {how}, profile {}", listener.bind, listener.profile.as_str())
+    let behind = if listener.proxies.is_empty() { "" } else { ", behind a balancer" };
+    format!("{}  {web}{how}{behind}, profile {}", listener.bind, listener.profile.as_str())
 }
 
 fn show_upstream(upstream: &UpstreamConfig) -> String {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::{Proxies, WebSocketRules};
 use crate::{
     credential::{ClientAuth, StaleList},
     gate::Profile,
@@ -15,6 +16,10 @@ pub struct ListenerConfig {
     pub bind: SocketAddr,
     /// What is spoken below MQTT.
     pub transport: Transport,
+    /// WebSocket over the transport: `ws`, `wss`.
+    pub web_socket: Option<WebSocketRules>,
+    /// `proxy_protocol_from`: balancers that say for whom they connect.
+    pub proxies: Proxies,
     /// Presets for those who connect here; absent: the gateway's.
     pub profile: Profile,
 }

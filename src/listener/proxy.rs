@@ -20,6 +20,11 @@ impl Proxies {
         Self(networks)
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a connection from there has to begin with a header, and is believed. Nobody else's is.
     pub fn cover(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address.to_canonical()))
@@ -68,7 +73,8 @@ pub async fn read_proxy_header(socket: &mut TcpStream, from: SocketAddr) -> Resu
 }
 
 fn source(header: &[u8], from: SocketAddr) -> Result<SocketAddr, ProxyError> {
-    let header = Header::try_from(header).map_err(|_| ProxyError::Malformed("a field has no value that it may have"))?;
+    let header =
+        Header::try_from(header).map_err(|_| ProxyError::Malformed("a field has no value that it may have"))?;
     match (header.command, header.protocol, header.addresses) {
         (Command::Local, _, _) => Ok(from),
         (Command::Proxy, Protocol::Stream, Addresses::IPv4(a)) => Ok((a.source_address, a.source_port).into()),

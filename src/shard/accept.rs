@@ -8,18 +8,23 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use zeroize::Zeroizing;
 
-use super::{Door, Shard, Site, connection, home_of};
+use super::{Door, Entrance, Shard, Site, connection, home_of};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
     gate::{Admission, Judged, Profile, WillTopic},
     id::TokenId,
     journal::{Who, printable},
-    listener::{Accepted, Acceptor, HandshakeError, Place, Standing, Stream},
+    listener::{
+        Accepted, HandshakeError, Place, ProxyError, Standing, Stream, UpgradeError, Upgraded, WebSocketRules,
+        read_proxy_header, upgrade,
+    },
     meter::{BANS, CONNECTS},
     packet::{
-        Connect, PacketType, ProblemInformation, ProtocolVersion, connect_answer_version, next_frame, parse_connect,
+        Connect, PacketType, Password, ProblemInformation, ProtocolVersion, connect_answer_version, next_frame,
+        parse_connect,
     },
     policy::Grant,
     session::server::write_refusal,
@@ -46,10 +51,9 @@ pub(super) async fn run(shard: Rc<Shard>, door: Door) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be polled"),
     };
-    let (tls, profile) = (door.tls, door.profile);
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => enter(&shard, socket, peer, (tls.clone(), profile)),
+            Ok((socket, peer)) => enter(&shard, socket, canonical(peer), &door.entrance),
             Err(error) => {
                 // As a rule: no file left. Connections wait in the backlog meanwhile.
                 tracing::warn!(%error, "cannot accept");
@@ -60,12 +64,26 @@ pub(super) async fn run(shard: Rc<Shard>, door: Door) {
 }
 
 /// Gives a new connection a task, a place and a deadline.
-fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, (tls, profile): (Option<Acceptor>, Profile)) {
-    let site = &shard.site;
-    let Some(place) = site.connections.enter() else {
+fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<Entrance>) {
+    let Some(place) = shard.site.connections.enter() else {
         return refuse_unheard(shard, peer, Denial::ConnectionQuota);
     };
-    let verdict = if site.is_draining() {
+    // Behind a balancer all come from one address: whose they are is judged once its header has said it.
+    let verdict = if entrance.proxies.cover(peer.ip()) { None } else { judge(shard, peer, &place) };
+    if let Some(denial) = verdict.filter(|denial| is_turned_away(*denial, entrance)) {
+        return refuse_unheard(shard, peer, denial);
+    }
+    // Acknowledgements are small and wanted at once; a socket that cannot be told is still a socket.
+    let _ = socket.set_nodelay(true);
+    let arrival = Arrival { socket: Some(socket), peer, entrance: entrance.clone(), place, verdict };
+    let task = tokio::task::spawn_local(greet(shard.clone(), arrival));
+    make_room(shard, task.abort_handle());
+}
+
+/// What is held against a connection before it has said a word.
+fn judge(shard: &Shard, peer: SocketAddr, place: &Place) -> Option<Denial> {
+    let site = &shard.site;
+    if site.is_draining() {
         Some(Denial::Draining)
     } else if !site.connect_limiter.allow(peer.ip(), site.now()) {
         Some(Denial::ConnectRate)
@@ -73,23 +91,26 @@ fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, (tls, profile):
         Some(Denial::ConnectionQuota)
     } else {
         None
-    };
-    if let (Some(denial @ (Denial::ConnectRate | Denial::Draining)), Some(_)) = (verdict, &tls) {
-        // A handshake costs more than the connection is worth.
-        return refuse_unheard(shard, peer, denial);
     }
-    // Acknowledgements are small and wanted at once; a socket that cannot be told is still a socket.
-    let _ = socket.set_nodelay(true);
-    let task = tokio::task::spawn_local(greet(shard.clone(), Arrival { socket, peer, tls, profile, place, verdict }));
-    make_room(shard, task.abort_handle());
+}
+
+/// Where a handshake comes before CONNECT, it costs more than the connection is worth.
+fn is_turned_away(denial: Denial, entrance: &Entrance) -> bool {
+    let dear = entrance.tls.is_some() || entrance.web_socket.is_some();
+    dear && matches!(denial, Denial::ConnectRate | Denial::Draining)
+}
+
+/// A socket that takes both families sees those of the old one under names of the new one.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// A connection that was accepted and is not heard yet.
 struct Arrival {
-    socket: TcpStream,
+    /// Until a stream is made of it.
+    socket: Option<TcpStream>,
     peer: SocketAddr,
-    tls: Option<Acceptor>,
-    profile: Profile,
+    entrance: Arc<Entrance>,
     place: Place,
     /// Decided before a byte was read.
     verdict: Option<Denial>,
@@ -132,13 +153,12 @@ fn count_refusal(denial: Denial) {
 }
 
 async fn greet(shard: Rc<Shard>, mut arrival: Arrival) {
-    let (peer, profile, verdict) = (arrival.peer, arrival.profile, arrival.verdict);
-    let tls = arrival.tls.take();
     let limit = shard.site.limits.connect_timeout;
-    let heard = timeout(limit, hear(&shard, arrival.socket, tls)).await;
+    let heard = timeout(limit, hear(&shard, &mut arrival)).await;
+    let Arrival { peer, entrance, place, verdict, .. } = arrival;
     match heard {
         Ok(Ok(Heard { stream, certificate, connect, unread })) => {
-            let caller = Caller { peer, profile, certificate, place: arrival.place };
+            let caller = Caller { peer, profile: entrance.profile, certificate, place };
             decide(&shard, stream, connect, unread, caller, verdict).await;
         }
         Ok(Err(Unheard::Refused { denial, stream, answer, detail, token_id })) => {
@@ -176,8 +196,14 @@ enum Unheard {
     Gone(&'static str),
 }
 
-async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result<Heard, Unheard> {
-    let Accepted { mut stream, certificate } = match tls {
+/// What may come before MQTT, then a CONNECT.
+async fn hear(shard: &Shard, arrival: &mut Arrival) -> Result<Heard, Unheard> {
+    let entrance = arrival.entrance.clone();
+    if entrance.proxies.cover(arrival.peer.ip()) {
+        hear_proxy(shard, arrival).await?;
+    }
+    let socket = arrival.socket.take().ok_or(Unheard::Gone("with its socket"))?;
+    let Accepted { stream, certificate } = match &entrance.tls {
         None => Accepted { stream: Stream::tcp(socket), certificate: None },
         Some(acceptor) => acceptor.accept(socket).await.map_err(|error| match error {
             HandshakeError::Gone => Unheard::Gone("within the TLS handshake"),
@@ -186,6 +212,57 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
             }
         })?,
     };
+    let (stream, bearer) = match &entrance.web_socket {
+        None => (stream, None),
+        Some(rules) => hear_upgrade(shard, stream, rules).await?,
+    };
+    let mut heard = hear_connect(shard, stream, certificate).await?;
+    let connect = &mut heard.connect;
+    // The token of the upgrade counts where CONNECT has none.
+    if connect.password.is_none() && connect.authentication_method.is_none() {
+        connect.password = bearer.map(|token| Password::new(&token));
+    }
+    Ok(heard)
+}
+
+/// Who really connects, from the balancer; then that one is judged.
+async fn hear_proxy(shard: &Shard, arrival: &mut Arrival) -> Result<(), Unheard> {
+    let socket = arrival.socket.as_mut().ok_or(Unheard::Gone("with its socket"))?;
+    let named = read_proxy_header(socket, arrival.peer).await.map_err(|error| match error {
+        ProxyError::Gone => Unheard::Gone("within the PROXY header"),
+        ProxyError::Malformed(_) => refused_silently(Denial::Malformed, format!("The PROXY protocol: {error}.")),
+    })?;
+    arrival.peer = canonical(named);
+    arrival.verdict = judge(shard, arrival.peer, &arrival.place);
+    match arrival.verdict.filter(|denial| is_turned_away(*denial, &arrival.entrance)) {
+        Some(denial) => Err(refused_silently(denial, String::new())),
+        None => Ok(()),
+    }
+}
+
+async fn hear_upgrade(
+    shard: &Shard,
+    stream: Stream,
+    rules: &WebSocketRules,
+) -> Result<(Stream, Option<Zeroizing<Vec<u8>>>), Unheard> {
+    match upgrade(stream, rules, shard.site.limits.maximum_packet_size.get()).await {
+        Ok(Upgraded { stream, bearer }) => Ok((stream, bearer)),
+        Err(UpgradeError::Gone(_)) => Err(Unheard::Gone("within the WebSocket request")),
+        Err(UpgradeError::Declined { answer, why, stream }) => Err(Unheard::Refused {
+            denial: Denial::UpgradeDeclined,
+            stream: Some(stream),
+            answer,
+            detail: why.into(),
+            token_id: None,
+        }),
+    }
+}
+
+async fn hear_connect(
+    shard: &Shard,
+    mut stream: Stream,
+    certificate: Option<Arc<PeerCertificate>>,
+) -> Result<Heard, Unheard> {
     let bytes_max = shard.site.limits.connect_packet_size_max.get();
     let mut buffer = Vec::with_capacity(CONNECT_BYTES);
     loop {
@@ -216,6 +293,11 @@ async fn hear(shard: &Shard, socket: TcpStream, tls: Option<Acceptor>) -> Result
             Ok(_) => {}
         }
     }
+}
+
+/// Nothing can be said to whom nothing was understood of yet.
+fn refused_silently(denial: Denial, detail: String) -> Unheard {
+    Unheard::Refused { denial, stream: None, answer: Vec::new(), detail: detail.into(), token_id: None }
 }
 
 fn unheard(denial: Denial, stream: Stream, detail: &'static str) -> Unheard {

@@ -477,7 +477,7 @@ fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<
     if state.out.capacity() > OUT_BYTES_KEPT {
         state.out = Vec::new();
     }
-    if wrote || matches!(*stream, Stream::Tls(_)) {
+    if wrote || !matches!(*stream, Stream::Tcp(_)) {
         return stream.poll_flush(cx);
     }
     Poll::Ready(Ok(()))

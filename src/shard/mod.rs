@@ -36,7 +36,7 @@ use crate::{
     gate::{Backoff, ConnectLimiter, Gate, Profile},
     id::DeviceId,
     journal::Journal,
-    listener::{Acceptor, Connections, LimitsConfig},
+    listener::{Acceptor, Connections, LimitsConfig, Proxies, WebSocketRules},
     meter::{Meters, ShardMeter},
     packet::ProtocolVersion,
     policy::Scope,
@@ -95,8 +95,19 @@ pub struct Upstream {
 pub struct Door {
     /// The shard's own socket.
     pub listener: TcpListener,
+    /// What is behind it, the same on every shard.
+    pub entrance: Arc<Entrance>,
+}
+
+/// What those who come through a listener pass, from the wire to MQTT.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Balancers that say for whom they connect.
+    pub proxies: Proxies,
     /// TLS, where it is spoken.
     pub tls: Option<Acceptor>,
+    /// WebSocket, where it is spoken.
+    pub web_socket: Option<WebSocketRules>,
     /// Presets for those who come here.
     pub profile: Profile,
 }

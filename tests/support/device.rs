@@ -108,7 +108,8 @@ pub struct Device {
 }
 
 /// Both ends of a socket, TLS or not.
-trait Stream: Read + Write + Send {
+pub trait Stream: Read + Write + Send {
+    /// What it stands on.
     fn socket(&self) -> &TcpStream;
 }
 
@@ -120,19 +121,11 @@ impl Device {
 
     /// A TLS connection on which nothing has been said.
     pub fn open_tls(address: SocketAddr, ca_pem: &[u8], version: Version) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca_pem).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").unwrap();
-        let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        Self::over(Box::new(StreamOwned::new(tls, dial(address))), version)
+        Self::over(Box::new(open_tls(address, ca_pem)), version)
     }
 
-    fn over(stream: Box<dyn Stream>, version: Version) -> Self {
+    /// A connection over whatever this is.
+    pub fn over(stream: Box<dyn Stream>, version: Version) -> Self {
         Self { stream, version, read: Vec::new(), next_id: 0 }
     }
 
@@ -307,7 +300,27 @@ pub fn publish_packet(version: Version, topic: &str, payload: &[u8], qos: u8, pa
     packet(0x30 | qos << 1, &body)
 }
 
-fn dial(address: SocketAddr) -> TcpStream {
+/// TLS to `localhost`, by this CA.
+pub fn open_tls(address: SocketAddr, ca_pem: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
+    tls_over(dial(address), ca_pem)
+}
+
+/// The same on a connection that stands.
+pub fn tls_over(socket: TcpStream, ca_pem: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    StreamOwned::new(tls, socket)
+}
+
+/// A connection that gives up where nothing is accepted.
+pub fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();

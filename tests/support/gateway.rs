@@ -47,7 +47,8 @@ pub struct Gateway {
     /// The TLS listener.
     pub tls: SocketAddr,
     admin: SocketAddr,
-    ca_pem: Vec<u8>,
+    /// The authority of its certificate.
+    pub ca_pem: Vec<u8>,
 }
 
 impl Plan {

@@ -11,7 +11,7 @@ mod process;
 mod token;
 mod wait;
 
-pub use device::{Answer, Device, Login, Version, publish_packet};
+pub use device::{Answer, Device, Login, Stream, Version, dial, open_tls, publish_packet, tls_over};
 pub use gateway::{Gateway, Hub, Plan};
 pub use hub::{Recorded, Recorder};
 pub use process::Process;

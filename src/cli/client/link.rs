@@ -174,7 +174,9 @@ fn address(asked: &ConnectArguments, config: Option<&Config>) -> Result<(String,
     if let (Some(host), Some(port)) = (&asked.host, asked.port) {
         return Ok((host.clone(), port));
     }
-    let is_wanted = |l: &&listener::ListenerConfig| matches!(l.transport, listener::Transport::Tls(_)) == asked.tls;
+    let is_wanted = |l: &&listener::ListenerConfig| {
+        l.web_socket.is_none() && matches!(l.transport, listener::Transport::Tls(_)) == asked.tls
+    };
     let found = config.and_then(|config| Some((config, config.listeners.iter().find(is_wanted)?)));
     let Some((config, listener)) = found else {
         let transport = if asked.tls { "tls" } else { "tcp" };

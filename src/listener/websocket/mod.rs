@@ -358,7 +358,9 @@ mod tests {
                 assert!(collect(&mut client, length) == payload, "{length} bytes");
             }
             client.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).expect("closes");
-            assert!(matches!(client.read().expect("the answer"), Message::Close(Some(frame)) if frame.code == CloseCode::Normal));
+            assert!(
+                matches!(client.read().expect("the answer"), Message::Close(Some(frame)) if frame.code == CloseCode::Normal)
+            );
             assert!(matches!(client.read(), Err(Error::ConnectionClosed)));
         });
     }

@@ -230,7 +230,10 @@ mod tests {
         let upgrade = read(text.as_bytes(), &rules()).expect("agreed").expect("whole");
         assert_eq!((upgrade.used, upgrade.bearer), (text.len() - 6, None));
         let answer = String::from_utf8(upgrade.answer).expect("text");
-        assert!(answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "RFC 6455 §1.3: {answer}");
+        assert!(
+            answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+            "RFC 6455 §1.3: {answer}"
+        );
         assert!(answer.contains("\r\nSec-WebSocket-Protocol: mqtt\r\n"), "{answer}");
         assert!(!answer.to_lowercase().contains("extensions"), "{answer}");
     }
@@ -273,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_bearer_token_is_taken_as_it_is_sent() {
-        for (value, token) in [("Bearer a.b.c", "a.b.c"), ("bearer  SharedAccessSignature sr=x", "SharedAccessSignature sr=x")]
+        for (value, token) in
+            [("Bearer a.b.c", "a.b.c"), ("bearer  SharedAccessSignature sr=x", "SharedAccessSignature sr=x")]
         {
             let text = format!("{GOOD}Authorization: {value}\r\n\r\n");
             let bearer = read(text.as_bytes(), &rules()).expect("agreed").expect("whole").bearer;
