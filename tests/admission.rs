@@ -435,7 +435,8 @@ const REACHED_BY_NAME: [Denial; 19] = [
 ];
 
 /// Not reached here, and why.
-const ELSEWHERE: [(Denial, &str); 2] = [
+const ELSEWHERE: [(Denial, &str); 3] = [
+    (Denial::UpgradeDeclined, "answered in HTTP: held by tests/websocket.rs"),
     (Denial::HubRefused, "needs a hub that refuses: held by the delivery and session tests"),
     (Denial::Draining, "lasts as long as a shutdown: no connection is accepted by then"),
 ];
