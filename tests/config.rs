@@ -131,6 +131,37 @@ fn every_mistake_is_named_at_once() {
 }
 
 #[test]
+fn websocket_and_balancers_are_asked_for_by_keys_that_make_sense() {
+    let site = Site::new();
+    let with = |lines: &str| format!("[[listener]]\nbind = '127.0.0.1:0'\n{lines}\n");
+    let loaded =
+        site.load(&with("transport = 'ws'\nproxy_protocol_from = ['10.0.0.0/8', '::1']")).expect("a good file");
+    let listener = &loaded.config.listeners[0];
+    let rules = listener.web_socket.as_ref().expect("WebSocket");
+    assert_eq!((rules.paths.len(), rules.origins.len(), listener.proxies.is_empty()), (2, 0, false));
+    for (lines, line, about) in [
+        ("transport = 'tcp'\npaths = ['/mqtt']", 4, "`paths` has no meaning"),
+        ("transport = 'tcp'\norigins = []", 4, "`origins` has no meaning"),
+        ("transport = 'ws'\npaths = []", 4, "`paths` is empty"),
+        ("transport = 'ws'\npaths = ['mqtt']", 4, "is no path"),
+        ("transport = 'ws'\npaths = ['/mqtt?x']", 4, "is no path"),
+        ("transport = 'ws'\norigins = ['*']", 4, "is no Origin"),
+        ("transport = 'ws'\norigins = ['https://panel.example/']", 4, "is no Origin"),
+        (
+            "transport = 'ws'\ncertificate = 'DIR/server.pem'",
+            4,
+            "`certificate` has no meaning where transport is \"ws\"",
+        ),
+        ("transport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/33']", 4, "is no network"),
+        ("transport = 'tcp'\nproxy_protocol_from = ['0.0.0.0/0']", 4, "is everybody"),
+    ] {
+        site.has_one_mistake(&with(lines), line, about);
+    }
+    let everywhere = "[[listener]]\nbind = '0.0.0.0:0'\ntransport = 'ws'\n";
+    site.has_one_mistake(everywhere, 2, "plain WebSocket on 0.0.0.0:0: tokens would cross the network in the clear");
+}
+
+#[test]
 fn certificates_and_keys_must_be_there_belong_together_and_be_kept_private() {
     let site = Site::new();
     let with = |certificate: &str, key: &str| {

@@ -80,7 +80,8 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
     let insecure = table.flag("insecure");
     match transport {
         Wire::Tcp | Wire::Ws => {
-            let (word, over_tls) = if transport == Wire::Tcp { ("tcp", "tls") } else { ("ws", "wss") };
+            let (word, over_tls, what) =
+                if transport == Wire::Tcp { ("tcp", "tls", "plain TCP") } else { ("ws", "wss", "plain WebSocket") };
             for key in TLS_KEYS {
                 if table.has(key) {
                     let what = format!("`{key}` has no meaning where transport is {word:?}.");
@@ -96,7 +97,7 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
                 ),
                 (false, _) => notes.mistake(
                     bind.line,
-                    format!("no TLS on {}: tokens would cross the network in the clear.", bind.value),
+                    format!("{what} on {}: tokens would cross the network in the clear.", bind.value),
                     format!(
                         "Use transport = {over_tls:?}, bind to 127.0.0.1, or write insecure = true if that is what you \
                          want."
