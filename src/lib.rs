@@ -25,6 +25,7 @@ pub mod listener;
 pub mod meter;
 pub mod registry;
 pub mod upstream;
+pub mod usage;
 // Floor 5: what moves.
 pub mod feed;
 pub mod shard;

@@ -170,11 +170,13 @@ pub enum Alarm {
     Clock,
     /// A hub cannot be reached.
     Hub,
+    /// Keys are due and cannot be rotated.
+    Keys,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::List, Self::Identities, Self::Certificate, Self::Clock, Self::Hub];
+    pub const ALL: [Self; 6] = [Self::List, Self::Identities, Self::Certificate, Self::Clock, Self::Hub, Self::Keys];
 
     /// Metric label.
     pub fn tag(self) -> &'static str {
@@ -184,6 +186,7 @@ impl Alarm {
             Self::Certificate => "certificate",
             Self::Clock => "clock",
             Self::Hub => "hub",
+            Self::Keys => "keys",
         }
     }
 }

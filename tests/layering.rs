@@ -254,7 +254,7 @@ const FLOORS: &[&[&str]] = &[
     &["credential", "packet"],
     &["policy", "session"],
     &["gate", "route"],
-    &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream"],
+    &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream", "usage"],
     &["connection", "feed", "pump", "shard"],
     &["admin"],
     &["config"],
@@ -275,7 +275,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sha1", &["listener"]),
     ("hmac", &["credential"]),
     ("sha2", &["audit", "credential", "feed"]),
-    ("dashmap", &["registry", "gate"]),
+    ("toml_edit", &["config"]),
+    ("dashmap", &["registry", "gate", "usage"]),
 ];
 
 const IMPURE: &[&str] = &[

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::{DryRun, KeyList, RotationAsked, RotationDone, RotationRefused};
 use crate::{
     audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,
 };
@@ -57,6 +58,25 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// Every mistake that was found; what has mistakes is not applied.
     fn reload(&self) -> Result<Reloaded, Vec<String>>;
+
+    /// Every key, with its use. Reads files: not for the desk's own thread.
+    ///
+    /// # Errors
+    /// A sentence that says why they cannot be told.
+    fn keys(&self) -> Result<KeyList, String>;
+
+    /// Rotates the keys of an owner and puts them in force, or says what that would do. Writes files: not for the desk's
+    /// own thread.
+    ///
+    /// # Errors
+    /// [`RotationRefused`].
+    fn rotate(
+        &self,
+        name: &str,
+        asked: RotationAsked,
+        dry_run: DryRun,
+        by: &str,
+    ) -> Result<RotationDone, RotationRefused>;
 }
 
 /// Answer of `/readyz`. It names no device.

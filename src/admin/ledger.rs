@@ -39,9 +39,37 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the file is then as it was.
     pub fn append(&self, line: &str) -> Result<(), LedgerError> {
+        self.edit(|mut text| {
+            if text.last().is_some_and(|last| *last != b'\n') {
+                text.push(b'\n');
+            }
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
+            Some(text)
+        })
+    }
+
+    /// Takes out the lines that `is_gone` says, and is done when that is on the disk; says how many they were. All other
+    /// lines stay as they are.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the file is then as it was.
+    pub fn remove_lines(&self, is_gone: impl Fn(&str) -> bool) -> Result<usize, LedgerError> {
+        let mut gone = 0;
+        self.edit(|text| {
+            let lines = text.split_inclusive(|byte| *byte == b'\n');
+            let kept: Vec<&[u8]> = lines.filter(|line| !is_gone(String::from_utf8_lossy(line).trim())).collect();
+            gone = text.split_inclusive(|byte| *byte == b'\n').count() - kept.len();
+            (gone > 0).then(|| kept.concat())
+        })?;
+        Ok(gone)
+    }
+
+    /// Replaces the text by what `change` makes of it; `None`: it stays.
+    fn edit(&self, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Result<(), LedgerError> {
         let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let _lock = self.lock(&target)?;
-        let (mut text, metadata) = match File::open(&target) {
+        let (text, metadata) = match File::open(&target) {
             Ok(mut file) => {
                 let mut text = Vec::new();
                 file.read_to_end(&mut text).map_err(|error| self.failed("read", error))?;
@@ -50,12 +78,10 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
             Err(error) => return Err(self.failed("read", error)),
         };
-        if text.last().is_some_and(|last| *last != b'\n') {
-            text.push(b'\n');
+        match change(text) {
+            Some(text) => replace(&target, &text, metadata.as_ref()).map_err(|error| self.failed("write", error)),
+            None => Ok(()),
         }
-        text.extend_from_slice(line.as_bytes());
-        text.push(b'\n');
-        replace(&target, &text, metadata.as_ref()).map_err(|error| self.failed("write", error))
     }
 
     /// Held while it is changed, so that two writers do not lose each other's line. It is a file of its own: the list
@@ -182,6 +208,17 @@ mod tests {
         assert_eq!(Ledger::new(&path).read().expect("read"), "# by hand\n\n{\"device\": \"a\"}\n{\"device\": \"b\"}\n");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o604);
         assert!(!beside(&path, ".new").exists());
+    }
+
+    #[test]
+    fn lines_are_taken_out_and_all_else_stays() {
+        let room = Room::new("remove");
+        let path = room.0.join("list.jsonl");
+        fs::write(&path, "# by hand\r\n\n{\"device\": \"a\"}\né\n{\"device\": \"b\"}").expect("written");
+        let gone = Ledger::new(&path).remove_lines(|line| line == "{\"device\": \"a\"}").expect("removed");
+        assert_eq!(gone, 1);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "# by hand\r\n\né\n{\"device\": \"b\"}");
+        assert_eq!(Ledger::new(&path).remove_lines(|line| line.contains("nobody")).expect("none"), 0);
     }
 
     #[test]

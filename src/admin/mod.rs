@@ -9,6 +9,7 @@ mod clock;
 mod door;
 mod explain;
 mod guard;
+mod keys;
 mod ledger;
 mod revocations;
 mod views;
@@ -28,6 +29,7 @@ use door::Door;
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
 pub use clock::{ClockReset, ClockView};
 pub use explain::{Explained, ExplainedStep};
+pub use keys::{DryRun, KeyList, KeyView, RotationAsked, RotationDone, RotationRefused, SlotView};
 pub use ledger::{Ledger, LedgerError};
 pub use revocations::{NewRevocation, Revocation, RevocationListing, listed};
 pub use views::{RefusalList, RevocationAdded, SessionList, SessionView, UpstreamList};
@@ -75,6 +77,8 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/sessions/{device}", delete(api::close_session))
         .route("/v1/refusals", get(api::refusals))
         .route("/v1/revocations", get(api::revocations).post(api::revoke))
+        .route("/v1/keys", get(keys::keys))
+        .route("/v1/keys/{name}/rotate", post(keys::rotate))
         .route("/v1/tokens/explain", post(api::explain))
         .route("/v1/clock", get(clock::clock))
         .route("/v1/clock/reset", post(clock::reset))

@@ -68,6 +68,28 @@ impl Control for Pretended {
     fn reload(&self) -> Result<Reloaded, Vec<String>> {
         Err(vec!["config/identities.toml:3: no".into()])
     }
+
+    fn keys(&self) -> Result<KeyList, String> {
+        let of = |name: &str| KeyView { name: name.into(), primary: Some(SlotView::of(7)), ..KeyView::default() };
+        Ok(KeyList { keys: vec![of("policy:site"), of("device:pump-17")], total: 2, counted_since: None })
+    }
+
+    fn rotate(
+        &self,
+        name: &str,
+        asked: RotationAsked,
+        dry_run: DryRun,
+        by: &str,
+    ) -> Result<RotationDone, RotationRefused> {
+        assert_eq!((by, asked.lift), ("admin API", false));
+        match name {
+            "issuer:factory/k1" => Err(RotationRefused::Refused("it is public".into())),
+            "policy:site" => {
+                Ok(RotationDone { name: name.into(), rotated: dry_run == DryRun::No, ..RotationDone::default() })
+            }
+            _ => Err(RotationRefused::Unknown(format!("no {name}"))),
+        }
+    }
 }
 
 /// The desk on a port of its own.
@@ -329,6 +351,26 @@ async fn a_token_is_explained_when_identities_and_list_are_loaded() {
     assert_eq!((status, explained.admitted, explained.number), (200, false, Some(101)));
     assert!(explained.steps.last().is_some_and(|step| !step.ok), "{explained:?}");
     assert_eq!(desk.as_operator("POST /v1/tokens/explain", r#"{"token": "x", "device": "+"}"#).await.0, 400);
+}
+
+#[tokio::test]
+async fn keys_are_listed_and_rotated_and_a_refusal_says_why() {
+    let desk = Desk::open(&[]).await;
+    let (status, body) = desk.as_operator("GET /v1/keys", "").await;
+    let list: KeyList = serde_json::from_value(body).expect("a list");
+    assert_eq!((status, list.total, list.keys.len()), (200, 2, 2));
+    let (_, body) = desk.as_operator("GET /v1/keys?name=device%3Apump-17", "").await;
+    assert_eq!((&body["total"], &body["keys"][0]["name"]), (&Value::from(1), &Value::from("device:pump-17")));
+    for (line, body, expected) in [
+        ("POST /v1/keys/policy:site/rotate?dry_run=true", "{}", (200, Some(false))),
+        ("POST /v1/keys/policy%3Asite/rotate", r#"{"both": true}"#, (200, Some(true))),
+        ("POST /v1/keys/issuer:factory%2Fk1/rotate", "{}", (409, None)),
+        ("POST /v1/keys/policy:ghost/rotate", "{}", (404, None)),
+        ("POST /v1/keys/policy:site/rotate", r#"{"bosh": true}"#, (422, None)),
+    ] {
+        let (status, answer) = desk.as_operator(line, body).await;
+        assert_eq!((status, answer["rotated"].as_bool()), expected, "{line}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -43,7 +43,8 @@ pub struct SessionView {
 }
 
 impl SessionView {
-    pub(super) fn of(live: &Live) -> Self {
+    /// As the registry has it.
+    pub fn of(live: &Live) -> Self {
         let grant = &live.grant;
         Self {
             device: grant.device.to_string(),

@@ -6,13 +6,16 @@ use std::{
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
+
 use super::{certificates::Certificates, list::List, same_file};
 use crate::{
     audit::{Action, Audit},
-    config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Verified},
+    config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
     feed::Follower,
+    gate::Identities,
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::{Shards, Site},
@@ -28,6 +31,7 @@ pub(super) struct Changes {
     one_at_a_time: Mutex<()>,
     list: List,
     identity_files: Mutex<Vec<PathBuf>>,
+    schedules: ArcSwap<Vec<Schedule>>,
     follower: OnceLock<Follower>,
 }
 
@@ -41,8 +45,8 @@ pub(super) struct Outcome {
 impl Changes {
     pub(super) fn new(config: Arc<Config>, site: Arc<Site>, certificates: Certificates) -> Arc<Self> {
         let (one_at_a_time, list, identity_files) = (Mutex::default(), List::of(&config), Mutex::default());
-        let (shards, follower) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list, identity_files, follower })
+        let (shards, follower, schedules) = (OnceLock::new(), OnceLock::new(), ArcSwap::default());
+        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list, identity_files, schedules, follower })
     }
 
     /// At the start: mistakes in the identities stop it. A list with bad lines is applied; one that cannot be read has
@@ -89,6 +93,16 @@ impl Changes {
             let always = [self.config.gateway.identities.clone(), self.config.gateway.revocations.clone()];
             follower.follow(always.into_iter().chain(self.identity_files()).chain(self.certificates.files()));
         }
+    }
+
+    /// The gateway changed them itself: they are put in force at once. What is wrong with them is logged.
+    pub(super) fn identities_changed(&self) {
+        let _ = self.load_identities(Instant::now());
+    }
+
+    /// Keys that are rotated by schedule.
+    pub(super) fn schedules(&self) -> Arc<Vec<Schedule>> {
+        self.schedules.load_full()
     }
 
     fn identity_files(&self) -> Vec<PathBuf> {
@@ -164,11 +178,13 @@ impl Changes {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.config.gateway.identities;
         match config::load_identities(file, &self.config.gate) {
-            Ok(LoadedIdentities { identities, warnings, files }) => {
+            Ok(LoadedIdentities { identities, warnings, files, schedules }) => {
                 meter::alarm(Alarm::Identities, AlarmState::Off);
                 *self.identity_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+                self.schedules.store(Arc::new(schedules));
                 self.follow();
                 let devices = identities.keyring().devices().count();
+                self.forget_keys(&identities);
                 let old = self.site.gate.load_identities(Arc::new(identities));
                 let closed = self.cut(&self.all_sessions(), noticed);
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -182,6 +198,12 @@ impl Changes {
                 Err(mistakes)
             }
         }
+    }
+
+    /// Of a key that nobody holds nothing needs to be known.
+    fn forget_keys(&self, identities: &Identities) {
+        let held = identities.keyring().fingerprints();
+        self.site.key_uses.keep(|key| held.contains(&key));
     }
 
     fn load_revocations(&self, reading: Reading, noticed: Instant) -> Result<LoadedRevocations, Mistake> {

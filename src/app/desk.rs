@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::changes::Changes;
+use super::{changes::Changes, keys::Keys};
 use crate::{
-    admin::{Control, Readiness, Reloaded, UpstreamState, UpstreamStatus},
+    admin::{
+        Control, DryRun, KeyList, Readiness, Reloaded, RotationAsked, RotationDone, RotationRefused, UpstreamState,
+        UpstreamStatus,
+    },
     config::Config,
     denial::CloseReason,
     id::DeviceId,
@@ -19,11 +22,19 @@ pub(super) struct Desk {
     site: Arc<Site>,
     shards: Shards,
     changes: Arc<Changes>,
+    keys: Arc<Keys>,
 }
 
 impl Desk {
-    pub(super) fn new(config: &Arc<Config>, site: &Arc<Site>, shards: &Shards, changes: &Arc<Changes>) -> Self {
-        Self { config: config.clone(), site: site.clone(), shards: shards.clone(), changes: changes.clone() }
+    pub(super) fn new(
+        config: &Arc<Config>,
+        site: &Arc<Site>,
+        shards: &Shards,
+        changes: &Arc<Changes>,
+        keys: &Arc<Keys>,
+    ) -> Self {
+        let (config, site, changes, keys) = (config.clone(), site.clone(), changes.clone(), keys.clone());
+        Self { config, site, shards: shards.clone(), changes, keys }
     }
 }
 
@@ -73,6 +84,20 @@ impl Control for Desk {
         } else {
             Err(outcome.mistakes)
         }
+    }
+
+    fn keys(&self) -> Result<KeyList, String> {
+        self.keys.list()
+    }
+
+    fn rotate(
+        &self,
+        name: &str,
+        asked: RotationAsked,
+        dry_run: DryRun,
+        by: &str,
+    ) -> Result<RotationDone, RotationRefused> {
+        self.keys.rotate(name, asked, dry_run, by)
     }
 }
 

@@ -3,6 +3,7 @@
 mod certificates;
 mod changes;
 mod desk;
+mod keys;
 mod list;
 mod screen;
 
@@ -34,6 +35,7 @@ use crate::{
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HubPlace, MemberStatus, Shards, Site, Upstream},
     upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
+    usage::KeyUses,
 };
 use certificates::Certificates;
 use changes::Changes;
@@ -131,6 +133,7 @@ struct Gateway {
     site: Arc<Site>,
     shards: Shards,
     changes: Arc<Changes>,
+    keys: Arc<keys::Keys>,
     bound: Bound,
     admin: std::net::TcpListener,
     /// Dropped last: hubs outlive the pool.
@@ -154,6 +157,7 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
     let (doors, tls, listeners) = doors(config, shards)?;
     let (admin, admin_address) = bind_admin(config)?;
     let (upstreams, hubs) = upstreams(config, shards)?;
+    let clock = Arc::new(Clock::open(&config.gateway.state_dir));
     let site = Arc::new(Site {
         gate: Arc::new(Gate::new(config.gate.clone())),
         registry: Arc::new(Registry::default()),
@@ -166,10 +170,12 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
         gateway: config.gateway.name.clone(),
         upstreams,
         draining: AtomicBool::new(false),
-        clock: Arc::new(Clock::open(&config.gateway.state_dir)),
+        key_uses: KeyUses::new(clock.now()),
+        clock,
     });
     let changes = Changes::new(config.clone(), site.clone(), Certificates::new(tls));
     changes.load_all().map_err(StartError::Mistakes)?;
+    let keys = keys::Keys::new(config, &site, &changes);
     let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
     changes.reaches(&shards);
     let watch = {
@@ -179,7 +185,7 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
     };
     let watch = watch.map_err(|error| StartError::Io("cannot watch files", error))?;
     let bound = Bound { listeners, admin: admin_address };
-    Ok(Gateway { config: config.clone(), site, shards, changes, bound, admin, hubs, _watch: watch })
+    Ok(Gateway { config: config.clone(), site, shards, changes, keys, bound, admin, hubs, _watch: watch })
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.
@@ -325,7 +331,13 @@ impl Gateway {
                     meters: meters.clone(),
                     audit: Audit::open(&self.config.gateway.state_dir),
                     revocations: self.config.gateway.revocations.clone(),
-                    control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes)),
+                    control: Arc::new(desk::Desk::new(
+                        &self.config,
+                        &self.site,
+                        &self.shards,
+                        &self.changes,
+                        &self.keys,
+                    )),
                 };
                 let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
                 let served = tokio::spawn(admin::serve(listener, backend, async {
@@ -350,6 +362,7 @@ impl Gateway {
         let mut hup = signal(SignalKind::hangup())?;
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
         let mut kept = tokio::time::interval(CLOCK_KEPT_EVERY);
+        let mut keys = tokio::time::interval(KEYS_TURNED_EVERY);
         loop {
             tokio::select! {
                 _ = term.recv() => return Ok(()),
@@ -364,6 +377,10 @@ impl Gateway {
                     let changes = self.changes.clone();
                     // It takes the time that reading the file takes: nobody waits for it.
                     drop(tokio::task::spawn_blocking(move || changes.verify_list()));
+                }
+                _ = keys.tick() => {
+                    let keys = self.keys.clone();
+                    let _ = tokio::task::spawn_blocking(move || keys.turn()).await;
                 }
                 _ = kept.tick() => {
                     let clock = self.site.clock.clone();
@@ -440,6 +457,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How often the highest time goes to disk: after a crash and with a clock that was turned back, guarded time begins this
 /// much too early at most.
 const CLOCK_KEPT_EVERY: Duration = Duration::from_secs(60);
+/// How often the schedule of rotations is looked at: within the second that it names.
+const KEYS_TURNED_EVERY: Duration = Duration::from_millis(200);
 /// How often gauges are set that nobody sets otherwise.
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
 /// Hubs, files, the admin API, the libraries.

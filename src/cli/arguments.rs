@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
-use crate::{gate::Profile, id::DeviceId};
+use crate::{config::KeyOwner, gate::Profile, id::DeviceId};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -126,6 +126,14 @@ pub(super) enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Keys in two slots: who uses them, and their rotation
+    ///
+    /// Edits identities.toml, or the key files that it names, in place and atomically, also when no gateway runs; a running
+    /// one applies it within a second. Comments and layout stay.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
     },
     /// The audit log: who changed what
     Audit {
@@ -364,6 +372,65 @@ pub(super) enum SessionsCommand {
     Close {
         /// Its id
         device: DeviceId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Keys with their fingerprints, live sessions and last use
+    List {
+        /// Of one owner: device:ID, policy:NAME, group:PREFIX or issuer:NAME/KID
+        name: Option<KeyOwner>,
+        /// How many; what signs for many comes first
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        last: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give keys to a device, policy or group that has none; one that is not there is added
+    Add {
+        /// device:ID, device:ID/MODULE, policy:NAME or group:PREFIX
+        name: KeyOwner,
+        /// Of a new policy: the widest `sr` that it may sign [default: `hostname` under [gateway]]
+        #[arg(long, value_name = "SR")]
+        resource: Option<String>,
+        /// Print the new primary key, for whoever programs the device
+        #[arg(long)]
+        show: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// secondary := primary, primary := 32 random bytes; says first which live sessions it will cut
+    ///
+    /// A device that renews in time never notices, where tokens live no longer than the time between two rotations. With
+    /// --admin URL the gateway there rotates its own files.
+    Rotate {
+        /// device:ID, device:ID/MODULE, policy:NAME, group:PREFIX or issuer:NAME/KID
+        name: KeyOwner,
+        /// Replace both keys, after a compromise: every token of theirs is refused, and its session closed
+        #[arg(long)]
+        both: bool,
+        /// With --both: take out entries of the revocation list that name one of the slots
+        #[arg(long, requires = "both")]
+        lift: bool,
+        /// Print the new primary key, for whoever programs the device
+        #[arg(long)]
+        show: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a rotation would do now, and when every token of a key is dead
+    ///
+    /// Exits 1 where tokens may live longer than the keys that a schedule rotates.
+    Plan {
+        /// Of one owner [default: policies, groups, issuers, and devices whom a rotation would cut]
+        name: Option<KeyOwner>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -7,6 +7,8 @@ mod check;
 mod client;
 mod clock;
 mod desk;
+mod key;
+mod key_plan;
 mod list;
 mod local;
 mod mint;
@@ -70,6 +72,7 @@ fn run<E: std::fmt::Display>(
             ClockCommand::Show { json } => clock::show(&at, json),
             ClockCommand::Reset => clock::reset(&at),
         },
+        Command::Key { command } => key::key(&at, command),
         Command::Upstreams { json } => list::upstreams(&at, json),
         Command::Audit { command: AuditCommand::Verify { json } } => audit::verify(&at, json),
     }

@@ -80,7 +80,7 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
 }
 
 /// Who sits at the keyboard, as far as the system says.
-fn who() -> String {
+pub(super) fn who() -> String {
     let mut named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     let known = named.find(|name| !name.is_empty());
     known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))

@@ -63,6 +63,11 @@ impl<'d> Notes<'d> {
         }
     }
 
+    /// Which file it is.
+    pub(super) fn file(&self) -> &'d Path {
+        self.file
+    }
+
     /// Parses the text; what is no TOML is noted, and what could be read of it is returned.
     pub(super) fn parse(&self) -> Spanned<DeTable<'d>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);

@@ -16,6 +16,7 @@ use super::{
     issuers::read_issuer,
     mistake::Mistake,
     public_keys::read_public_keys,
+    rotation::{KeyOwner, Schedule, is_marked},
 };
 use crate::{
     credential::{
@@ -25,6 +26,7 @@ use crate::{
     gate::{GateConfig, Identities},
     id::DeviceId,
     policy::{FilterTemplate, ScopeTemplate, TokenKind},
+    time::format_duration,
 };
 
 /// Identities that hold, what an operator should know about them all the same, and the files that were read.
@@ -36,6 +38,8 @@ pub struct LoadedIdentities {
     pub warnings: Vec<Mistake>,
     /// `identities.toml` and every key file that it names: when one of them changes, all is read anew.
     pub files: Vec<PathBuf>,
+    /// Keys that the gateway rotates by itself.
+    pub schedules: Vec<Schedule>,
 }
 
 /// Reads `identities.toml` and every key file that it names.
@@ -58,7 +62,7 @@ pub fn load_identities(path: &Path, gate: &GateConfig) -> Result<LoadedIdentitie
     let file = Table::new(&notes, &FILE, document.get_ref(), 1);
     let mut reader = Reader::new(&notes, gate);
     reader.read(&file);
-    let Reader { ring, scopes, mut files, has_inline_keys, .. } = reader;
+    let Reader { ring, scopes, mut files, has_inline_keys, schedules, .. } = reader;
     let (mut mistakes, warnings) = notes.into_parts();
     if let Some(Err(Fault { what, remedy })) = has_inline_keys.then(|| check_mode(path)) {
         mistakes.push(Mistake::of_file(path, what, remedy));
@@ -67,7 +71,7 @@ pub fn load_identities(path: &Path, gate: &GateConfig) -> Result<LoadedIdentitie
         return Err(mistakes);
     }
     files.insert(0, path.to_owned());
-    Ok(LoadedIdentities { identities: Identities::new(ring.build(), scopes), warnings, files })
+    Ok(LoadedIdentities { identities: Identities::new(ring.build(), scopes), warnings, files, schedules })
 }
 
 /// What is collected while the file is read.
@@ -79,6 +83,7 @@ pub(super) struct Reader<'n, 'd> {
     scopes: Vec<ScopeTemplate>,
     pub(super) files: Vec<PathBuf>,
     has_inline_keys: bool,
+    schedules: Vec<Schedule>,
     /// Whose a key is, by fingerprint: one key for two is a mistake.
     owners: HashMap<u64, String>,
     /// Whose a certificate is: one for two is a mistake.
@@ -94,6 +99,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             scopes: vec![ScopeTemplate::default(); 2],
             files: Vec::new(),
             has_inline_keys: false,
+            schedules: Vec::new(),
             owners: HashMap::new(),
             pinned: HashMap::new(),
         }
@@ -146,6 +152,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             token_lifetime_max: self.lifetime_max(table),
             scope: self.scope_index(table, who),
         };
+        self.refuse_schedule(table);
         let Some(id) = id else { return };
         if who == Who::Module && !self.ring.has_device(id.value.device()) {
             let what = format!("{} is a module of {}, and there is no such device.", id.value, id.value.device());
@@ -175,7 +182,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             Rights { publish: found.value.contains(&true), subscribe: found.value.contains(&false) }
         });
         let token_lifetime_max = self.lifetime_max(table);
-        self.warn_of_rotation(table);
+        self.read_schedule(table, name.as_ref().map(|name| KeyOwner::Policy(name.value.as_ref().into())));
         let (Some(name), Some(resource)) = (name, resource) else { return };
         let policy = Policy { name: name.value, resource: resource.value, keys, rights, token_lifetime_max };
         let taken = self.ring.add_policy(policy);
@@ -189,6 +196,7 @@ impl<'n, 'd> Reader<'n, 'd> {
         let keys = self.read_slots(table, &owner, KeyEncoding::Base64);
         self.require_key(table, &keys);
         let (token_lifetime_max, scope) = (self.lifetime_max(table), self.scope_index(table, Who::Device));
+        self.refuse_schedule(table);
         let Some(prefix) = prefix else { return };
         let group = Group { prefix: prefix.value.as_str().into(), keys, token_lifetime_max, scope };
         let taken = self.ring.add_group(group);
@@ -215,10 +223,31 @@ impl<'n, 'd> Reader<'n, 'd> {
     fn read_slots(&mut self, table: &Table<'_>, owner: &str, encoding: KeyEncoding) -> Slots {
         let primary = self.read_slot(table, ["primary_key", "primary_key_file"], encoding);
         let secondary = self.read_slot(table, ["secondary_key", "secondary_key_file"], encoding);
+        let secondary_in = table.text("secondary_key_file").map_or(self.notes.file(), |found| Path::new(found.value));
+        let secondary = self.unless_rotating(&primary, secondary, secondary_in, owner);
         for key in [&primary, &secondary].into_iter().flatten() {
             self.note_shared_key(owner, Found { value: key.value.fingerprint(), line: key.line }, KEY_REMEDY);
         }
         Slots { primary: primary.map(|found| found.value), secondary: secondary.map(|found| found.value) }
+    }
+
+    /// Between two writes of a rotation both keys are the same: the secondary then says nothing, and is no mistake.
+    fn unless_rotating(
+        &self,
+        primary: &Option<Found<SecretKey>>,
+        secondary: Option<Found<SecretKey>>,
+        secondary_in: &Path,
+        owner: &str,
+    ) -> Option<Found<SecretKey>> {
+        let same = primary.as_ref().zip(secondary.as_ref());
+        let same = same.filter(|(one, other)| one.value.fingerprint() == other.value.fingerprint());
+        if same.is_none() || !is_marked(secondary_in, owner) {
+            return secondary;
+        }
+        let line = secondary.map_or(0, |found| found.line);
+        let what = format!("a rotation of {owner} is under way, or was broken off: both keys are the same.");
+        self.notes.warn(line, what, format!("Where nobody rotates at this moment: tollgate key rotate {owner}"));
+        None
     }
 
     fn read_slot(
@@ -337,11 +366,34 @@ impl<'n, 'd> Reader<'n, 'd> {
         scope
     }
 
-    /// Nothing turns a key by itself: said wherever somebody counts on it.
-    pub(super) fn warn_of_rotation(&self, table: &Table<'_>) {
-        if let Some(found) = table.duration("rotate_every", ROTATION_MIN..=ROTATION_MAX) {
-            let what = "`rotate_every` has no effect in this version: no key is rotated by itself.";
-            self.notes.warn(found.line, what, "Rotate by hand: docs/operations.md says how.");
+    /// `rotate_every`: when the gateway turns these keys by itself. A token that lives longer than two keys do in turn
+    /// dies before its time.
+    pub(super) fn read_schedule(&mut self, table: &Table<'_>, owners: impl IntoIterator<Item = KeyOwner>) {
+        let Some(found) = table.duration("rotate_every", ROTATION_MIN..=ROTATION_MAX) else { return };
+        let own = table.has("token_lifetime_max").then(|| self.lifetime_max(table)).flatten();
+        let lifetime = own.unwrap_or_else(|| self.gate.rules(self.gate.profile).token_lifetime_max);
+        if lifetime > found.value {
+            let (lives, every) = (format_duration(lifetime), format_duration(found.value));
+            let what = format!(
+                "`rotate_every` is {every}, and tokens may live for {lives}: those that live longer than {every} can be \
+                 refused before they expire."
+            );
+            self.notes.warn(found.line, what, "Write `token_lifetime_max` of at most `rotate_every` beside it.");
+        }
+        if table.has("primary_key") {
+            let what = "`rotate_every` beside `primary_key`: the gateway edits this file when the keys are due.";
+            self.notes.warn(found.line, what, "Where it may not, write `primary_key_file` and `secondary_key_file`.");
+        }
+        let every = found.value;
+        self.schedules.extend(owners.into_iter().map(|owner| Schedule { owner, every }));
+    }
+
+    fn refuse_schedule(&self, table: &Table<'_>) {
+        if table.has("rotate_every") {
+            let what = "`rotate_every` stands where devices hold the key: they cannot follow, and would be locked out after \
+                        two turns.";
+            let remedy = "Take it out; rotate with `tollgate key rotate`, and give each device its new key.";
+            self.notes.mistake(table.line_of("rotate_every"), what, remedy);
         }
     }
 
@@ -420,8 +472,8 @@ const NAME_BYTES_MAX: usize = 64;
 const TOKEN_LIFETIME_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Ten years: whoever writes more has no limit in mind, and should say so with a key of its own.
 const TOKEN_LIFETIME_MAX: std::time::Duration = std::time::Duration::from_hours(10 * 366 * 24);
-/// Shorter, and every token outlives its key.
-const ROTATION_MIN: std::time::Duration = std::time::Duration::from_mins(1);
+/// Shorter, and a device could not follow: times of tokens are whole seconds.
+const ROTATION_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// As with lifetimes.
 const ROTATION_MAX: std::time::Duration = TOKEN_LIFETIME_MAX;
 
@@ -443,9 +495,10 @@ const DEVICE: Section = Section {
         "certificate_sha256",
         "secondary_certificate_sha256",
         "token_lifetime_max",
+        "rotate_every",
         "scope",
     ],
-    later: &[("rotate_every", "planned rotation")],
+    later: &[],
 };
 const MODULE: Section = Section { name: "[[module]]", ..DEVICE };
 const POLICY: Section = Section {
@@ -473,9 +526,10 @@ const GROUP: Section = Section {
         "secondary_key",
         "secondary_key_file",
         "token_lifetime_max",
+        "rotate_every",
         "scope",
     ],
-    later: &[("rotate_every", "planned rotation")],
+    later: &[],
 };
 const ISSUER: Section = Section {
     name: "[[issuer]]",

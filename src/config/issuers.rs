@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::{
     document::{Found, Table},
     identities::{ENCODINGS, ISSUER_KEY, KEY_REMEDY, Reader, plain_name},
+    rotation::KeyOwner,
 };
 use crate::credential::{Algorithm, Issuer, KeyEncoding, KeyError, VerifyingKey, is_kid, parse_jwk_set};
 
@@ -28,7 +29,7 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
     let algorithms = read_algorithms(reader, table);
     let keys = read_keys(reader, table, name.as_ref().map_or("", |found| &found.value), &algorithms);
     let require = table.has("require").then(|| read_names(reader, table, "require"));
-    reader.warn_of_rotation(table);
+    read_schedule(reader, table, name.as_ref().map(|found| &*found.value), &keys);
     let issuer = Issuer {
         name: name.as_ref().map_or("".into(), |found| found.value.clone()),
         iss: iss.map_or("".into(), |found| found.value.into()),
@@ -46,6 +47,21 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
         taken,
         "Two issuers may share neither name nor `iss`: rename one, or join their keys.",
     );
+}
+
+/// Of the keys that are shared secrets: the others are rotated by whoever holds their private half.
+fn read_schedule(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: Option<&str>, keys: &[Key]) {
+    let shared = keys.iter().filter(|(_, key)| key.algorithm().is_hmac());
+    let owners: Vec<KeyOwner> = name
+        .map(|name| shared.map(|(kid, _)| KeyOwner::Issuer { name: name.into(), kid: kid.clone() }).collect())
+        .unwrap_or_default();
+    if owners.is_empty() && table.has("rotate_every") && !keys.is_empty() {
+        let what =
+            "`rotate_every` stands at an issuer whose keys are public: it holds the private half, and rotates it.";
+        let remedy = "Take it out, and let the issuer publish its next key.";
+        reader.notes.mistake(table.line_of("rotate_every"), what, remedy);
+    }
+    reader.read_schedule(table, owners);
 }
 
 fn read_names(reader: &Reader<'_, '_>, table: &Table<'_>, key: &'static str) -> Vec<Box<str>> {

@@ -14,6 +14,7 @@ mod private_file;
 mod public_keys;
 mod report;
 mod revocations;
+mod rotation;
 mod routes;
 mod upstreams;
 
@@ -27,6 +28,10 @@ pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
 pub use report::Report;
 pub use revocations::{LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations};
+pub use rotation::{
+    Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, add, due, finish, leaving, revoked_slots,
+    rotate, survey,
+};
 
 use crate::listener::Transport;
 

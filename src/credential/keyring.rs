@@ -1,6 +1,12 @@
 //! All keys, as one immutable snapshot: devices, policies, groups, issuers.
 
-use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Credential, Refused, Resource, Rights, SecretKey, Slots, Thumbprints, TokenKind, VerifyRules, VerifyingKey,
@@ -244,6 +250,16 @@ impl Keyring {
 
     pub(super) fn memo(&self) -> &SignatureMemo {
         &self.memo
+    }
+
+    /// Fingerprints of all keys, in whichever slot.
+    pub fn fingerprints(&self) -> HashSet<u64> {
+        let devices = self.devices.values().map(|device| &device.keys);
+        let slots = devices.chain(self.policies.values().map(|policy| &policy.keys));
+        let slots = slots.chain(self.groups.iter().map(|group| &group.keys));
+        let shared = slots.flat_map(Slots::each).filter_map(|(_, key)| key.map(SecretKey::fingerprint));
+        let issuers = self.issuers.values().flat_map(|issuer| &issuer.keys).map(|(_, key)| key.fingerprint());
+        shared.chain(issuers).collect()
     }
 
     /// Whether the owner of the key `name` still holds one with this fingerprint, in whichever slot.

@@ -162,6 +162,7 @@ fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
         Some(TokenKind::Jwt) => "jwt".into(),
         _ => live.grant.key.slot().to_owned(),
     };
+    shard.site.key_uses.seen(live.grant.key_fingerprint, live.grant.expires_at, live.connected_at);
     metrics::counter!(meter::TOKENS_VERIFIED, "kind" => live.grant.kind.as_str(), "key_slot" => slot).increment(1);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
     metrics::gauge!(meter::SESSIONS).increment(1.0);

@@ -44,6 +44,7 @@ use crate::{
     route::Routes,
     session::server::SessionLimits,
     time::Tick,
+    usage::KeyUses,
 };
 
 /// What all shards share. Read through snapshots and atomics only.
@@ -73,6 +74,8 @@ pub struct Site {
     pub draining: AtomicBool,
     /// What time it is, for every decision and every timer.
     pub clock: Arc<Clock>,
+    /// Which keys are used.
+    pub key_uses: KeyUses,
 }
 
 /// One hub, as the pool sees it.

@@ -395,17 +395,39 @@ fn ten_thousand_devices_are_read_in_one_go() {
 }
 
 #[test]
-fn rotation_by_schedule_is_warned_about_and_refused_where_a_device_holds_the_key() {
+fn rotation_by_schedule_is_for_policies_whose_tokens_do_not_outlive_two_turns() {
     let files = Files::new();
-    let key = KEYS[0];
-    let policy = format!(
-        "[[policy]]\nname = \"p\"\nresource = \"localhost\"\nprimary_key = \"{key}\"\nrotate_every = \"30d\"\n"
+    let (key, other) = (KEYS[0], KEYS[1]);
+    let policy = |more: &str| {
+        files.load(&format!(
+            "[[policy]]\nname = \"p\"\nresource = \"localhost\"\nprimary_key_file = \"{{dir}}/key\"\n{more}\n"
+        ))
+    };
+    files.write("key", key, 0o600);
+    for (lifetime, warned) in [("59m 59s", false), ("1h", false), ("1h 1s", true)] {
+        let loaded = policy(&format!("rotate_every = \"1h\"\ntoken_lifetime_max = \"{lifetime}\"")).expect("good");
+        let warning = loaded.warnings.iter().find(|warning| warning.line == Some(5));
+        assert_eq!(warning.is_some_and(|w| w.what.contains("before they expire")), warned, "{lifetime}: {warning:?}");
+        let schedule: Vec<_> = loaded.schedules.iter().map(|s| (s.owner.to_string(), s.every.as_secs())).collect();
+        assert_eq!(schedule, [("policy:p".to_owned(), 3600)]);
+    }
+    assert!(!policy("rotate_every = \"1h\"").expect("good").warnings.is_empty(), "the gateway's limit counts, too");
+    let inline = format!(
+        "[[policy]]\nname = \"p\"\nresource = \"localhost\"\nprimary_key = \"{other}\"\nrotate_every = \"30d\"\n"
     );
-    let warnings = files.load(&policy).expect("good").warnings;
-    assert!(warnings.iter().any(|w| w.line == Some(5) && w.what.contains("rotate_every")), "{warnings:?}");
+    let warnings = files.load(&inline).expect("good").warnings;
+    assert!(warnings.iter().any(|w| w.line == Some(5) && w.what.contains("edits this file")), "{warnings:?}");
     let device = format!("[[device]]\nid = \"d\"\nprimary_key = \"{key}\"\nrotate_every = \"30d\"\n");
-    let mistakes = files.load(&device).expect_err("a device that holds its key would be locked out");
-    assert!(mistakes.iter().any(|m| m.starts_with("4:") && m.contains("rotate_every")), "{mistakes:?}");
+    let group = format!("[[group]]\nprefix = \"d\"\nprimary_key = \"{key}\"\nrotate_every = \"30d\"\n");
+    for text in [device, group] {
+        let mistakes = files.load(&text).expect_err("a device that holds its key would be locked out");
+        assert!(mistakes.iter().any(|m| m.starts_with("4:") && m.contains("locked out")), "{mistakes:?}");
+    }
+    files.write("issuer.pem", EC_PEM, 0o644);
+    let issuer = "[[issuer]]\nname = \"f\"\niss = \"f\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\nrotate_every = \"30d\"\n\
+                  [[issuer.key]]\nfile = \"{dir}/issuer.pem\"\n";
+    let mistakes = files.load(issuer).expect_err("the gateway has no private key");
+    assert!(mistakes.iter().any(|m| m.starts_with("6:") && m.contains("public")), "{mistakes:?}");
 }
 
 #[test]
