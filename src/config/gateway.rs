@@ -129,7 +129,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let (gateway, mut gate) = read_gateway(&notes, &file);
     let list_rules = read_list_rules(&notes, &file, &mut files);
     let admin = read_admin(&notes, &file);
-    let listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
+    let mut listeners = read_listeners(&notes, &file, gateway.profile, admin, &mut files);
+    for rules in listeners.iter_mut().filter_map(|listener| listener.web_socket.as_mut()) {
+        rules.hosts = [&gate.hostname].into_iter().chain(&gate.aliases).cloned().collect();
+    }
     take_certificates(&notes, &file, &listeners, &mut gate);
     warn_of_profiles(&notes, &file, &gate, &listeners);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);

@@ -181,7 +181,7 @@ fn read_web_socket(notes: &Notes<'_>, table: &Table<'_>) -> Option<WebSocketRule
         }
         found.value.iter().map(|origin| origin.value.to_owned()).collect()
     });
-    Some(WebSocketRules { paths, origins })
+    Some(WebSocketRules { paths, origins, hosts: Vec::new() })
 }
 
 fn is_path(text: &str) -> bool {

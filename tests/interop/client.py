@@ -25,7 +25,7 @@ class Client:
     """One run of one client: connects at once; events are read as they come."""
 
     def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
-                 user_name=None):
+                 user_name=None, port=None, path=None):
         self.events, self.changed = [], threading.Condition()
         tokens.remember(token)
         for _, payload, _ in publish:
@@ -40,7 +40,8 @@ class Client:
             thread.start()
         spec = {
             "host": "localhost" if tls else "127.0.0.1",
-            "port": gateway.tls_port if tls else gateway.port,
+            "port": port or (gateway.tls_port if tls else gateway.port),
+            "path": path,
             "ca": str(gateway.authority.file) if tls else None,
             "version": version,
             "client_id": device,

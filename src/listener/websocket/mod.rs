@@ -315,7 +315,7 @@ mod tests {
                 talk(client)
             });
             let (socket, _) = listener.accept().await.expect("accepted");
-            let rules = WebSocketRules { paths: vec!["/mqtt".into()], origins: vec![] };
+            let rules = WebSocketRules { paths: vec!["/mqtt".into()], origins: vec![], hosts: vec![] };
             let upgraded = upgrade(Stream::tcp(socket), &rules, FRAME_MAX).await.expect("upgraded");
             echo(upgraded.stream).await;
             client.await.expect("the client is content")

@@ -1,6 +1,6 @@
 //! The HTTP request that becomes a WebSocket (RFC 6455 §4.2), for MQTT alone (MQTT 5.0 §6). No I/O.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
@@ -15,6 +15,8 @@ pub struct WebSocketRules {
     /// Web pages whose scripts may connect, as a browser names them (`https://panel.example`). A request without an Origin is
     /// no browser's and is not held to it.
     pub origins: Vec<String>,
+    /// The gateway's own names: a request whose Origin is the very host and port that it was sent to is let in under them.
+    pub hosts: Vec<String>,
 }
 
 /// A request that becomes a WebSocket.
@@ -111,12 +113,28 @@ fn check_target(request: &httparse::Request<'_, '_>, rules: &WebSocketRules) -> 
 
 /// RFC 6455 §10.2: a page of somewhere else must not speak with this site's network through its visitors' browsers.
 fn check_origin(headers: &Headers<'_, '_>, rules: &WebSocketRules) -> Result<(), Declined> {
-    let refused = |why: &str| Err(Declined::new("403 Forbidden", why));
-    match headers.only("origin")? {
-        None => Ok(()),
-        Some(origin) if rules.origins.iter().any(|ours| ours.eq_ignore_ascii_case(origin)) => Ok(()),
-        Some(_) => refused("Scripts of this Origin may not connect: `origins` of the listener does not hold it."),
+    let (origin, host) = (headers.only("origin")?, headers.only("host")?);
+    let Some(origin) = origin else { return Ok(()) };
+    let is_listed = rules.origins.iter().any(|ours| ours.eq_ignore_ascii_case(origin));
+    if is_listed || host.is_some_and(|host| is_own(origin, host, rules)) {
+        return Ok(());
     }
+    let why = "Scripts of this Origin may not connect: `origins` of the listener does not hold it.";
+    Err(Declined::new("403 Forbidden", why))
+}
+
+/// paho, and with it Azure's SDK for Python, says that it comes from where it goes to. The name must be the gateway's own, an
+/// address or localhost: a name that an attacker's DNS points here (DNS rebinding) is none of these.
+fn is_own(origin: &str, host: &str, rules: &WebSocketRules) -> bool {
+    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    };
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let is_name =
+        rules.hosts.iter().map(String::as_str).chain(["localhost"]).any(|ours| ours.eq_ignore_ascii_case(name));
+    authority.eq_ignore_ascii_case(host) && (is_address || is_name)
 }
 
 /// RFC 6455 §4.2.1; answers the key.
@@ -205,6 +223,7 @@ mod tests {
         WebSocketRules {
             paths: ["/mqtt", "/$iothub/websocket"].map(str::to_owned).into(),
             origins: vec!["https://panel.example".into()],
+            hosts: vec!["edge.example".into()],
         }
     }
 
@@ -264,6 +283,13 @@ mod tests {
             ("", "", "Transfer-Encoding: chunked\r\n", "400"),
             ("", "", "Origin: https://evil.example\r\n", "403"),
             ("", "", "Origin: null\r\n", "403"),
+            ("gateway", "127.0.0.1:8080", "Origin: https://127.0.0.1:8080\r\n", "101"),
+            ("gateway", "[::1]:8080", "Origin: http://[::1]:8080\r\n", "101"),
+            ("gateway", "localhost", "Origin: http://localhost\r\n", "101"),
+            ("gateway", "EDGE.example:443", "Origin: https://edge.example:443\r\n", "101"),
+            ("gateway", "127.0.0.1:8080", "Origin: https://127.0.0.1:9090\r\n", "403"),
+            ("gateway", "rebound.example", "Origin: http://rebound.example\r\n", "403"),
+            ("gateway", "edge.example", "Origin: https://edge.example.evil.example\r\n", "403"),
             ("", "", "Origin: https://panel.example\r\nOrigin: https://evil.example\r\n", "400"),
             ("", "", "Authorization: Basic eDp5\r\n", "400"),
             ("", "", "Authorization: Bearer \r\n", "400"),

@@ -9,7 +9,8 @@ input.once("line", (line) => run(JSON.parse(line)));
 
 function run(spec) {
   const client = mqtt.connect({
-    protocol: spec.ca ? "mqtts" : "mqtt",
+    protocol: (spec.path ? "ws" : "mqtt") + (spec.ca ? "s" : ""),
+    path: spec.path ?? undefined,
     host: spec.host,
     port: spec.port,
     ca: spec.ca ? fs.readFileSync(spec.ca) : undefined,

@@ -13,7 +13,9 @@ def main():
     spec = json.loads(sys.stdin.readline())
     protocol = mqtt.MQTTv5 if spec["version"] == 5 else mqtt.MQTTv311
     clean = {} if spec["version"] == 5 else {"clean_session": True}
-    client = mqtt.Client(spec["client_id"], protocol=protocol, **clean)
+    client = mqtt.Client(spec["client_id"], protocol=protocol, transport="websockets" if spec["path"] else "tcp", **clean)
+    if spec["path"]:
+        client.ws_set_options(spec["path"])
     client.username_pw_set(spec["username"], spec["password"])
     if spec["ca"]:
         client.tls_set(spec["ca"])
