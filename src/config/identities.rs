@@ -241,13 +241,19 @@ impl<'n, 'd> Reader<'n, 'd> {
     ) -> Option<Found<SecretKey>> {
         let same = primary.as_ref().zip(secondary.as_ref());
         let same = same.filter(|(one, other)| one.value.fingerprint() == other.value.fingerprint());
-        if same.is_none() || !is_marked(secondary_in, owner) {
+        if same.is_none() {
             return secondary;
         }
-        let line = secondary.map_or(0, |found| found.line);
+        self.note_same_keys(secondary.map_or(0, |found| found.line), secondary_in, owner);
+        None
+    }
+
+    pub(super) fn note_same_keys(&self, line: usize, secondary_in: &Path, owner: &str) {
+        if !is_marked(secondary_in, owner) {
+            return self.notes.mistake(line, format!("both keys of {owner} are the same."), KEY_REMEDY);
+        }
         let what = format!("a rotation of {owner} is under way, or was broken off: both keys are the same.");
         self.notes.warn(line, what, format!("Where nobody rotates at this moment: tollgate key rotate {owner}"));
-        None
     }
 
     fn read_slot(
@@ -548,8 +554,11 @@ const ISSUER: Section = Section {
     ],
     later: &[("jwks_url", "key sets by https")],
 };
-pub(super) const ISSUER_KEY: Section =
-    Section { name: "[[issuer.key]]", keys: &["kid", "file", "secret_file", "key_encoding", "algorithm"], later: &[] };
+pub(super) const ISSUER_KEY: Section = Section {
+    name: "[[issuer.key]]",
+    keys: &["kid", "file", "secret_file", "secondary_secret_file", "key_encoding", "algorithm"],
+    later: &[],
+};
 
 #[cfg(test)]
 mod tests;

@@ -157,6 +157,10 @@ fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorith
     let kid = table.parsed("kid", |text| {
         if is_kid(text) { Ok(text.into()) } else { Err("1 to 128 letters, digits and ._~- may stand in it".into()) }
     });
+    if let (true, false) = (table.has("secondary_secret_file"), table.has("secret_file")) {
+        let line = table.line_of("secondary_secret_file");
+        reader.notes.mistake(line, "`secondary_secret_file` stands without `secret_file`.", "Write both, or neither.");
+    }
     let named = table.parsed("algorithm", |text| match Algorithm::from_str(text) {
         Ok(algorithm) if algorithms.contains(&algorithm) => Ok(algorithm),
         _ => Err(format!("{text:?} is not in the issuer's `algorithms`")),
@@ -175,6 +179,7 @@ fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorith
                 let what = format!("issuer:{name} has the same secret as {owner}: whoever has it is either.");
                 reader.notes.warn(path.line, what, KEY_REMEDY);
             }
+            let key = key.map(|key| with_secondary(reader, table, name, key, encoding));
             (path, key)
         }
         _ => {
@@ -195,6 +200,32 @@ fn read_key(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorith
             None
         }
     }
+}
+
+/// The secret before the last rotation, where the file names one.
+fn with_secondary(
+    reader: &mut Reader<'_, '_>,
+    table: &Table<'_>,
+    issuer: &str,
+    key: VerifyingKey,
+    encoding: KeyEncoding,
+) -> VerifyingKey {
+    let Some(path) = table.text("secondary_secret_file") else { return key };
+    let Some(secret) = reader.read_secret_file(path) else { return key };
+    let secondary = match read_shared_secret(key.algorithm(), &secret, encoding) {
+        Ok(secondary) => secondary,
+        Err(error) => {
+            reader.notes.mistake(path.line, format!("{}: {error}.", path.value), KEY_REMEDY);
+            return key;
+        }
+    };
+    if secondary.fingerprint() != key.fingerprint() {
+        return key.with_secondary(secondary);
+    }
+    let kid = table.text("kid").map(|found| found.value.into());
+    let owner = KeyOwner::Issuer { name: issuer.into(), kid };
+    reader.note_same_keys(path.line, Path::new(path.value), &owner.to_string());
+    key
 }
 
 /// The one algorithm that the key is for; a key that two of them could use must say which.

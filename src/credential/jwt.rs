@@ -184,9 +184,9 @@ fn by_issuer(
         let detail = format!("`alg` is {}; the key {name} is for {}.", token.algorithm, key.algorithm());
         return Err(Refused::new(Denial::AlgorithmMismatch, detail));
     }
-    if !keyring.memo().verifies(token, key) {
+    let Some(key) = key.each().find(|key| keyring.memo().verifies(token, key)) else {
         return Err(Refused::new(Denial::SignatureInvalid, format!("The signature does not verify under {name}.")));
-    }
+    };
     trace.passed("signature", || format!("verifies under {name} ({})", key.algorithm()));
     check_audience(token, &format!("the issuer {:?}", issuer.name), &issuer.audience)?;
     trace.passed("audience", || "`aud` names this gateway".into());

@@ -213,6 +213,8 @@ pub struct VerifyingKey {
     algorithm: Algorithm,
     key: DecodingKey,
     fingerprint: u64,
+    /// Of a shared secret: the one before the last rotation.
+    secondary: Option<Box<VerifyingKey>>,
 }
 
 impl VerifyingKey {
@@ -233,7 +235,7 @@ impl VerifyingKey {
             return Err(KeyError::TooShort { bytes: secret.len(), bytes_min: HMAC_BYTES_MIN });
         }
         SecretKey::from_bytes(secret)?;
-        Ok(Self { algorithm, key: DecodingKey::from_secret(secret), fingerprint: fingerprint(secret) })
+        Ok(Self { algorithm, key: DecodingKey::from_secret(secret), fingerprint: fingerprint(secret), secondary: None })
     }
 
     /// A public key in PEM (`BEGIN PUBLIC KEY`, or `BEGIN RSA PUBLIC KEY`).
@@ -278,7 +280,22 @@ impl VerifyingKey {
                 bytes.to_vec()
             }
         };
-        Ok(Self { algorithm, fingerprint: fingerprint(&material), key })
+        Ok(Self { algorithm, fingerprint: fingerprint(&material), key, secondary: None })
+    }
+
+    /// With the shared secret that stood in its place before the last rotation: it still verifies.
+    pub fn with_secondary(self, secondary: VerifyingKey) -> Self {
+        Self { secondary: Some(Box::new(secondary)), ..self }
+    }
+
+    /// The shared secret before the last rotation.
+    pub fn secondary(&self) -> Option<&VerifyingKey> {
+        self.secondary.as_deref()
+    }
+
+    /// Itself, and then the one before.
+    pub fn each(&self) -> impl Iterator<Item = &VerifyingKey> {
+        std::iter::once(self).chain(self.secondary())
     }
 
     /// The algorithm that the key is for, whatever a token says.

@@ -258,7 +258,8 @@ impl Keyring {
         let slots = devices.chain(self.policies.values().map(|policy| &policy.keys));
         let slots = slots.chain(self.groups.iter().map(|group| &group.keys));
         let shared = slots.flat_map(Slots::each).filter_map(|(_, key)| key.map(SecretKey::fingerprint));
-        let issuers = self.issuers.values().flat_map(|issuer| &issuer.keys).map(|(_, key)| key.fingerprint());
+        let issuers = self.issuers.values().flat_map(|issuer| &issuer.keys);
+        let issuers = issuers.flat_map(|(_, key)| key.each()).map(VerifyingKey::fingerprint);
         shared.chain(issuers).collect()
     }
 
@@ -285,7 +286,8 @@ impl Keyring {
             "policy" => self.policies.get(owner).is_some_and(|policy| policy.keys.hold(fingerprint)),
             "group" => self.groups.iter().any(|group| &*group.prefix == owner && group.keys.hold(fingerprint)),
             "issuer" => self.issuers.values().any(|issuer| {
-                &*issuer.name == owner && issuer.keys.iter().any(|(_, key)| key.fingerprint() == fingerprint)
+                &*issuer.name == owner
+                    && issuer.keys.iter().any(|(_, key)| key.each().any(|key| key.fingerprint() == fingerprint))
             }),
             _ => false,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{KeyOwner, KeySite, RotateError, state::State};
 use crate::{
     admin::{KeyView, SlotView},
-    credential::{Keyring, Slots},
+    credential::{Keyring, Slots, VerifyingKey},
     gate::{GateConfig, Identities},
     time::UnixSeconds,
 };
@@ -53,7 +53,7 @@ pub(super) fn fingerprints(identities: &Identities, owner: &KeyOwner) -> [Option
         KeyOwner::Issuer { name, kid } => {
             let issuer = ring.issuers().find(|issuer| *issuer.name == **name);
             let key = issuer.and_then(|issuer| issuer.keys.iter().find(|(held, _)| held == kid));
-            key.map_or([None; 2], |(_, key)| [Some(key.fingerprint()), None])
+            key.map_or([None; 2], |(_, key)| [Some(key.fingerprint()), key.secondary().map(VerifyingKey::fingerprint)])
         }
     }
 }
@@ -98,6 +98,7 @@ fn of_keyring(ring: &Keyring, gate: &GateConfig) -> Vec<KeyView> {
             name: KeyOwner::Issuer { name: (*issuer.name).into(), kid: kid.clone() }.to_string(),
             kind: if key.algorithm().is_hmac() { "jwt".into() } else { "jwt, public".into() },
             primary: Some(SlotView::of(key.fingerprint())),
+            secondary: key.secondary().map(|key| SlotView::of(key.fingerprint())),
             token_lifetime_max_seconds: limit(issuer.token_lifetime_max),
             ..KeyView::default()
         }));

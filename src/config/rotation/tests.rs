@@ -170,6 +170,28 @@ fn whoever_is_killed_in_a_rotation_loses_no_key() {
 }
 
 #[test]
+fn the_shared_secret_of_an_issuer_turns_under_its_kid_and_public_keys_are_their_issuers() {
+    for steps in 0..=6 {
+        let room = Room::new(ISSUER);
+        room.write("factory.secret", KEYS[0]);
+        let [old, none] = room.keys("issuer:factory/k1");
+        assert_eq!(none, None);
+        let is_done = room.killed_after(steps, "issuer:factory/k1", Replace::Primary);
+        assert!(room.keys("issuer:factory/k1").contains(&old), "after {steps}");
+        if !is_done && room.keys("issuer:factory/k1")[0] == old {
+            room.rotate("issuer:factory/k1", Replace::Primary).expect("again");
+        }
+        let [new, secondary] = room.keys("issuer:factory/k1");
+        assert!(new != old && secondary == old, "after {steps}");
+        assert!(room.loaded().expect("good").keyring().fingerprints().contains(&old.expect("a key")));
+    }
+    let room = Room::new(&ISSUER.replace("secret_file = ", "file = ").replace("HS256", "ES256"));
+    room.write("factory.secret", EC_PEM);
+    let error = room.rotate("issuer:factory/k1", Replace::Primary).expect_err("public").to_string();
+    assert!(error.contains("is a public key") && error.contains("another `kid`"), "{error}");
+}
+
+#[test]
 fn the_same_key_twice_is_a_mistake_where_nobody_rotates_it() {
     let room = Room::new(
         &POLICY.replace("KEYS", "primary_key_file = \"{dir}/p.primary\"\nsecondary_key_file = \"{dir}/p.secondary\""),
@@ -296,6 +318,23 @@ id = "by-jwt"
 "#;
 
 const POLICY: &str = "[[policy]]\nname = \"site\"\nresource = \"localhost\"\nKEYS\nrights = [\"publish\"]\n";
+
+const ISSUER: &str = r#"
+[[issuer]]
+name = "factory"
+iss = "https://id.example"
+audience = ["localhost"]
+algorithms = ["HS256"]
+[[issuer.key]]
+kid = "k1"
+secret_file = "{dir}/factory.secret"   # shared with the factory
+"#;
+
+/// `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -pubout`
+const EC_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE5RaT/T02gg0DPYP5I/3d0LhIUVVR\n\
+    EiKtQoPWviV72mhteIYkonupX1DLr3HxBRXt3nphvQNoZP2ZxM+B/J0fsA==\n\
+    -----END PUBLIC KEY-----";
 
 const UTF8_AND_GROUP: &str = r#"
 [[policy]]
