@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use support::{Answer, Gateway, Hub, Plan, Version, free_port, publish_packet};
+use support::{Answer, Gateway, Hub, Login, Plan, Version, free_port, publish_packet, sas, until};
+use tollgate::denial::Denial;
 
 #[test]
 fn a_device_that_does_not_read_holds_no_place_that_others_wait_for() {
@@ -95,6 +96,42 @@ fn a_flood_of_commands_reaches_a_device_that_reads() {
 }
 
 /// A gateway with one link and a window of one, and the hub at its other end.
+#[test]
+fn a_subscription_that_the_hub_refuses_is_refused_and_shown_to_the_operator() {
+    let (gateway, mut hub) = start();
+    for (version, code) in [(Version::V4, 0x80), (Version::V5, Denial::HubRefused.row().reason_v5)] {
+        let mut device = gateway.connect(version, "d0");
+        let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+        let body = [&[0, 1], properties, &filter(&commands("d0")), &[0]].concat();
+        device.send(&packet(0x82, &body));
+        let asked = hub.next(SUBSCRIBE);
+        hub.say(&[0x90, 3, asked[0], asked[1], 0x80]);
+        assert_eq!(device.next(PATIENCE), Answer::Suback(1, vec![code]), "{version:?}");
+        assert_shown(&gateway, Denial::HubRefused);
+    }
+}
+
+#[test]
+fn whoever_comes_while_the_gateway_drains_is_told_so() {
+    let (gateway, mut hub) = start();
+    let mut device = gateway.connect(Version::V4, "d0");
+    device.publish("devices/d0/messages/events/", b"not acknowledged", 1);
+    hub.publish(b"not acknowledged");
+    gateway.terminate();
+    assert_eq!(device.closed(PATIENCE), None, "sessions end first");
+    // The drain waits for the hub's acknowledgement.
+    for (version, code) in [(Version::V4, 3), (Version::V5, Denial::Draining.row().reason_v5)] {
+        let answer = gateway.open(version).log_in(&Login::new(version, "d1", &sas("d1")));
+        assert_eq!(answer, Answer::Connack(code), "{version:?}");
+    }
+    // It is gone with its admin API before anybody can ask.
+    until("the line", PATIENCE, || gateway.process.log().contains("denial=\"draining\""));
+}
+
+fn assert_shown(gateway: &Gateway, denial: Denial) {
+    until(denial.tag(), PATIENCE, || gateway.get("/v1/refusals").is_some_and(|(_, body)| body.contains(denial.tag())));
+}
+
 fn start() -> (Gateway, HandHub) {
     let port = free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();

@@ -99,7 +99,7 @@ impl ConnectLimiter {
 }
 
 /// What counts as one address: of IPv6, the 64 bits that one site has.
-pub(super) fn site_of(address: IpAddr) -> IpAddr {
+pub fn site_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -11,7 +11,7 @@ mod names;
 
 pub use backoff::{Backoff, Judged};
 pub use config::GateConfig;
-pub use limiter::ConnectLimiter;
+pub use limiter::{ConnectLimiter, site_of};
 pub use names::is_google_registry;
 
 pub use crate::policy::Profile;

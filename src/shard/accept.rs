@@ -1,7 +1,7 @@
 //! From accept() to the end of CONNECT: whoever comes is bounded in time and memory until it is known, each in a task
 //! of its own, and moves to its home shard once it is.
 
-use std::{borrow::Cow, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::poll_fn, io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -77,7 +77,7 @@ fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<
     let _ = socket.set_nodelay(true);
     let arrival = Arrival { socket: Some(socket), peer, entrance: entrance.clone(), place, verdict };
     let task = tokio::task::spawn_local(greet(shard.clone(), arrival));
-    make_room(shard, task.abort_handle());
+    make_room(shard, (!entrance.proxies.cover(peer.ip())).then_some(peer), task.abort_handle());
 }
 
 /// What is held against a connection before it has said a word.
@@ -116,20 +116,12 @@ struct Arrival {
     verdict: Option<Denial>,
 }
 
-/// Those who have not said who they are hold a part of all places; when it is used up, the oldest of them goes, so
-/// that the silent never keep an honest device out.
-fn make_room(shard: &Rc<Shard>, newest: tokio::task::AbortHandle) {
-    let mut pending = shard.pending.borrow_mut();
-    pending.push_back(newest);
+/// Those who have not said who they are hold a part of all places. A balancer's address is nobody's.
+fn make_room(shard: &Rc<Shard>, peer: Option<SocketAddr>, newest: tokio::task::AbortHandle) {
     let max = pending_max(shard.site.limits.connections_max, shard.shards.len());
-    if pending.len() > max {
-        pending.retain(|task| !task.is_finished());
-    }
-    while pending.len() > max {
-        if let Some(oldest) = pending.pop_front() {
-            oldest.abort();
-            count_refusal(Denial::ConnectTimeout);
-        }
+    if let Some(oldest) = shard.pending.borrow_mut().enter(peer.map(|peer| peer.ip()), newest, max) {
+        oldest.abort();
+        count_refusal(Denial::ConnectTimeout);
     }
 }
 
@@ -141,11 +133,7 @@ fn pending_max(places: usize, shards: usize) -> usize {
 
 /// Lets go of tasks that have ended.
 pub(super) fn tidy(shard: &Shard) {
-    let mut pending = shard.pending.borrow_mut();
-    pending.retain(|task| !task.is_finished());
-    if pending.is_empty() {
-        pending.shrink_to(0);
-    }
+    shard.pending.borrow_mut().tidy();
 }
 
 fn count_refusal(denial: Denial) {
@@ -205,7 +193,7 @@ async fn hear(shard: &Shard, arrival: &mut Arrival) -> Result<Heard, Unheard> {
     let socket = arrival.socket.take().ok_or(Unheard::Gone("with its socket"))?;
     let Accepted { stream, certificate } = match &entrance.tls {
         None => Accepted { stream: Stream::tcp(socket), certificate: None },
-        Some(acceptor) => acceptor.accept(socket).await.map_err(|error| match error {
+        Some(acceptor) => shake_hands(shard, acceptor, socket).await.map_err(|error| match error {
             HandshakeError::Gone => Unheard::Gone("within the TLS handshake"),
             HandshakeError::Refused(Refused { denial, detail, token_id, .. }) => {
                 Unheard::Refused { denial, stream: None, answer: Vec::new(), detail: detail.into(), token_id }
@@ -298,6 +286,22 @@ async fn hear_connect(
 /// Nothing can be said to whom nothing was understood of yet.
 fn refused_silently(denial: Denial, detail: String) -> Unheard {
     Unheard::Refused { denial, stream: None, answer: Vec::new(), detail: detail.into(), token_id: None }
+}
+
+/// A storm of handshakes costs a processor what it costs; this keeps it from costing live sessions their turn. Nobody
+/// holds a turn while it waits for its peer.
+async fn shake_hands(shard: &Shard, acceptor: &Acceptor, socket: TcpStream) -> Result<Accepted, HandshakeError> {
+    socket.readable().await.map_err(|_| HandshakeError::Gone)?;
+    let turn = shard.handshakes.acquire().await;
+    let mut handshake = pin!(acceptor.accept(socket));
+    // Key exchange and signature answer the first flight, which is there.
+    let first = poll_fn(|context| Poll::Ready(handshake.as_mut().poll(context))).await;
+    tokio::task::yield_now().await;
+    drop(turn);
+    match first {
+        Poll::Ready(done) => done,
+        Poll::Pending => handshake.await,
+    }
 }
 
 fn unheard(denial: Denial, stream: Stream, detail: &'static str) -> Unheard {

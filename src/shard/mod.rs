@@ -7,6 +7,7 @@
 mod accept;
 mod connection;
 mod inbox;
+mod pending;
 mod publish;
 mod pump;
 mod sessions;
@@ -18,7 +19,6 @@ pub use pump::{HubPlace, MemberStatus};
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     net::TcpListener,
     rc::Rc,
     sync::{
@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     clock::Clock,
@@ -182,7 +182,9 @@ struct Shard {
     /// Properties that pass, encoded again.
     properties: RefCell<Vec<u8>>,
     /// Connections that are not sessions yet, oldest first.
-    pending: RefCell<VecDeque<AbortHandle>>,
+    pending: RefCell<pending::Pending>,
+    /// Turns in which a TLS handshake does its sums: so many of them between two turns of everybody else.
+    handshakes: Semaphore,
     /// Sessions that have used up their rate, until the next turn.
     resting: RefCell<Vec<SessionRef>>,
     meter: ShardMeter,
@@ -234,6 +236,7 @@ async fn run(
         topic: RefCell::default(),
         properties: RefCell::default(),
         pending: RefCell::default(),
+        handshakes: Semaphore::new(HANDSHAKES_A_TURN),
         resting: RefCell::default(),
         shards,
         site,
@@ -291,6 +294,8 @@ impl Shard {
     }
 }
 
+/// Half a millisecond each, with a certificate of P-256 a tenth of it: sessions wait no longer than for these.
+const HANDSHAKES_A_TURN: usize = 8;
 /// Milliseconds by which times and timers may have moved apart before timers are set anew.
 const CLOCK_MOVED_MS: u64 = 200;
 /// The process, or the machine, was stopped: whoever was silent meanwhile may have been unheard.

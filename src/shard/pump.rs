@@ -463,6 +463,10 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
         }
         Err(reason) => {
             tracing::warn!(device = cell.live.grant.device.as_str(), reason, "the hub refused a message");
+            let detail = format!("The hub answered a PUBLISH with 0x{reason:02x}.");
+            if cell.journals_refusal() {
+                shard.site.journal.action_refused(&cell.identified(), Denial::HubRefused, &detail);
+            }
             if let Err(reason) = state.session.publish_refused(settled.packet_id, Denial::HubRefused, &mut state.out) {
                 cell.live.deafen(reason, Instant::now());
             }

@@ -82,15 +82,25 @@ pub(super) fn unsubscribe(
 /// A hub has answered for one filter.
 pub(super) fn placed(shard: &Shard, placed: &Placed) {
     let Some(cell) = shard.session(placed.session) else { return };
+    if placed.granted.is_err() {
+        let state = cell.state.borrow();
+        refuse(shard, &cell, Denial::HubRefused, asked_for(&state, placed));
+    }
     if take_outcome(&mut cell.state.borrow_mut(), placed) {
         cell.subscribed(shard.site.now());
     }
     cell.wake();
 }
 
+fn asked_for<'s>(state: &'s State, placed: &Placed) -> Option<&'s TopicFilter> {
+    let (packet_id, index) = parts(placed.token);
+    let asked = state.subscribing.iter().find(|s| s.request.packet_id == packet_id)?;
+    asked.request.requests.get(index)?.filter.as_ref().ok()
+}
+
 /// Says whether nothing is being placed any more.
 fn take_outcome(state: &mut State, placed: &Placed) -> bool {
-    let (packet_id, index) = ((placed.token >> 16) as u16, (placed.token & 0xffff) as usize);
+    let (packet_id, index) = parts(placed.token);
     let asked = state.subscribing.iter_mut().find(|s| s.request.packet_id == packet_id);
     if let Some(outcome) = asked.and_then(|s| s.outcomes.get_mut(index)) {
         *outcome = Some(match placed.granted {
@@ -167,6 +177,11 @@ fn refuse(shard: &Shard, cell: &SessionCell, denial: Denial, filter: Option<&Top
 /// Names one filter of one SUBSCRIBE to the link.
 fn token(packet_id: u16, index: usize) -> u64 {
     u64::from(packet_id) << 16 | index as u64
+}
+
+/// What a [`token`] names: packet id and index.
+fn parts(token: u64) -> (u16, usize) {
+    ((token >> 16) as u16, (token & 0xffff) as usize)
 }
 
 /// SUBSCRIBE packets of one device that wait for a hub.

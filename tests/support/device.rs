@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::secrets::{remember, remember_tokens};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     crypto::aws_lc_rs,
@@ -151,6 +152,7 @@ impl Device {
 
     /// Sends bytes as they are.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        remember_tokens(bytes);
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
@@ -173,6 +175,7 @@ impl Device {
     /// Sends a PUBLISH; gives its packet id (0 for QoS 0).
     #[track_caller]
     pub fn publish(&mut self, topic: &str, payload: &[u8], qos: u8) -> u16 {
+        remember(payload);
         let id = if qos == 0 { 0 } else { self.new_id() };
         self.send(&publish_packet(self.version, topic, payload, qos, id));
         id

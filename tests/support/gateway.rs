@@ -8,12 +8,15 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use super::{Device, Login, Process, Version, device_key, folder, free_port, sas, token::ISSUER_SECRET, until};
+use super::{
+    Device, Login, Process, Version, device_key, folder, found_in, free_port, sas, token::ISSUER_SECRET, until,
+};
 
 /// What a gateway is to be like; [`Plan::start`] makes it so.
 pub struct Plan {
@@ -122,8 +125,10 @@ impl Plan {
         change(&folder);
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["run", "--config", "gateway.toml"]).current_dir(&folder);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let process = Process::start(&mut command, &folder.join("gateway.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).env("RUST_LOG", "trace");
+        // Not beside what the gateway watches: a line about a change would be a change.
+        fs::create_dir(folder.join("log")).unwrap();
+        let process = Process::start(&mut command, &folder.join(LOG));
         Gateway { process, folder, tcp, tls, admin, ca_pem }
     }
 
@@ -195,6 +200,17 @@ impl Gateway {
         });
     }
 
+    /// SIGTERM: it ends in order.
+    pub fn terminate(&self) {
+        let id = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Which secrets that this test used stand in its log.
+    pub fn secrets_in_log(&self) -> Vec<String> {
+        found_in(&self.folder.join(LOG), &self.folder)
+    }
+
     /// A plain connection on which nothing has been said.
     pub fn open(&self, version: Version) -> Device {
         Device::open(self.tcp, version)
@@ -253,6 +269,17 @@ impl Gateway {
     }
 }
 
+/// Whatever a test was about: nothing that is secret stands in the log.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.process.kill();
+        let found = self.secrets_in_log();
+        if !found.is_empty() && !thread::panicking() {
+            panic!("{} holds {} secrets: {:?}", self.folder.join(LOG).display(), found.len(), found.first());
+        }
+    }
+}
+
 /// A CA, and the server's certificate that it signed; gives the CA's.
 fn write_certificates(folder: &Path) -> Vec<u8> {
     let ca_key = KeyPair::generate().unwrap();
@@ -272,6 +299,8 @@ fn write_secret(path: &Path, text: &str) {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
+
+const LOG: &str = "log/gateway.log";
 
 const IDENTITIES: &str = r#"
 [defaults.scope]

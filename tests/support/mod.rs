@@ -8,6 +8,7 @@ mod device;
 mod gateway;
 mod hub;
 mod process;
+mod secrets;
 mod token;
 mod wait;
 
@@ -15,5 +16,6 @@ pub use device::{Answer, Device, Login, Stream, Version, dial, open_tls, publish
 pub use gateway::{Gateway, Hub, Plan};
 pub use hub::{Recorded, Recorder};
 pub use process::Process;
+pub use secrets::{forget, found_in, remember, remember_tokens};
 pub use token::{claims_with, device_key, jwt, jwt_of, jwt_with, sas, sas_for, sas_until, unix_now};
 pub use wait::{folder, free_port, until, until_some};
