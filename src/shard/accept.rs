@@ -18,8 +18,8 @@ use crate::{
     id::TokenId,
     journal::{Who, printable},
     listener::{
-        Accepted, HandshakeError, Place, ProxyError, Standing, Stream, UpgradeError, Upgraded, WebSocketRules,
-        read_proxy_header, upgrade,
+        Accepted, Acceptor, HandshakeError, Place, ProxyError, Standing, Stream, UpgradeError, Upgraded,
+        WebSocketRules, read_proxy_header, upgrade,
     },
     meter::{BANS, CONNECTS},
     packet::{
