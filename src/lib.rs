@@ -29,8 +29,9 @@ pub mod usage;
 // Floor 5: what moves.
 pub mod feed;
 pub mod shard;
-// Floor 6: what an operator asks a running gateway.
+// Floor 6: what an operator asks a running gateway, and devices that want tokens.
 pub mod admin;
+pub mod token_service;
 // Floor 7: files.
 pub mod config;
 // Floor 8: the program.

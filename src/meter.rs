@@ -242,6 +242,11 @@ pub const UPSTREAM_INFLIGHT: &str = "tollgate_upstream_inflight";
 /// `tollgate_tokens_verified_total{kind, key_slot}`: `key_slot` is `primary`, `secondary`, or `jwt` for an issuer's key.
 pub const TOKENS_VERIFIED: &str = "tollgate_tokens_verified_total";
 
+/// `tollgate_tokens_issued_total{caller, kind}`: the token service; `caller` is `service`, `certificate` or `refresh`.
+pub const TOKENS_ISSUED: &str = "tollgate_tokens_issued_total";
+/// `tollgate_token_requests_refused_total{reason}`: the token service; `reason` is the `code` of the answer.
+pub const TOKEN_REQUESTS_REFUSED: &str = "tollgate_token_requests_refused_total";
+
 /// A count of one shard, and where it is added up.
 #[derive(Debug)]
 struct Cell64 {
@@ -332,6 +337,8 @@ fn describe_all() {
     );
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
+    describe_counter!(TOKENS_ISSUED, "Tokens that the token service issued, by who asked and by kind.");
+    describe_counter!(TOKEN_REQUESTS_REFUSED, "Requests that the token service refused, by reason.");
     describe_counter!(TOKENS_VERIFIED, "Tokens whose signature was verified, by kind and slot of the key.");
     for kind in Alarm::ALL {
         alarm(kind, AlarmState::Off);

@@ -256,7 +256,7 @@ const FLOORS: &[&[&str]] = &[
     &["gate", "route"],
     &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream", "usage"],
     &["connection", "feed", "pump", "shard"],
-    &["admin"],
+    &["admin", "token_service"],
     &["config"],
     &["app", "cli"],
 ];
@@ -273,8 +273,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["credential"]),
     ("ppp", &["listener"]),
     ("sha1", &["listener"]),
-    ("hmac", &["credential"]),
-    ("sha2", &["audit", "credential", "feed"]),
+    ("hmac", &["credential", "token_service"]),
+    ("sha2", &["audit", "credential", "feed", "token_service"]),
     ("toml_edit", &["config"]),
     ("dashmap", &["registry", "gate", "usage"]),
 ];

@@ -33,6 +33,8 @@ pub(super) struct Changes {
     identity_files: Mutex<Vec<PathBuf>>,
     schedules: ArcSwap<Vec<Schedule>>,
     follower: OnceLock<Follower>,
+    /// What else is read anew when the operator asks for it.
+    beside: OnceLock<Box<dyn Fn(&mut Outcome) + Send + Sync>>,
 }
 
 /// What a reload did.
@@ -46,7 +48,19 @@ impl Changes {
     pub(super) fn new(config: Arc<Config>, site: Arc<Site>, certificates: Certificates) -> Arc<Self> {
         let (one_at_a_time, list, identity_files) = (Mutex::default(), List::of(&config), Mutex::default());
         let (shards, follower, schedules) = (OnceLock::new(), OnceLock::new(), ArcSwap::default());
-        Arc::new(Self { config, site, certificates, shards, one_at_a_time, list, identity_files, schedules, follower })
+        let beside = OnceLock::new();
+        Arc::new(Self {
+            config,
+            site,
+            certificates,
+            shards,
+            one_at_a_time,
+            list,
+            identity_files,
+            schedules,
+            follower,
+            beside,
+        })
     }
 
     /// At the start: mistakes in the identities stop it. A list with bad lines is applied; one that cannot be read has
@@ -134,7 +148,15 @@ impl Changes {
             outcome.applied.push("certificates of the listeners".into());
         }
         outcome.mistakes.extend(faults);
+        if let Some(read) = self.beside.get() {
+            read(&mut outcome);
+        }
         outcome
+    }
+
+    /// What else a reload reads.
+    pub(super) fn reloads_too(&self, read: impl Fn(&mut Outcome) + Send + Sync + 'static) {
+        let _ = self.beside.set(Box::new(read));
     }
 
     /// What stands in the way of serving.

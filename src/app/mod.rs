@@ -6,6 +6,7 @@ mod desk;
 mod keys;
 mod list;
 mod screen;
+mod tokens;
 
 use std::{
     fmt, io,
@@ -69,12 +70,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     };
     let loaded = Config::load(&options.config).map_err(StartError::Mistakes)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let config = Arc::new(loaded.config);
     credential::self_test().map_err(StartError::SelfTest)?;
-    config::prepare_state(&config).map_err(|mistake| StartError::Mistakes(vec![mistake]))?;
+    config::prepare_state(&loaded.config).map_err(|mistake| StartError::Mistakes(vec![mistake]))?;
+    let config = loaded.config.with_own_issuer().map_err(|mistake| StartError::Mistakes(vec![mistake]))?;
+    let config = Arc::new(config);
     raise_file_limit(&config);
     let meters = meter::install().map_err(|error| StartError::Io("cannot count", io::Error::other(error)))?;
-    let gateway = start(&config, &meters)?;
+    let gateway = start(options, &config, &meters)?;
     gateway.wait_for_own_hub();
     screen::print(&config, &gateway.changes, &gateway.bound, &first_run, options.named);
     gateway.serve(meters)
@@ -136,6 +138,7 @@ struct Gateway {
     keys: Arc<keys::Keys>,
     bound: Bound,
     admin: std::net::TcpListener,
+    tokens: Option<tokens::Running>,
     /// Dropped last: hubs outlive the pool.
     hubs: Vec<EmbeddedHub>,
     _watch: Watch,
@@ -145,9 +148,10 @@ struct Gateway {
 struct Bound {
     listeners: Vec<std::net::SocketAddr>,
     admin: std::net::SocketAddr,
+    tokens: Option<std::net::SocketAddr>,
 }
 
-fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
+fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
     let watched = [config.gateway.identities.clone(), config.gateway.revocations.clone()];
     let files = Files::observe(watched.into_iter().chain(config.tls_files()));
     let shards = match config.gateway.shards {
@@ -156,6 +160,8 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
     };
     let (doors, tls, listeners) = doors(config, shards)?;
     let (admin, admin_address) = bind_admin(config)?;
+    let tokens = tokens::bind(config)?;
+    let all_tls = tls.into_iter().chain(tokens.as_ref().map(|tokens| tokens.tls.clone())).collect();
     let (upstreams, hubs) = upstreams(config, shards)?;
     let clock = Arc::new(Clock::open(&config.gateway.state_dir));
     let site = Arc::new(Site {
@@ -173,7 +179,7 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
         key_uses: KeyUses::new(clock.now()),
         clock,
     });
-    let changes = Changes::new(config.clone(), site.clone(), Certificates::new(tls));
+    let changes = Changes::new(config.clone(), site.clone(), Certificates::new(all_tls));
     changes.load_all().map_err(StartError::Mistakes)?;
     let keys = keys::Keys::new(config, &site, &changes);
     let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
@@ -184,8 +190,10 @@ fn start(config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
         files.watch(move |paths| changes.apply(paths))
     };
     let watch = watch.map_err(|error| StartError::Io("cannot watch files", error))?;
-    let bound = Bound { listeners, admin: admin_address };
-    Ok(Gateway { config: config.clone(), site, shards, changes, keys, bound, admin, hubs, _watch: watch })
+    let bound = Bound { listeners, admin: admin_address, tokens: tokens.as_ref().map(|tokens| tokens.address) };
+    let run = |bound| tokens::start(options.config.clone(), config, &site, &changes, bound);
+    let tokens = tokens.map(run).transpose()?;
+    Ok(Gateway { config: config.clone(), site, shards, changes, keys, bound, admin, tokens, hubs, _watch: watch })
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.
@@ -351,6 +359,9 @@ impl Gateway {
                 io::Result::Ok(())
             })
             .map_err(failed)?;
+        if let Some(tokens) = self.tokens {
+            tokens.stop();
+        }
         self.site.clock.keep();
         drop(self.hubs);
         Ok(())

@@ -51,6 +51,9 @@ fn screen(
         row(&mut text, &format!("hub {:?}", upstream.name), &place);
     }
     row(&mut text, "admin", &format!("http://{} (health, metrics, API)", bound.admin));
+    if let Some(tokens) = bound.tokens {
+        row(&mut text, "tokens", &format!("https://{tokens}/v1/tokens (token service)"));
+    }
     row(&mut text, "devices", &format!("{devices} in {}", config.gateway.identities.display()));
     row(&mut text, "revoked", &format!("{revocations} in {}", config.gateway.revocations.display()));
     for made in &first_run.made {

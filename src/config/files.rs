@@ -21,9 +21,11 @@ use super::{
     gateway::Config,
     listeners::{CERTIFICATE, PRIVATE_KEY},
     mistake::Mistake,
+    token_service::read_signing,
 };
 use crate::{
     credential::{Authorities, ListKey, StaleList},
+    gate::OwnIssuer,
     upstream::UpstreamKind,
 };
 
@@ -38,6 +40,8 @@ pub(super) enum FileUse {
     ListKey { line: usize, path: PathBuf },
     /// Who may have signed a hub's certificate.
     Authorities { line: usize, path: PathBuf },
+    /// What signs the tokens of the token service.
+    SigningKeys { line: usize },
     /// What the pool says to a hub; `upstream` is its place in the list.
     HubPassword { line: usize, path: PathBuf, upstream: usize },
 }
@@ -82,6 +86,19 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
             },
             FileUse::Authorities { line, path } => {
                 findings.mistakes.extend(read_certificates(path).err().map(|fault| at(*line, fault)));
+            }
+            FileUse::SigningKeys { line } => {
+                let read = config.token_service.as_ref().map(|service| read_signing(service, &config.gate));
+                match read {
+                    Some(Ok(signing)) => config.gate.own_issuer = Some(OwnIssuer::new(signing.issuer())),
+                    Some(Err(mistake)) => findings.mistakes.push(Mistake {
+                        line: Some(*line),
+                        file: gateway_toml.into(),
+                        what: format!("{}: {}", mistake.file.display(), mistake.what),
+                        ..mistake
+                    }),
+                    None => {}
+                }
             }
             FileUse::HubPassword { line, path, upstream } => match read_secret(path) {
                 Ok(secret) => set_password(config, *upstream, &secret),

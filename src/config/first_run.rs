@@ -20,6 +20,7 @@ use super::{
     listeners::{CERTIFICATE, PRIVATE_KEY},
     mistake::Mistake,
     private_file::{Made, Readers, make_private_directory, write_new},
+    token_service::make_signing_key,
 };
 use crate::listener::Transport;
 
@@ -48,8 +49,8 @@ pub fn first_run(gateway_toml: &Path, now: SystemTime) -> Result<FirstRun, Vec<M
     Ok(run.first_run)
 }
 
-/// Makes the state directory (0700) and the admin API's token (0600) in it, when they are missing; every start needs
-/// them.
+/// Makes the state directory (0700) and in it, 0600, the admin API's token and the signing key of the token service, when
+/// they are missing; every start needs them.
 ///
 /// # Errors
 /// What could not be made, or a token that others may read.
@@ -59,7 +60,8 @@ pub fn prepare_state(config: &Config) -> Result<(), Mistake> {
     let token = admin_token_file(config);
     let secret = Zeroizing::new(format!("{}\n", URL_SAFE_NO_PAD.encode(random_key(&token)?)));
     write_new(&token, secret.as_bytes(), Readers::Owner).map_err(|error| not_made(&token, &error))?;
-    check_mode(&token).map_err(|fault| Mistake::of_file(&token, fault.what, fault.remedy))
+    check_mode(&token).map_err(|fault| Mistake::of_file(&token, fault.what, fault.remedy))?;
+    config.token_service.as_ref().map_or(Ok(()), |service| make_signing_key(service, directory))
 }
 
 /// Where the admin API's token is.

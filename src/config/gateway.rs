@@ -14,6 +14,7 @@ use super::{
     listeners::read_listeners,
     mistake::Mistake,
     routes::read_routes,
+    token_service::read_token_service,
     upstreams::read_upstreams,
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     route::RouteConfig,
     size::Bytes,
     time::parse_duration,
+    token_service::TokenServiceConfig,
     upstream::UpstreamConfig,
 };
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// `[admin] bind`: where the admin API listens. Default 127.0.0.1:9080.
     pub admin_bind: SocketAddr,
+    /// `[token_service]`; absent: there is none.
+    pub token_service: Option<TokenServiceConfig>,
 }
 
 /// `[gateway]`: who this gateway is and where its files are. Paths are relative to the working directory.
@@ -138,8 +142,11 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &listeners, &upstreams);
     let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
+    let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).chain([admin.value]).collect();
+    let token_service = read_token_service(&notes, &file, (&gateway, &gate), &taken, &mut files);
+    let admin_bind = admin.value;
     let config =
-        Config { gateway, gate, list_rules, listeners, limits, upstreams, routes, spool, admin_bind: admin.value };
+        Config { gateway, gate, list_rules, listeners, limits, upstreams, routes, spool, admin_bind, token_service };
     let (mistakes, warnings) = notes.into_parts();
     Parsed { config, mistakes, warnings, files }
 }
@@ -410,7 +417,8 @@ mod tests {
 
     #[test]
     fn the_shipped_file_shows_every_key_of_this_version() {
-        let words: Vec<&str> = SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).collect();
+        let words: Vec<&str> =
+            SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')).collect();
         for section in keys::ALL {
             let unused = ["spool", "size_max", "age_max", "spill_after", "expiry_max", "client"];
             for key in section.keys.iter().filter(|key| !unused.contains(key)) {
@@ -458,7 +466,6 @@ mod tests {
     fn what_is_not_built_is_refused_by_name() {
         let routed = "[[upstream]]\nname = 'hub'\n";
         for text in [
-            "[token_service]\nbind = '0.0.0.0:8443'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'ws'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'wss'\n",
             "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",

@@ -122,6 +122,14 @@ impl<'n, 'd> Reader<'n, 'd> {
         for table in tables("issuer", &ISSUER) {
             read_issuer(self, &table);
         }
+        if let Some(own) = &self.gate.own_issuer {
+            let taken = self.ring.add_issuer(own.issuer().clone());
+            self.note_taken(
+                1,
+                taken,
+                "The gateway's token service has its name and its `iss` for itself: rename the issuer.",
+            );
+        }
         for table in tables("device", &DEVICE) {
             self.read_device(&table, Who::Device);
         }

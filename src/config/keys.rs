@@ -5,8 +5,19 @@ use super::document::Section;
 /// The file itself: its sections.
 pub(super) const FILE: Section = Section {
     name: "the file",
-    keys: &["gateway", "listener", "credentials", "limits", "session", "upstream", "route", "spool", "admin"],
-    later: &[("token_service", "the token service")],
+    keys: &[
+        "gateway",
+        "listener",
+        "credentials",
+        "limits",
+        "session",
+        "upstream",
+        "route",
+        "spool",
+        "admin",
+        "token_service",
+    ],
+    later: &[],
 };
 
 pub(super) const GATEWAY: Section = Section {
@@ -94,7 +105,59 @@ pub(super) const SPOOL: Section =
 
 pub(super) const ADMIN: Section = Section { name: "[admin]", keys: &["bind"], later: &[] };
 
+pub(super) const TOKEN_SERVICE: Section = Section {
+    name: "[token_service]",
+    keys: &[
+        "bind",
+        "certificate",
+        "private_key",
+        "client_auth",
+        "client_ca",
+        "client_crl",
+        "client_crl_stale",
+        "signing_key_file",
+        "iss",
+        "token_lifetime",
+        "token_lifetime_max",
+        "jitter_percent",
+        "refresh_lifetime",
+        "requests_per_second_per_ip",
+        "requests_per_minute_per_device",
+        "caller",
+    ],
+    later: &[],
+};
+
+pub(super) const TOKEN_SERVICE_CALLER: Section = Section {
+    name: "[[token_service.caller]]",
+    keys: &[
+        "name",
+        "key_file",
+        "key_sha256",
+        "devices",
+        "prefix",
+        "rights",
+        "kinds",
+        "token_lifetime_max",
+        "refresh",
+        "requests_per_second",
+    ],
+    later: &[],
+};
+
 /// All of them.
 #[cfg(test)]
-pub(super) const ALL: [&Section; 10] =
-    [&FILE, &GATEWAY, &LISTENER, &CREDENTIALS, &LIMITS, &SESSION, &UPSTREAM, &ROUTE, &SPOOL, &ADMIN];
+pub(super) const ALL: [&Section; 12] = [
+    &FILE,
+    &GATEWAY,
+    &LISTENER,
+    &CREDENTIALS,
+    &LIMITS,
+    &SESSION,
+    &UPSTREAM,
+    &ROUTE,
+    &SPOOL,
+    &ADMIN,
+    &TOKEN_SERVICE,
+    &TOKEN_SERVICE_CALLER,
+];

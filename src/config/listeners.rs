@@ -119,19 +119,23 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
             }
             let certificate = table.text_or("certificate", CERTIFICATE).into();
             let private_key = table.text_or("private_key", PRIVATE_KEY).into();
-            let clients = read_clients(notes, table);
+            let clients = read_clients(notes, table, None);
             Some(Transport::Tls(TlsFiles { certificate, private_key, clients }))
         }
     }
 }
 
 /// Who is asked for a certificate, and whose word for it is taken. Without `client_ca` certificates count by thumbprint.
-fn read_clients(notes: &Notes<'_>, table: &Table<'_>) -> Option<ClientFiles> {
-    let demand = table.one_of("client_auth", &DEMANDS).map(|found| found.value);
+/// `implied` is what `client_ca` alone says.
+pub(super) fn read_clients(notes: &Notes<'_>, table: &Table<'_>, implied: Option<ClientAuth>) -> Option<ClientFiles> {
     let path = |key| table.has(key).then(|| PathBuf::from(table.text_or(key, "")));
     let (ca, crl) = (path("client_ca"), path("client_crl"));
+    let demand = match table.has("client_auth") {
+        true => table.one_of("client_auth", &DEMANDS).map(|found| found.value),
+        false => implied.filter(|_| ca.is_some()),
+    };
     let stale_crl = table.one_of("client_crl_stale", &STALE_LISTS).map_or(StaleList::Refuse, |found| found.value);
-    if ca.is_some() && !table.has("client_auth") {
+    if ca.is_some() && implied.is_none() && !table.has("client_auth") {
         notes.mistake(
             table.line_of("client_ca"),
             "`client_ca` stands without `client_auth`: nobody would be asked for a certificate.",
@@ -234,13 +238,17 @@ fn server_identity(listener: &ListenerConfig, line: usize) -> Option<FileUse> {
 
 fn client_authorities(listener: &ListenerConfig, table: &Table<'_>) -> Option<FileUse> {
     let Transport::Tls(TlsFiles { clients: Some(clients), .. }) = &listener.transport else { return None };
+    authorities_of(clients, table)
+}
+
+pub(super) fn authorities_of(clients: &ClientFiles, table: &Table<'_>) -> Option<FileUse> {
     let (ca, crl) = (clients.ca.clone()?, clients.crl.clone());
     let lines = [table.line_of("client_ca"), table.line_of("client_crl")];
     Some(FileUse::ClientAuthorities { lines, ca, crl })
 }
 
 /// Port 0 is any free port, and so never taken.
-fn is_same_place(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn is_same_place(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 

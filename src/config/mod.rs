@@ -16,6 +16,7 @@ mod report;
 mod revocations;
 mod rotation;
 mod routes;
+mod token_service;
 mod upstreams;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use rotation::{
     Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, add, due, finish, leaving, revoked_slots,
     rotate, survey,
 };
+pub use token_service::read_signing;
 
 use crate::listener::Transport;
 
@@ -72,7 +74,8 @@ impl Config {
             Transport::Tls(files) => files.all(),
             Transport::Tcp => Vec::new(),
         });
-        files.flatten().collect()
+        let tokens = self.token_service.iter().map(|service| service.tls.all());
+        files.chain(tokens).flatten().collect()
     }
 
     /// As [`load`](Self::load), for one who wants to go on in spite of mistakes.

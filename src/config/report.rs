@@ -62,7 +62,14 @@ fn what_runs(config: &Config) -> Vec<(&'static str, String)> {
         let there = route.to.as_ref().map_or(String::new(), |to| format!(" as {to}"));
         ("route", format!("{} to {}{there}", route.from, route.upstream))
     });
-    listeners.chain(admin).chain(hubs).chain(routes).collect()
+    let tokens = config.token_service.iter().map(|service| {
+        let callers = counted(service.callers.len(), "caller", "callers");
+        (
+            "listens",
+            format!("{}  token service over TLS with {}, {callers}", service.bind, service.tls.certificate.display()),
+        )
+    });
+    listeners.chain(admin).chain(tokens).chain(hubs).chain(routes).collect()
 }
 
 fn show_listener(listener: &ListenerConfig) -> String {

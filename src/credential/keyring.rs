@@ -371,7 +371,7 @@ impl Found<'_> {
 
     /// The limit of the key's owner, else the gateway's; the device's own, and for a module that of its device, bound
     /// either.
-    pub(super) fn lifetime_max(&self, owner: Option<Duration>, rules: &VerifyRules) -> Duration {
+    pub fn lifetime_max(&self, owner: Option<Duration>, rules: &VerifyRules) -> Duration {
         let own = [self.device, self.parent].into_iter().flatten().filter_map(|device| device.token_lifetime_max);
         own.chain(owner).min().unwrap_or(rules.token_lifetime_max)
     }

@@ -7,9 +7,10 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use hmac::Mac;
-use jsonwebtoken::{AlgorithmFamily, EncodingKey, crypto};
+use jsonwebtoken::{AlgorithmFamily, EncodingKey, crypto, jwk};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::{Algorithm, KeyError, VerifyingKey, key::keyed};
 use crate::{id::DeviceId, time::UnixSeconds};
@@ -46,6 +47,7 @@ impl JwtClaims {
 }
 
 /// A key that signs JWTs.
+#[derive(Clone)]
 pub struct SigningKey {
     algorithm: Algorithm,
     key: EncodingKey,
@@ -76,6 +78,55 @@ impl SigningKey {
         let key = read.map_err(|_| KeyError::OtherFamily { algorithm })?;
         Ok(Self { algorithm, key, kid: kid.map(Into::into) })
     }
+
+    /// A private key that names itself: its `kid` is the thumbprint of its public half (RFC 7638).
+    ///
+    /// # Errors
+    /// [`KeyError::OtherFamily`].
+    pub fn from_pem_by_thumbprint(algorithm: Algorithm, pem: &str) -> Result<Self, KeyError> {
+        let mut key = Self::from_pem(algorithm, pem, None)?;
+        let public = key.public_jwk().map_err(|_| KeyError::OtherFamily { algorithm })?;
+        // RFC 7638 §3.2: the required members alone, in lexical order, without white space.
+        let required: Map<String, Value> =
+            public.into_iter().filter(|(name, _)| THUMBPRINT_MEMBERS.contains(&name.as_str())).collect();
+        key.kid = Some(URL_SAFE_NO_PAD.encode(Sha256::digest(Value::Object(sorted(required)).to_string())));
+        Ok(key)
+    }
+
+    /// Its name in the header of the tokens that it signs.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// What it signs with.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Its public half as others read it: one member of a JWK set (RFC 7517).
+    ///
+    /// # Errors
+    /// [`MintError`]: a shared secret has no public half.
+    pub fn public_jwk(&self) -> Result<Map<String, Value>, MintError> {
+        if self.algorithm.is_hmac() {
+            return Err(MintError);
+        }
+        let read = jwk::Jwk::from_encoding_key(&self.key, self.algorithm.of_library()).map_err(|_| MintError)?;
+        let Ok(Value::Object(mut public)) = serde_json::to_value(read.algorithm) else { return Err(MintError) };
+        public.insert("alg".into(), self.algorithm.as_str().into());
+        public.insert("use".into(), "sig".into());
+        if let Some(kid) = &self.kid {
+            public.insert("kid".into(), kid.as_str().into());
+        }
+        Ok(public)
+    }
+}
+
+/// In lexical order, whichever order the map keeps.
+fn sorted(members: Map<String, Value>) -> Map<String, Value> {
+    let mut members: Vec<(String, Value)> = members.into_iter().collect();
+    members.sort_by(|(a, _), (b, _)| a.cmp(b));
+    members.into_iter().collect()
 }
 
 impl fmt::Debug for SigningKey {
@@ -130,5 +181,7 @@ pub fn self_test() -> Result<(), String> {
     attempt.unwrap_or_else(|_| Err("the library of JWTs was built without a cryptographic back end".into()))
 }
 
+/// RFC 7638 §3.2: required members of RSA, EC and OKP keys.
+const THUMBPRINT_MEMBERS: [&str; 6] = ["crv", "e", "kty", "n", "x", "y"];
 /// RFC 3986 §2.3: what need not be escaped.
 pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

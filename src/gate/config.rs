@@ -1,9 +1,9 @@
 //! What the gate is told by `config/gateway.toml`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    credential::VerifyRules,
+    credential::{Issuer, VerifyRules},
     policy::{Profile, TokenKind},
 };
 
@@ -29,6 +29,8 @@ pub struct GateConfig {
     /// Where devices of the google profile are: `projects/{p}/locations/{r}/registries/{g}`. Their client ids lie in one of
     /// them, and what they sign themselves is for its project.
     pub google_registries: Vec<String>,
+    /// The issuer that this gateway is itself: its token service. It stands beside those of the identities.
+    pub own_issuer: Option<OwnIssuer>,
 }
 
 impl GateConfig {
@@ -49,6 +51,31 @@ impl GateConfig {
     }
 }
 
+/// Public keys of the gateway's own token service, as an issuer of JWTs.
+#[derive(Clone, Debug)]
+pub struct OwnIssuer(Arc<Issuer>);
+
+impl OwnIssuer {
+    /// With these keys.
+    pub fn new(issuer: &Issuer) -> Self {
+        Self(Arc::new(issuer.clone()))
+    }
+
+    /// As an issuer among others.
+    pub fn issuer(&self) -> &Issuer {
+        &self.0
+    }
+}
+
+impl PartialEq for OwnIssuer {
+    fn eq(&self, other: &Self) -> bool {
+        let keys = |own: &Self| own.0.keys.iter().map(|(_, key)| key.fingerprint()).collect::<Vec<_>>();
+        self.0.iss == other.0.iss && keys(self) == keys(other)
+    }
+}
+
+impl Eq for OwnIssuer {}
+
 impl Default for GateConfig {
     fn default() -> Self {
         Self {
@@ -60,6 +87,7 @@ impl Default for GateConfig {
             accept: vec![TokenKind::Sas, TokenKind::Jwt],
             hub_wide_tokens: false,
             google_registries: Vec::new(),
+            own_issuer: None,
         }
     }
 }

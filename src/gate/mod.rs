@@ -10,7 +10,7 @@ mod limiter;
 mod names;
 
 pub use backoff::{Backoff, Judged};
-pub use config::GateConfig;
+pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use names::is_google_registry;
 

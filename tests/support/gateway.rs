@@ -123,12 +123,9 @@ impl Plan {
         fs::write(folder.join("revocations.jsonl"), "").unwrap();
         fs::write(folder.join("gateway.toml"), self.configuration(&folder, tcp, tls, admin)).unwrap();
         change(&folder);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.args(["run", "--config", "gateway.toml"]).current_dir(&folder);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).env("RUST_LOG", "trace");
         // Not beside what the gateway watches: a line about a change would be a change.
         fs::create_dir(folder.join("log")).unwrap();
-        let process = Process::start(&mut command, &folder.join(LOG));
+        let process = start_in(&folder);
         Gateway { process, folder, tcp, tls, admin, ca_pem }
     }
 
@@ -233,6 +230,19 @@ impl Gateway {
         self.open_tls(version).admitted(&Login::new(version, device, &sas(device)))
     }
 
+    /// Whom a client of its TLS listeners believes, PEM.
+    pub fn ca_pem(&self) -> &[u8] {
+        &self.ca_pem
+    }
+
+    /// kill -9, and another start on the same files.
+    #[track_caller]
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill();
+        self.process = start_in(&self.folder);
+        self.until_ready();
+    }
+
     /// Appends a line to the revocation list, as an operator with an editor does.
     pub fn revoke(&self, line: &str) {
         let mut list = OpenOptions::new().append(true).open(self.folder.join("revocations.jsonl")).unwrap();
@@ -278,6 +288,13 @@ impl Drop for Gateway {
             panic!("{} holds {} secrets: {:?}", self.folder.join(LOG).display(), found.len(), found.first());
         }
     }
+}
+
+fn start_in(folder: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["run", "--config", "gateway.toml"]).current_dir(folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).env("RUST_LOG", "trace");
+    Process::start(&mut command, &folder.join(LOG))
 }
 
 /// A CA, and the server's certificate that it signed; gives the CA's.

@@ -6,6 +6,7 @@
 
 mod device;
 mod gateway;
+mod https;
 mod hub;
 mod process;
 mod secrets;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use device::{Answer, Device, Login, Stream, Version, dial, open_tls, publish_packet, tls_over};
 pub use gateway::{Gateway, Hub, Plan};
+pub use https::{HttpAnswer, Https};
 pub use hub::{Recorded, Recorder};
 pub use process::Process;
 pub use secrets::{forget, found_in, remember, remember_tokens};
