@@ -10,7 +10,7 @@ use super::{
     identities::{ENCODINGS, ISSUER_KEY, KEY_REMEDY, Reader, plain_name},
     rotation::KeyOwner,
 };
-use crate::credential::{Algorithm, Issuer, KeyEncoding, KeyError, VerifyingKey, is_kid, parse_jwk_set};
+use crate::credential::{Algorithm, Issuer, KeyEncoding, KeyError, VerifyingKey, check_printed, is_kid, parse_jwk_set};
 
 type Key = (Option<Box<str>>, VerifyingKey);
 
@@ -258,6 +258,7 @@ fn read_shared_secret(algorithm: Algorithm, secret: &str, encoding: KeyEncoding)
     if secret.contains("-----BEGIN") {
         return Err(KeyError::PemAsSecret);
     }
+    check_printed(secret)?;
     match encoding {
         KeyEncoding::Utf8 => VerifyingKey::from_secret(algorithm, secret.as_bytes()),
         KeyEncoding::Base64 => {

@@ -2,7 +2,8 @@
 //! is. Never on the connection path: it tries what the gate must not try.
 
 use super::{
-    Credential, Facts, Identity, Keyring, Refused, RevocationList, Trace, VerifyRules, near_miss::near_misses,
+    Credential, Facts, Identity, Keyring, Refused, RevocationList, Trace, VerifyRules,
+    near_miss::{Asked, near_misses},
     verify_traced,
 };
 use crate::{denial::Denial, id::DeviceId, time::UnixSeconds};
@@ -44,7 +45,7 @@ pub fn explain(
         Ok(identity) => slot_note(identity).into_iter().collect(),
         Err(refused) => {
             steps.0.push(Step { what: failed_step(refused.denial), ok: false, detail: refused.detail.clone() });
-            near_misses(text, refused, keyring, rules, now)
+            near_misses(text, refused, &Asked { device, keyring, rules }, now)
         }
     };
     Explanation { steps: steps.0, verdict, near_misses }

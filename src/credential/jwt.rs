@@ -132,6 +132,38 @@ impl<'t> JwtToken<'t> {
         key.verifies(self.message.as_bytes(), self.signature)
     }
 
+    /// Whether it is an HS256 token whose secret is the text of this public key.
+    pub(super) fn is_signed_with_text_of(&self, key: &VerifyingKey) -> bool {
+        let signature = URL_SAFE_NO_PAD.decode(self.signature).ok().and_then(|bytes| bytes.try_into().ok());
+        signature.is_some_and(|signature| key.was_taken_for_a_secret(self.message.as_bytes(), &signature))
+    }
+
+    /// Whether this key would have made it, had it this signature.
+    pub(super) fn would_be_signed_by(&self, key: &VerifyingKey, signature: &[u8]) -> bool {
+        key.verifies(self.message.as_bytes(), &URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// The two numbers of a signature in DER (RFC 3279 §2.2.3), side by side as RFC 7518 §3.4 has them.
+    pub(super) fn signature_out_of_der(&self) -> Option<Vec<u8>> {
+        let bytes = URL_SAFE_NO_PAD.decode(self.signature).ok()?;
+        let width: usize = match self.algorithm {
+            Algorithm::ES256 => 32,
+            Algorithm::ES384 => 48,
+            _ => return None,
+        };
+        let mut rest = bytes.strip_prefix(&[0x30])?.get(1..)?;
+        let mut raw = Vec::new();
+        for _ in 0..2 {
+            let (length, after) = rest.strip_prefix(&[0x02])?.split_first()?;
+            let (number, after) = after.split_at_checked(usize::from(*length))?;
+            let number = number.strip_prefix(&[0]).unwrap_or(number);
+            raw.resize(raw.len() + width.checked_sub(number.len())?, 0);
+            raw.extend(number);
+            rest = after;
+        }
+        Some(raw)
+    }
+
     /// A claim that is a text.
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim).and_then(Json::text)

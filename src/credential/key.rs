@@ -22,8 +22,9 @@ impl SecretKey {
     /// The key as it is printed, read as `encoding` says.
     ///
     /// # Errors
-    /// [`KeyError`]: no base64, fewer than 16 bytes, all bytes alike.
+    /// [`KeyError`]: no base64, fewer than 16 bytes, what somebody could guess.
     pub fn parse(text: &str, encoding: KeyEncoding) -> Result<Self, KeyError> {
+        check_printed(text)?;
         match encoding {
             KeyEncoding::Base64 => {
                 let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| KeyError::NotBase64)?);
@@ -36,14 +37,12 @@ impl SecretKey {
     /// A key of these bytes.
     ///
     /// # Errors
-    /// [`KeyError`]: fewer than 16 bytes, all bytes alike.
+    /// [`KeyError`]: fewer than 16 bytes, what somebody could guess.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         if bytes.len() < SECRET_BYTES_MIN {
             return Err(KeyError::TooShort { bytes: bytes.len(), bytes_min: SECRET_BYTES_MIN });
         }
-        if bytes.iter().all(|byte| Some(byte) == bytes.first()) {
-            return Err(KeyError::Guessable);
-        }
+        check_guessable(bytes)?;
         Ok(Self { bytes: Zeroizing::new(bytes.into()), fingerprint: fingerprint(bytes) })
     }
 
@@ -215,6 +214,8 @@ pub struct VerifyingKey {
     fingerprint: u64,
     /// Of a shared secret: the one before the last rotation.
     secondary: Option<Box<VerifyingKey>>,
+    /// SHA-256 of the PEM text that it was read from, which is what HMAC-SHA256 makes of a key that long (RFC 2104 §2).
+    pem_digest: Option<Box<[u8; 32]>>,
 }
 
 impl VerifyingKey {
@@ -235,7 +236,8 @@ impl VerifyingKey {
             return Err(KeyError::TooShort { bytes: secret.len(), bytes_min: HMAC_BYTES_MIN });
         }
         SecretKey::from_bytes(secret)?;
-        Ok(Self { algorithm, key: DecodingKey::from_secret(secret), fingerprint: fingerprint(secret), secondary: None })
+        let key = DecodingKey::from_secret(secret);
+        Ok(Self { algorithm, key, fingerprint: fingerprint(secret), secondary: None, pem_digest: None })
     }
 
     /// A public key in PEM (`BEGIN PUBLIC KEY`, or `BEGIN RSA PUBLIC KEY`).
@@ -259,7 +261,8 @@ impl VerifyingKey {
             AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem.as_bytes()),
             AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem.as_bytes()),
         };
-        Self::checked(algorithm, read.map_err(|_| KeyError::OtherFamily { algorithm })?)
+        let key = Self::checked(algorithm, read.map_err(|_| KeyError::OtherFamily { algorithm })?)?;
+        Ok(Self { pem_digest: Some(Box::new(Sha256::digest(pem.as_bytes()).into())), ..key })
     }
 
     pub(super) fn checked(algorithm: Algorithm, key: DecodingKey) -> Result<Self, KeyError> {
@@ -280,7 +283,7 @@ impl VerifyingKey {
                 bytes.to_vec()
             }
         };
-        Ok(Self { algorithm, fingerprint: fingerprint(&material), key, secondary: None })
+        Ok(Self { algorithm, fingerprint: fingerprint(&material), key, secondary: None, pem_digest: None })
     }
 
     /// With the shared secret that stood in its place before the last rotation: it still verifies.
@@ -308,15 +311,22 @@ impl VerifyingKey {
         self.fingerprint
     }
 
-    /// The same secret, had its printed form been read in the other encoding: for the operator's explanation.
-    pub(super) fn other_encoding(&self) -> Vec<VerifyingKey> {
-        let Ok(bytes) = self.key.try_get_as_bytes() else { return Vec::new() };
-        if !self.algorithm.is_hmac() {
-            return Vec::new();
-        }
-        let texts = [Some(STANDARD.encode(bytes).into_bytes()), STANDARD.decode(bytes).ok()];
-        let key = |bytes: Zeroizing<Vec<u8>>| Self::from_secret(self.algorithm, &bytes).ok();
-        texts.into_iter().flatten().map(Zeroizing::new).filter_map(key).collect()
+    /// The shared secret, had its base64 text been taken as it is: for the operator's explanation.
+    pub(super) fn of_its_text(&self) -> Option<VerifyingKey> {
+        let bytes = self.key.try_get_as_bytes().ok().filter(|_| self.algorithm.is_hmac())?;
+        Self::from_secret(self.algorithm, &Zeroizing::new(STANDARD.encode(bytes).into_bytes())).ok()
+    }
+
+    /// The shared secret, had it been decoded once more: for the operator's explanation.
+    pub(super) fn of_what_it_decodes_to(&self) -> Option<VerifyingKey> {
+        let bytes = self.key.try_get_as_bytes().ok().filter(|_| self.algorithm.is_hmac())?;
+        Self::from_secret(self.algorithm, &Zeroizing::new(STANDARD.decode(bytes).ok()?)).ok()
+    }
+
+    /// Whether somebody took the text of this public key for a shared secret (RFC 8725 §2.1): for the operator's
+    /// explanation.
+    pub(super) fn was_taken_for_a_secret(&self, message: &[u8], signature: &[u8; 32]) -> bool {
+        self.pem_digest.as_deref().is_some_and(|digest| hmac_matches(digest, &[message], signature))
     }
 
     /// Whether `signature` (base64url) is this key's over `message`.
@@ -345,6 +355,13 @@ pub enum KeyError {
     },
     /// All bytes are alike.
     Guessable,
+    /// Too few of its bytes differ: somebody typed it, or repeated a short text.
+    FewValues {
+        /// How many values there are.
+        values: usize,
+    },
+    /// What a manual or an example has in the place of a key.
+    Placeholder,
     /// A PEM text where a shared secret is asked for.
     PemAsSecret,
     /// A private key, which only the issuer may have.
@@ -373,6 +390,10 @@ impl fmt::Display for KeyError {
             Self::NotBase64 => f.write_str("it is no base64 with padding"),
             Self::TooShort { bytes, bytes_min } => write!(f, "it has {bytes} bytes, at least {bytes_min} are needed"),
             Self::Guessable => f.write_str("all its bytes are alike"),
+            Self::FewValues { values } => {
+                write!(f, "its bytes have {values} different values, and random ones have more: it can be guessed")
+            }
+            Self::Placeholder => f.write_str("it is a placeholder, which everybody knows, and no key"),
             Self::PemAsSecret => f.write_str("it is a PEM text, and a public key is no secret"),
             Self::PrivateKey => f.write_str("it is a private key, and the gateway needs the public one only"),
             Self::NotPublicPem => f.write_str("it is no public key in PEM (BEGIN PUBLIC KEY)"),
@@ -387,6 +408,30 @@ impl fmt::Display for KeyError {
 }
 
 impl std::error::Error for KeyError {}
+
+/// Whether the printed form of a secret is what examples have in its place (threat T31).
+///
+/// # Errors
+/// [`KeyError::Placeholder`].
+pub fn check_printed(text: &str) -> Result<(), KeyError> {
+    let lower = Zeroizing::new(text.to_ascii_lowercase());
+    match PLACEHOLDERS.iter().any(|word| lower.contains(word)) {
+        true => Err(KeyError::Placeholder),
+        false => Ok(()),
+    }
+}
+
+/// Threat T31. 16 random bytes have fewer than 8 different values once in 10^12 times.
+fn check_guessable(bytes: &[u8]) -> Result<(), KeyError> {
+    let mut seen = [false; 256];
+    bytes.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    match seen.iter().filter(|seen| **seen).count() {
+        0 | 1 => return Err(KeyError::Guessable),
+        values if values < VALUES_MIN => return Err(KeyError::FewValues { values }),
+        _ => {}
+    }
+    std::str::from_utf8(bytes).map_or(Ok(()), check_printed)
+}
 
 /// Compares in constant time.
 pub(super) fn hmac_matches(key: &[u8], parts: &[&[u8]], signature: &[u8; 32]) -> bool {
@@ -445,6 +490,19 @@ fn checked_rsa(algorithm: Algorithm, key: &DecodingKey) -> Result<Vec<u8>, KeyEr
 
 /// As IoT Hub has it; 128 bits cannot be tried.
 const SECRET_BYTES_MIN: usize = 16;
+const VALUES_MIN: usize = 8;
+/// In lower case. Long enough to stand in no random key.
+const PLACEHOLDERS: [&str; 9] = [
+    "changeme",
+    "change-me",
+    "change_me",
+    "change me",
+    "replaceme",
+    "replace-me",
+    "replace_me",
+    "password",
+    "placeholder",
+];
 /// RFC 7518 §3.2.
 const HMAC_BYTES_MIN: usize = 32;
 /// RFC 7518 §3.3; the upper bound is the library's, and keeps a verification below a millisecond.

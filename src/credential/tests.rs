@@ -240,6 +240,19 @@ fn keys_that_prove_nothing_are_not_taken() {
     assert_eq!(from_secret(Algorithm::HS256, &secret[..31]), Err(KeyError::TooShort { bytes: 31, bytes_min: 32 }));
     assert_eq!(from_secret(Algorithm::HS256, RSA_PEM.as_bytes()), Err(KeyError::PemAsSecret));
     assert_eq!(from_secret(Algorithm::HS256, &[7; 32]), Err(KeyError::Guessable));
+    assert_eq!(
+        from_secret(Algorithm::HS256, b"abcdefgabcdefgabcdefgabcdefgabcdefg"),
+        Err(KeyError::FewValues { values: 7 })
+    );
+    assert_eq!(from_secret(Algorithm::HS256, b"abcdefghabcdefghabcdefghabcdefgh"), Ok(()));
+    assert_eq!(from_secret(Algorithm::HS256, b"please-ChangeMe-before-you-go-live"), Err(KeyError::Placeholder));
+    for (text, encoding) in [
+        ("changemechangemechangemechangeme", KeyEncoding::Base64),
+        ("my-Password-is-long-enough-0123456", KeyEncoding::Utf8),
+        ("Y2hhbmdlLW1lLWNoYW5nZS1tZS1jaGFuZ2UtbWU=", KeyEncoding::Base64),
+    ] {
+        assert_eq!(SecretKey::parse(text, encoding).map(drop), Err(KeyError::Placeholder), "{text}");
+    }
     assert_eq!(from_secret(Algorithm::RS256, &secret), Err(KeyError::OtherFamily { algorithm: Algorithm::RS256 }));
     assert_eq!(SecretKey::from_bytes(&secret[..16]).map(|_| ()), Ok(()));
     assert_eq!(SecretKey::from_bytes(&secret[..15]).map(|_| ()), Err(KeyError::TooShort { bytes: 15, bytes_min: 16 }));

@@ -387,7 +387,7 @@ fn closes_at(identity: &Identity, certificate: Option<&ShownCertificate>, rules:
     }
 }
 
-fn hit<'l>(list: &'l RevocationList, grant: &Grant, now: UnixSeconds) -> Option<Hit> {
+fn hit(list: &RevocationList, grant: &Grant, now: UnixSeconds) -> Option<Hit> {
     grant.all_facts().find_map(|facts| list.matches(&facts, now))
 }
 

@@ -1,12 +1,15 @@
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 
 use super::*;
 use crate::credential::{
-    Algorithm, Device, Group, KeyEncoding, Keyring, Policy, Resource, Rights, ScopeIndex, SecretKey, Slots, TokenKind,
-    VerifyingKey,
+    Algorithm, Device, Group, JwtClaims, KeyEncoding, Keyring, Policy, PublicKey, Resource, Rights, ScopeIndex,
+    SecretKey, SigningKey, Slots, TokenKind, Validity, VerifyingKey,
     key::keyed,
-    mint_sas,
-    vectors::{JWT, KEY, RSA_PEM},
+    mint_jwt, mint_sas,
+    vectors::{EC256_PEM, JWT, KEY, RSA_PEM},
 };
 use std::time::Duration;
 
@@ -235,23 +238,176 @@ fn a_policy_whose_key_is_text_is_told_from_one_whose_key_is_base64() {
     );
 }
 
+fn jwt_ring(key: VerifyingKey) -> Keyring {
+    crate::credential::tests::keyring(key)
+}
+
+fn ask_jwt(token: &str, keyring: &Keyring, device: Option<&str>) -> Explanation {
+    let device = device.map(id);
+    explain(token, device.as_ref(), keyring, &rules(), &RevocationList::default(), NOW)
+}
+
+fn hs256(bytes: &[u8]) -> VerifyingKey {
+    VerifyingKey::from_secret(Algorithm::HS256, bytes).expect("a key")
+}
+
+/// What a good token of the issuer `factory` says, with one claim changed.
+fn claims(name: &str, value: impl Into<serde_json::Value>) -> JwtClaims {
+    JwtClaims::default()
+        .with("iss", "https://id.factory.example")
+        .with("aud", "localhost")
+        .with("sub", "pump-17")
+        .with("iat", NOW.0)
+        .with("exp", LATER.0)
+        .with(name, value)
+}
+
+fn signed(claims: &JwtClaims, secret: &[u8], kid: Option<&str>) -> String {
+    mint_jwt(claims, &SigningKey::from_secret(Algorithm::HS256, secret, kid).expect("a key")).expect("a token")
+}
+
 #[test]
 fn each_usual_mistake_with_a_jwt_is_named() {
-    let key = |algorithm, bytes: &[u8]| VerifyingKey::from_secret(algorithm, bytes).expect("a key");
     let rsa = VerifyingKey::from_pem(Algorithm::RS256, RSA_PEM).expect("a key");
-    let (hs256, rs256) = (JWT[0].1, JWT[3].1);
-    let jwe = format!("{hs256}.AAAA.AAAA");
-    for (token, key, what) in [
-        (hs256.to_owned(), key(Algorithm::HS256, KEY.as_bytes()), "read in the other encoding"),
-        (rs256.to_owned(), rsa.clone(), ""),
-        (jwe, rsa.clone(), "an encrypted token (JWE)"),
-        (format!("{rs256}=="), rsa.clone(), "base64url without padding"),
-        (format!("bearer {rs256}"), rsa.clone(), "without that it is good"),
+    let ec = VerifyingKey::from_pem(Algorithm::ES256, EC256_PEM).expect("a key");
+    let (rs256, es256) = (JWT[3].1, JWT[9].1);
+    let ours = hs256(&secret());
+    let with = |name: &str, value: serde_json::Value| signed(&claims(name, value), &secret(), None);
+    for (token, key, denial, what) in [
+        (
+            JWT[0].1.to_owned(),
+            hs256(KEY.as_bytes()),
+            Denial::SignatureInvalid,
+            "the secret is base64-decoded, and here it is taken as it is printed",
+        ),
+        (
+            signed(&claims("a", 1), KEY.as_bytes(), None),
+            ours.clone(),
+            Denial::SignatureInvalid,
+            "the printed base64 text is the secret",
+        ),
+        (format!("{rs256}.AAAA.AAAA"), rsa.clone(), Denial::CredentialMalformed, "an encrypted token (JWE)"),
+        (format!("{rs256}=="), rsa.clone(), Denial::CredentialMalformed, "base64url without padding"),
+        (format!("bearer {rs256}"), rsa.clone(), Denial::CredentialMalformed, "without that it is good"),
+        (as_secret(RSA_PEM), rsa.clone(), Denial::AlgorithmMismatch, "whose secret is the text of the public key"),
+        (in_der(es256), ec.clone(), Denial::SignatureInvalid, "it is in DER"),
+        (with("aud", "LocalHost/".into()), ours.clone(), Denial::AudienceMismatch, "`aud` is nearly \"localhost\""),
+        (with("aud", "other".into()), ours.clone(), Denial::AudienceMismatch, "add it to its `audience`"),
+        (
+            with("iss", "https://id.factory.example/".into()),
+            ours.clone(),
+            Denial::IssuerUnknown,
+            "`iss` is nearly that of the issuer \"factory\"",
+        ),
+        (with("iss", "https://b".into()), ours.clone(), Denial::IssuerUnknown, "under a key of the issuer \"factory\""),
+        (
+            signed(&claims("a", 1), &secret(), Some("k9")),
+            ours.clone(),
+            Denial::KeyUnknown,
+            "verifies under the issuer's key without `kid` (HS256): the token names another",
+        ),
+        (with("iat", (NOW.0 + 90).into()), ours.clone(), Denial::IssuedInFuture, "is 90 s ahead of ours"),
+        (with("nbf", (NOW.0 + 40).into()), ours.clone(), Denial::NotYetValid, "is 40 s ahead of ours"),
+        (
+            with("exp", (LATER.0 * 1000).into()),
+            ours.clone(),
+            Denial::LifetimeTooLong,
+            "`exp` is in milliseconds: 1795255200000 would be 2026-11-21T10:00:00Z in seconds",
+        ),
+        (
+            signed(&claims("iat", NOW.0 * 1000).with("exp", LATER.0 * 1000), &secret(), None),
+            ours.clone(),
+            Denial::IssuedInFuture,
+            "`iat` is in milliseconds: 1795251600000 would be 2026-11-21T09:00:00Z",
+        ),
+        (
+            signed(&claims("exp", NOW.0 - 600).with("iat", NOW.0 - 900), &secret(), None),
+            ours.clone(),
+            Denial::Expired,
+            "its clock is at least 600 s behind ours (30 s are allowed)",
+        ),
     ] {
-        let explanation =
-            explain(&token, None, &crate::credential::tests::keyring(key), &rules(), &RevocationList::default(), NOW);
-        assert_eq!(explanation.verdict.is_ok(), what.is_empty());
+        let explanation = ask_jwt(&token, &jwt_ring(key), None);
+        assert_eq!(explanation.verdict.map(|_| ()).map_err(|refused| refused.denial), Err(denial), "{what}: {token}");
         let said = explanation.near_misses.join("\n");
-        assert!(said.contains(what), "{what}: {said:?} {:?}", explanation.verdict);
+        assert!(said.contains(what), "{what}: {said:?}");
+        assert!(!said.contains(KEY), "{said}");
     }
+    assert!(ask_jwt(rs256, &jwt_ring(rsa), None).near_misses.is_empty(), "a good one has none");
+    let wrong =
+        ask_jwt(&signed(&claims("a", 1), b"a secret that nobody here has heard of", None), &jwt_ring(ours), None);
+    assert!(wrong.verdict.is_err() && wrong.near_misses.is_empty(), "a wrong key is just wrong");
+}
+
+#[test]
+fn a_jwt_that_a_device_signed_itself_is_explained() {
+    let mut ring = Keyring::builder();
+    let key = VerifyingKey::from_pem(Algorithm::ES256, EC256_PEM).expect("a key");
+    let public = PublicKey { kid: Some("k".into()), key, validity: Validity::default() };
+    ring.add_device(id("pump-17"), Device { public_keys: vec![public], ..Device::default() }).expect("new");
+    ring.add_device(id("other"), Device::default()).expect("new");
+    let ring = ring.build();
+    // Of an issuer that is not here, signed with the device's key.
+    let said = ask_jwt(JWT[9].1, &ring, None).near_misses.join("");
+    assert!(said.contains("a public key of the device pump-17: leave `iss` out"), "{said}");
+    let nobody = ask_jwt(&signed(&JwtClaims::default().with("exp", LATER.0), &secret(), None), &ring, None);
+    assert!(nobody.near_misses.join("").contains("ask with --device"), "{nobody:?}");
+}
+
+#[test]
+fn a_resource_that_is_another_or_too_wide_is_named_with_the_right_one() {
+    let mut ring = Keyring::builder();
+    for (name, key) in
+        [("pump-17", secret()), ("pump-17/camera", OTHER.to_vec()), ("pump-1", PRINTED.as_bytes().to_vec())]
+    {
+        ring.add_device(id(name), Device { keys: slots(&key), ..Device::default() }).expect("new");
+    }
+    let ring = ring.build();
+    let sas = |resource: &str, key: &[u8]| mint_sas(resource, key, LATER, None);
+    let device = sas("localhost/devices/pump-17", &secret());
+    let module = sas("localhost/devices/pump-17/modules/camera", OTHER);
+    let wide = sas("localhost", &secret());
+    for (token, asked, denial, what) in [
+        (&device, "pump-1", Denial::DeviceMismatch, "have it made for localhost/devices/pump-1, or connect as pump-17"),
+        (
+            &device,
+            "pump-17/camera",
+            Denial::DeviceMismatch,
+            "`sr` is localhost/devices/pump-17/modules/camera, signed with",
+        ),
+        (&module, "pump-17", Denial::DeviceMismatch, "names the module camera"),
+        (&wide, "pump-17", Denial::HubWideToken, "have it made for localhost/devices/pump-17"),
+        (&wide, "pump-17", Denial::HubWideToken, "under a key of device:pump-17"),
+    ] {
+        let explanation = ask_jwt(token, &ring, Some(asked));
+        assert_eq!(explanation.verdict.map(|_| ()).map_err(|refused| refused.denial), Err(denial), "{what}");
+        let said = explanation.near_misses.join("\n");
+        assert!(said.contains(what), "{what}: {said:?}");
+    }
+}
+
+/// HS256 with the text of a public key as the secret, which a verifier that believes `alg` would take.
+fn as_secret(pem: &str) -> String {
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let claims = serde_json::Value::Object(claims("a", 1).claims).to_string();
+    let message = format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(&claims));
+    let signature = hmac::Mac::finalize(keyed(pem.as_bytes(), &[message.as_bytes()])).into_bytes();
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// The same token with its signature in DER.
+fn in_der(token: &str) -> String {
+    let (message, signature) = token.rsplit_once('.').expect("three parts");
+    let raw = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+    let mut body = Vec::new();
+    for half in raw.chunks(32) {
+        let digits: Vec<u8> = half.iter().copied().skip_while(|byte| *byte == 0).collect();
+        let sign = u8::from(digits.first().is_some_and(|first| *first >= 0x80));
+        body.extend([2, u8::try_from(digits.len()).expect("short") + sign]);
+        body.extend(std::iter::repeat_n(0, usize::from(sign)));
+        body.extend(digits);
+    }
+    let mut der = vec![0x30, u8::try_from(body.len()).expect("short")];
+    der.extend(body);
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(der))
 }
