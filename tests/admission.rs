@@ -446,12 +446,11 @@ fn assert_shown(gateway: &Gateway, device: &str, denial: Denial) {
 }
 
 /// Not told to a device in MQTT, or held by a test without a socket; and by which.
-const ELSEWHERE: [(Denial, &str); 5] = [
+const ELSEWHERE: [(Denial, &str); 4] = [
     (Denial::UpgradeDeclined, "answered in HTTP: tests/websocket.rs"),
     (Denial::CertificateRequired, "src/credential/certificate/tests.rs"),
     (Denial::CertificateUntrusted, "src/credential/certificate/tests.rs"),
     (Denial::CertificateMismatch, "src/credential/certificate/tests.rs"),
-    (Denial::KeyOutOfValidity, "src/credential/tests.rs"),
 ];
 
 const SUBSCRIPTIONS_MAX: usize = 5;

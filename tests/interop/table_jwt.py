@@ -246,7 +246,9 @@ def devices():
     yield Case("jwt of an id in upper case", "device_unknown", good("PUMP-1"), "PUMP-1")
     yield Case("jwt for a device that takes SAS alone", "credential_kind_not_accepted", good("only-sas"), "only-sas")
     yield Case("jwt for a device that takes JWT alone", None, good("only-jwt"), "only-jwt")
-    for sub in ("", "pump-1 ", "pump-1/x", "+", "#", "pump-1\0", "x" * 129, "devices/pump-1", "рump-1", "pump-1\n"):
+    for sub in ("pump-1/x", "devices/pump-1"):
+        yield Case(f"sub {sub!r}, which could be a module", "device_unknown", made(claims={"sub": sub}))
+    for sub in ("", "pump-1 ", "pump-1/", "pump-1/x/y", "+", "#", "pump-1\0", "x" * 129, "/devices/pump-1", "рump-1", "pump-1\n"):
         yield Case(f"sub {sub[:20]!r}", CLAIM, made(claims={"sub": sub}))
     yield Case("device claim: its own name", None, made("claim"))
     yield Case("device claim: sub does not count", CLAIM, made("claim", {"dev": LEAVE_OUT, "sub": "pump-1"}))

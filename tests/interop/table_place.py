@@ -49,6 +49,16 @@ class Authority:
     def __init__(self):
         self.rsa, self.p256, self.p384 = forge.new_rsa(), forge.new_p256(), forge.new_p384()
         self.ed, self.stranger = forge.new_ed25519(), forge.new_p256()
+        # Keys that the device `held` signs with: kid → (algorithm, key, what stands at it).
+        at = lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+        self.held = {
+            "h1": ("ES256", forge.new_p256(), ""),
+            "bare": ("RS256", self.rsa, 'algorithm = "RS256"'),
+            "later": ("ES256", forge.new_p256(), f'not_before = "{at(3600)}"'),
+            "over": ("ES256", forge.new_p256(), f'not_after = "{at(-3600)}"'),
+            "dated": ("EdDSA", forge.new_ed25519(), f'not_before = "{at(-3600)}"\nnot_after = "{at(7200)}"'),
+            "withdrawn": ("ES384", forge.new_p384(), ""),
+        }
         self.issuers = {issuer.name: issuer for issuer in self._issuers()}
 
     def _issuers(self):
@@ -73,6 +83,13 @@ class Authority:
         text += f'[[device]]\nid = "two"\nprimary_key = "{forge.key_text("two")}"\n'
         text += f'secondary_key = "{forge.key_text("two/secondary")}"\n[[device]]\nid = "keyless"\n'
         text += '[[device]]\nid = "line7-off"\nenabled = false\n'
+        text += '[[device]]\nid = "held"\n'
+        for kid, (_, key, more) in self.held.items():
+            (folder / f"held-{kid}").write_bytes(forge.public_pem(key))
+            named = "" if kid == "bare" else f'kid = "{kid}"\n'
+            text += f'[[device.public_key]]\n{named}file = "held-{kid}"\n{more}\n'
+        for module in ("pump-1/camera", "pump-1/camera2", "off/camera", "scrapped/camera"):
+            text += f'[[module]]\nid = "{module}"\nprimary_key = "{forge.key_text(module)}"\n'
         for name, resource, more in [
             ("device", "localhost", f'secondary_key = "{forge.key_text("policy device/secondary")}"'),
             ("narrow", "localhost/devices/pump-1", 'rights = ["publish"]'),

@@ -12,12 +12,13 @@ import forge
 import place
 import table_connect
 import table_jwt
+import table_parts
 import table_place
 import table_sas
 import wire
 from case import AtAGateway
 
-CASES = [case for module in (table_sas, table_jwt, table_connect) for case in module.cases()]
+CASES = [case for module in (table_sas, table_jwt, table_connect, table_parts) for case in module.cases()]
 REJECTED, BAD_ID, BAD_PASSWORD, OTHER_METHOD = (5, 0x87), (2, 0x85), (5, 0x86), (None, 0x8C)
 # CONNACK of 3.1.1 and of 5.0, by tag: written by hand from the rules, not made from the gateway's own table.
 CODES = {
@@ -26,7 +27,7 @@ CODES = {
 } | dict.fromkeys([
     "credential_kind_not_accepted", "device_unknown", "signature_invalid", "key_unknown", "issuer_unknown", "algorithm_mismatch",
     "audience_mismatch", "host_mismatch", "hub_wide_token", "resource_out_of_policy", "claim_invalid", "device_disabled", "expired",
-    "not_yet_valid", "issued_in_future", "lifetime_too_long", "revoked", "will_out_of_scope",
+    "not_yet_valid", "issued_in_future", "lifetime_too_long", "revoked", "will_out_of_scope", "key_out_of_validity",
 ], REJECTED)
 
 
@@ -36,12 +37,14 @@ class Table(AtAGateway):
     @classmethod
     def setUpClass(cls):
         folder = place.new_folder()
-        cls.azure = place.free_port()
-        azure = f'[[listener]]\nbind = "127.0.0.1:{cls.azure}"\ntransport = "tcp"\nprofile = "azure"\n'
+        ports = {profile: place.free_port() for profile in ("azure", "google")}
+        sections = "".join(
+            f'[[listener]]\nbind = "127.0.0.1:{port}"\ntransport = "tcp"\nprofile = "{profile}"\n' for profile, port in ports.items()
+        )
         more = table_place.authority().identities(folder)
-        cls.options = {"more": more, "settings": 'aliases = ["hub.example"]', "sections": azure}
+        cls.options = {"more": more, "settings": 'aliases = ["hub.example"]', "sections": sections}
         cls.start(folder)
-        cls.gateway.azure_port = cls.azure
+        cls.gateway.azure_port, cls.gateway.google_port = ports["azure"], ports["google"]
         entries = list(entries_of_list())
         cls.gateway.revocations.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         place.until("the list to be applied", lambda: cls.gateway.metric("tollgate_revocations") == len(entries))
@@ -114,6 +117,7 @@ def entries_of_list():
     yield {"device": "scrapped"}
     yield {"key": "policy:withdrawn/primary"}
     yield {"key": "issuer:hmac/withdrawn"}
+    yield {"key": "device:held/withdrawn"}
     before = rfc3339(table_place.ISSUED_BEFORE)
     yield {"issued_before": before, "policy": "dated"}
     yield {"issued_before": before, "issuer": "claim"}
