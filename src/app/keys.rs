@@ -6,7 +6,7 @@ use super::changes::Changes;
 use crate::{
     admin::{DryRun, KeyList, RotationAsked, RotationDone, RotationRefused, SessionView, SlotView},
     audit::{Action, Audit},
-    config::{self, Config, KeyOwner, KeySite, Lift, Replace, RotateError, Schedule},
+    config::{self, Config, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner},
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::Site,
@@ -86,9 +86,7 @@ impl Keys {
             return Ok(done);
         }
         let lift = if asked.lift { Lift::Entries } else { Lift::Nothing };
-        let now = || self.site.clock.now();
-        let rotated = config::rotate(&self.files, &owner, (what, lift), by, &now).map_err(refused)?;
-        self.changes.identities_changed();
+        let rotated = self.rotate_files(&owner, (what, lift), by).map_err(refused)?;
         let [primary, secondary] = rotated.after.map(|key| key.map(|key| SlotView::of(key).fingerprint));
         let files = rotated.files.iter().map(|file| file.display().to_string()).collect();
         Ok(RotationDone { rotated: true, primary, secondary, files, ..done })
@@ -128,12 +126,11 @@ impl Keys {
     fn turn_one(&self, schedule: &Schedule, timetable: &mut Timetable) {
         let Schedule { owner, every } = schedule;
         let now = || self.site.clock.now();
-        match config::rotate(&self.files, owner, (Replace::Primary, Lift::Nothing), BY_SCHEDULE, &now) {
+        match self.rotate_files(owner, (Replace::Primary, Lift::Nothing), BY_SCHEDULE) {
             Ok(_) => {
                 tracing::info!(key = %owner, every = format_duration(*every), "keys rotated by schedule");
                 timetable.failed.retain(|failed| failed != owner);
                 timetable.sooner(now().plus(*every));
-                self.changes.identities_changed();
             }
             Err(error) => {
                 tracing::error!(%error, key = %owner, "keys are due and cannot be rotated: it is tried again");
@@ -144,6 +141,11 @@ impl Keys {
                 }
             }
         }
+    }
+
+    fn rotate_files(&self, owner: &KeyOwner, what: (Replace, Lift), by: &str) -> Result<Rotated, RotateError> {
+        let (now, written) = (|| self.site.clock.now(), || self.changes.identities_changed());
+        config::rotate(&self.files, owner, what, &Turner { by, now: &now, written: &written })
     }
 
     fn sessions_by(&self, keys: &[u64]) -> Vec<SessionView> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     admin::{KeyList, KeyView, RotationAsked, RotationDone, SlotView},
-    config::{self, Config, KeyOwner, KeySite, Lift, Replace, Rotated},
+    config::{self, Config, KeyOwner, KeySite, Lift, Replace, Rotated, Turner},
 };
 
 /// `tollgate key …`.
@@ -147,7 +147,8 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
     }
     let what = if asked.both { Replace::Both } else { Replace::Primary };
     let lift = if asked.lift { Lift::Entries } else { Lift::Nothing };
-    let rotated = config::rotate(&site, name, (what, lift), &who(), &now).map_err(Outcome::failed)?;
+    let turner = Turner { by: &who(), now: &now, written: &|| {} };
+    let rotated = config::rotate(&site, name, (what, lift), &turner).map_err(Outcome::failed)?;
     let in_force = in_force(at, &config, name, &rotated);
     if json {
         return print_json(&as_json(name, &rotated, &in_force, show));

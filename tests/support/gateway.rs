@@ -208,6 +208,13 @@ impl Gateway {
         found_in(&self.folder.join(LOG), &self.folder)
     }
 
+    /// Starts it again with the same files, after it was killed, and waits until it is ready.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process = start_in(&self.folder);
+        self.until_ready();
+    }
+
     /// A plain connection on which nothing has been said.
     pub fn open(&self, version: Version) -> Device {
         Device::open(self.tcp, version)
@@ -262,14 +269,25 @@ impl Gateway {
 
     /// GET of the admin port: status and body; `None`: it does not answer.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.ask("GET", path, "")
+    }
+
+    /// POST of JSON to the admin port: status and body; `None`: it does not answer.
+    pub fn post(&self, path: &str, body: &str) -> Option<(u16, String)> {
+        self.ask("POST", path, body)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         // Read each time: the gateway makes it at its first start.
         let token = fs::read_to_string(self.folder.join("var/admin.token")).unwrap_or_default();
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.admin,
-            token.trim()
+            token.trim(),
+            body.len()
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();

@@ -72,6 +72,17 @@ pub enum Lift {
     Entries,
 }
 
+/// Who rotates.
+#[derive(Clone, Copy)]
+pub struct Turner<'a> {
+    /// As it stands in the audit log.
+    pub by: &'a str,
+    /// What time it is.
+    pub now: &'a dyn Fn() -> UnixSeconds,
+    /// Called as soon as the new keys are written: whoever reads them there may sign with them from then on.
+    pub written: &'a dyn Fn(),
+}
+
 /// A rotation that was done. Fingerprints are safe to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotated {
@@ -85,8 +96,8 @@ pub struct Rotated {
     pub primary: Zeroizing<String>,
 }
 
-/// Rotates. `by` stands in the audit log. The clock is asked again when the new key is written: the next period begins
-/// when nobody can sign with the old one any more.
+/// Rotates. The clock is asked again when the new key is written: the next period begins when nobody can sign with the old
+/// one any more.
 ///
 /// # Errors
 /// [`RotateError`]. Before anything was written, but for [`RotateError::Io`]: then the keys in force are those before or
@@ -95,10 +106,9 @@ pub fn rotate(
     site: &KeySite,
     owner: &KeyOwner,
     what: (Replace, Lift),
-    by: &str,
-    now: &dyn Fn() -> UnixSeconds,
+    turner: &Turner<'_>,
 ) -> Result<Rotated, RotateError> {
-    rotate_by(site, (owner, what, by), &mut Step::run, now)
+    rotate_by(site, (owner, what), turner, &mut Step::run)
 }
 
 /// Fingerprints of the keys that a rotation would remove.
@@ -231,10 +241,11 @@ pub fn revoked_slots(revocations: &Path, owner: &KeyOwner, now: UnixSeconds) -> 
 
 fn rotate_by(
     site: &KeySite,
-    (owner, (what, lift), by): (&KeyOwner, (Replace, Lift), &str),
+    (owner, (what, lift)): (&KeyOwner, (Replace, Lift)),
+    turner: &Turner<'_>,
     run: &mut dyn FnMut(&Step) -> Result<(), RotateError>,
-    now: &dyn Fn() -> UnixSeconds,
 ) -> Result<Rotated, RotateError> {
+    let Turner { by, now, written } = turner;
     let _lock = state::lock(&site.state_dir)?;
     let identities = load(site)?;
     let mut state = State::read(&site.state_dir)?;
@@ -253,11 +264,12 @@ fn rotate_by(
         primary: survey::shown(before[0]),
         both: what == Replace::Both,
         at: now().0,
-        by: by.to_owned(),
+        by: (*by).to_owned(),
     };
     state.begun = Some(begun);
     state.write(&site.state_dir)?;
     steps.iter().try_for_each(run)?;
+    written();
     let now = now();
     let after = survey::fingerprints(&load(site)?, owner);
     state.turned(&owner.to_string(), by, now);

@@ -43,7 +43,7 @@ impl Room {
     }
 
     fn rotate(&self, owner: &str, what: Replace) -> Result<Rotated, RotateError> {
-        rotate(&self.site, &named(owner), (what, Lift::Nothing), "test", &|| NOW)
+        rotate(&self.site, &named(owner), (what, Lift::Nothing), &TURNER)
     }
 
     /// Begins a rotation and ends, as a kill does, after so many steps; says whether it came to its end before.
@@ -53,7 +53,7 @@ impl Room {
             left = left.checked_sub(1).ok_or_else(|| RotateError::NoRandomness(io::Error::other("killed")))?;
             step.run()
         };
-        rotate_by(&self.site, (&named(owner), (what, Lift::Nothing), "test"), &mut run, &|| NOW).is_ok()
+        rotate_by(&self.site, (&named(owner), (what, Lift::Nothing)), &TURNER, &mut run).is_ok()
     }
 
     fn audited(&self) -> Vec<String> {
@@ -260,7 +260,7 @@ fn a_slot_that_the_list_names_is_not_filled_with_another_key() {
     );
     room.rotate("device:fan-2", Replace::Primary).expect("another's");
     // Both are replaced, and the entry goes with the key that it meant.
-    let both = |lift| rotate(&room.site, &named("device:pump-17"), (Replace::Both, lift), "test", &|| NOW);
+    let both = |lift| rotate(&room.site, &named("device:pump-17"), (Replace::Both, lift), &TURNER);
     assert!(matches!(both(Lift::Nothing), Err(RotateError::SlotRevoked { .. })));
     let rotated = both(Lift::Entries).expect("both");
     assert!(rotated.after.iter().all(|key| !rotated.before.contains(key)), "{rotated:?}");
@@ -292,6 +292,7 @@ fn keys_are_added_where_there_are_none() {
     );
 }
 
+const TURNER: Turner<'static> = Turner { by: "test", now: &|| NOW, written: &|| {} };
 const NOW: UnixSeconds = UnixSeconds(1_795_251_600);
 
 const KEYS: [&str; 2] =
