@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
-    RevocationListing, SessionList, SessionView, UpstreamList, explain::Question, listed,
+    RevocationListing, RevocationRemoved, SessionList, SessionView, UpstreamList, explain::Question,
 };
 use crate::{audit::Action, id::DeviceId, meter};
 
@@ -91,8 +91,7 @@ pub(super) async fn revocations(
     let Query(which) = asked?;
     let last = which.last.unwrap_or(REVOCATIONS_SHOWN);
     let ledger = Ledger::new(backend.revocations);
-    let listing = blocking(move || ledger.read().map(|text| listed(&text, last))).await?;
-    Ok(Json(listing))
+    Ok(Json(blocking(move || ledger.list(last)).await?))
 }
 
 /// `POST /v1/revocations?dry_run=`: appends an entry; answers its id and which live sessions it cuts. With
@@ -109,12 +108,33 @@ pub(super) async fn revoke(
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
     let cuts = revocation.cuts(&backend.registry, now);
     if !dry_run {
-        let (ledger, line) = (Ledger::new(backend.revocations.clone()), revocation.line.clone());
+        let (ledger, line) = (writable(&backend)?, revocation.line.clone());
         blocking(move || ledger.append(&line)).await?;
         let detail = format!("{}, {} live sessions", revocation.line, cuts.len());
         audited(&backend, Action::RevocationAdded, format!("revocation:{}", revocation.id), detail).await;
     }
     Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts }))
+}
+
+/// `DELETE /v1/revocations/{id}`: takes an entry out of the list, by its id or, where two have the same, a longer
+/// beginning of its hash.
+pub(super) async fn unrevoke(
+    State(backend): State<Backend>,
+    Path(id): Path<String>,
+) -> Result<Json<RevocationRemoved>, Failure> {
+    if id.len() < ENTRY_ID_DIGITS || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "an id has at least 8 hexadecimal digits"));
+    }
+    let ledger = writable(&backend)?;
+    let (looked_in, asked) = (ledger.clone(), id.clone());
+    let found = blocking(move || looked_in.named(&asked)).await?;
+    let [long_id] = <[String; 1]>::try_from(found).map_err(|found| match found.len() {
+        0 => Failure::new(StatusCode::NOT_FOUND, format!("the list has no entry {id}")),
+        _ => Failure::new(StatusCode::CONFLICT, format!("several entries begin with {id}: {}", found.join(", "))),
+    })?;
+    let lines = blocking(move || ledger.remove(&long_id, None)).await?;
+    audited(&backend, Action::RevocationRemoved, format!("revocation:{id}"), format!("{lines} lines")).await;
+    Ok(Json(RevocationRemoved { id, lines }))
 }
 
 /// `POST /v1/tokens/explain`: a token and a device in, every step of the decision out.
@@ -215,6 +235,17 @@ impl From<JsonRejection> for Failure {
     }
 }
 
+/// The list, where it may be changed: the gateway has no key that could sign it again.
+fn writable(backend: &Backend) -> Result<Ledger, Failure> {
+    let ledger = Ledger::new(backend.revocations.clone());
+    let in_force = backend.gate.revocations();
+    if ledger.is_signed() || in_force.is_some_and(|list| list.stamp().is_some()) {
+        let what = "the list is signed: change it where it is signed, or with `tollgate revoke … --key-file FILE`";
+        return Err(Failure::new(StatusCode::CONFLICT, what));
+    }
+    Ok(ledger)
+}
+
 /// Records what was done by a request, beside the desk's thread.
 pub(super) async fn audited(backend: &Backend, action: Action, object: String, detail: String) {
     let (audit, now) = (backend.audit.clone(), backend.clock.now());
@@ -236,4 +267,6 @@ pub(super) const BY: &str = "admin API";
 /// A screen or two; more on demand.
 const REFUSALS_SHOWN: usize = 20;
 const SESSIONS_SHOWN: usize = 1000;
+/// What an entry is named by.
+const ENTRY_ID_DIGITS: usize = 8;
 const REVOCATIONS_SHOWN: usize = 1000;

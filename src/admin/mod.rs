@@ -30,9 +30,9 @@ pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, Upstream
 pub use clock::{ClockReset, ClockView};
 pub use explain::{Explained, ExplainedStep};
 pub use keys::{DryRun, KeyList, KeyView, RotationAsked, RotationDone, RotationRefused, SlotView};
-pub use ledger::{Ledger, LedgerError};
-pub use revocations::{NewRevocation, Revocation, RevocationListing, listed};
-pub use views::{RefusalList, RevocationAdded, SessionList, SessionView, UpstreamList};
+pub use ledger::{Keep, Ledger, LedgerError, Signature};
+pub use revocations::{NewRevocation, Revocation, RevocationListing};
+pub use views::{RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList};
 
 /// Answers until `shutdown` ends; then lets the requests that it has come to their end.
 ///
@@ -79,6 +79,7 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/revocations", get(api::revocations).post(api::revoke))
         .route("/v1/keys", get(keys::keys))
         .route("/v1/keys/{name}/rotate", post(keys::rotate))
+        .route("/v1/revocations/{id}", delete(api::unrevoke))
         .route("/v1/tokens/explain", post(api::explain))
         .route("/v1/clock", get(clock::clock))
         .route("/v1/clock/reset", post(clock::reset))

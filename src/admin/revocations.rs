@@ -1,10 +1,16 @@
 //! Entries of the revocation list: made, named, listed, and asked which live sessions they cut.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::SessionView;
-use crate::{credential::RevocationList, registry::Registry, time::UnixSeconds};
+use super::{Keep, Ledger, LedgerError, SessionView, Signature};
+use crate::{
+    credential::{ListEntry, RevocationList},
+    registry::Registry,
+    time::UnixSeconds,
+};
 
 /// An entry that is to be written: what it selects, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +19,24 @@ pub struct NewRevocation {
     /// `jti` of a JWT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// With `jti`: of this issuer only.
+    /// With `jti` or `issued_before`: of this issuer only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
     /// `sha256:` and the fingerprint of a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// `policy:NAME/SLOT` and its like: all that this slot verifies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What was issued before this time (RFC 3339), of a device, an issuer, a policy or of everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_before: Option<String>,
+    /// What expires before this time (RFC 3339), of a policy or of everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_before: Option<String>,
+    /// With a time: of this policy only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// A device, with all its tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -53,19 +71,16 @@ impl Revocation {
     /// A sentence that says what is wrong with it.
     pub fn new(entry: &NewRevocation) -> Result<Self, String> {
         let line = serde_json::to_string(entry).map_err(|error| error.to_string())?;
-        let (list, mut bad) = RevocationList::parse(&line);
-        match (bad.pop(), id_of(&list)) {
-            (None, Some(id)) => Ok(Self { line, id, list }),
-            (Some(bad), _) => Err(bad.what),
-            (None, None) => Err("the entry selects nothing".into()),
-        }
+        let id = ListEntry::parse(&line)?.ok_or("the entry selects nothing")?.id();
+        let (list, _) = RevocationList::parse(&line);
+        Ok(Self { line, id, list })
     }
 
     /// Live sessions that it cuts, by device.
     pub fn cuts(&self, registry: &Registry, now: UnixSeconds) -> Vec<SessionView> {
         let mut cuts = Vec::new();
         registry.for_each(|live| {
-            if self.list.matches(&live.grant.facts(), now).is_some() {
+            if self.list.revokes(&live.grant.facts(), now) {
                 cuts.push(SessionView::of(live));
             }
         });
@@ -86,33 +101,78 @@ pub struct RevocationListing {
     pub bad_lines: Vec<String>,
 }
 
-/// The newest `last` entries of a list, as they stand in the file, each with its id.
-pub fn listed(text: &str, last: usize) -> RevocationListing {
-    let lines = || text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
-    let entries = || lines().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let total = entries().count();
+impl Ledger {
+    /// Its newest `last` entries, as they stand in the file, each with its id.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where it cannot be read.
+    pub fn list(&self, last: usize) -> Result<RevocationListing, LedgerError> {
+        let (mut total, mut kept) = (0, VecDeque::new());
+        self.each_line(|number, line| {
+            let line = line.trim_start_matches('\u{feff}').trim();
+            if !line.is_empty() && !line.starts_with('#') {
+                total += 1;
+                kept.push_back((number, line.to_owned()));
+                while kept.len() > last {
+                    kept.pop_front();
+                }
+            }
+        })?;
+        Ok(shown(kept, total))
+    }
+
+    /// Long ids of the entries that this id or beginning of a long id names, each once.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where it cannot be read.
+    pub fn named(&self, id: &str) -> Result<Vec<String>, LedgerError> {
+        let (id, mut found) = (id.to_ascii_lowercase(), BTreeSet::new());
+        self.each_line(|_, line| {
+            let named = entry_of(line).map(|entry| entry.long_id()).filter(|long_id| long_id.starts_with(&id));
+            found.extend(named);
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Takes out the lines of one entry, by its long id.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the file is then as it was.
+    pub fn remove(&self, long_id: &str, signature: Option<&Signature<'_>>) -> Result<usize, LedgerError> {
+        let is_it = |line: &str| entry_of(line).is_some_and(|entry| entry.long_id() == long_id);
+        self.edit(|line| if is_it(line) { Keep::No } else { Keep::Yes }, &[], signature)
+    }
+
+    /// Takes out the entries whose `until` has passed, and nothing else.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the file is then as it was.
+    pub fn prune(&self, now: UnixSeconds, signature: Option<&Signature<'_>>) -> Result<usize, LedgerError> {
+        let has_ended = |line: &str| entry_of(line).is_some_and(|entry| entry.has_ended(now));
+        self.edit(|line| if has_ended(line) { Keep::No } else { Keep::Yes }, &[], signature)
+    }
+}
+
+/// The entry of a line; a line that is none is nobody's to touch.
+pub(super) fn entry_of(line: &str) -> Option<ListEntry> {
+    ListEntry::parse(line.trim_start_matches('\u{feff}')).ok().flatten()
+}
+
+fn shown(kept: VecDeque<(usize, String)>, total: usize) -> RevocationListing {
     let mut shown = RevocationListing { total, ..RevocationListing::default() };
-    for (number, line) in entries().skip(total.saturating_sub(last)) {
-        let (list, bad) = RevocationList::parse(line);
-        match (id_of(&list), serde_json::from_str::<Map<String, Value>>(line), bad.first()) {
-            (Some(id), Ok(fields), None) => {
-                let mut entry = Map::from_iter([("id".to_owned(), Value::from(id))]);
-                entry.extend(fields);
-                shown.revocations.push(entry);
+    for (number, line) in kept {
+        let fields = serde_json::from_str::<Map<String, Value>>(&line).map_err(|error| error.to_string());
+        let read = ListEntry::parse(&line).and_then(|entry| Ok((entry.ok_or("no entry")?, fields?)));
+        match read {
+            Ok((entry, fields)) => {
+                let mut shown_entry = Map::from_iter([("id".to_owned(), Value::from(entry.id()))]);
+                shown_entry.extend(fields);
+                shown.revocations.push(shown_entry);
             }
-            (_, _, bad) => {
-                let what = bad.map_or("no entry", |bad| &bad.what);
-                shown.bad_lines.push(format!("{number}: {what}"));
-            }
+            Err(what) => shown.bad_lines.push(format!("{number}: {what}")),
         }
     }
     shown
-}
-
-/// The id of the one entry of a list.
-fn id_of(list: &RevocationList) -> Option<String> {
-    let first = list.ids().pop()?;
-    Some(first.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -142,11 +202,14 @@ mod tests {
     #[test]
     fn a_list_is_shown_as_it_stands_with_ids_and_bad_lines() {
         let text = "# by hand\n{\"device\": \"a\"}\n\nno\n{\"jti\": \"j\", \"by\": \"me\"}\n";
-        let all = listed(text, 10);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let listed = |last| Ledger::new(file.path()).list(last).expect("read");
+        let all = listed(10);
         assert_eq!((all.total, all.revocations.len(), all.bad_lines.len()), (3, 2, 1));
         assert!(all.bad_lines[0].starts_with("4: "), "{:?}", all.bad_lines);
         let keys: Vec<_> = all.revocations[1].keys().map(String::as_str).collect();
         assert_eq!(keys.len(), 3, "{keys:?}");
-        assert_eq!(listed(text, 1).revocations, all.revocations[1..]);
+        assert_eq!(listed(1).revocations, all.revocations[1..]);
     }
 }

@@ -79,6 +79,15 @@ pub struct UpstreamList {
     pub upstreams: Vec<UpstreamStatus>,
 }
 
+/// Answer of `DELETE /v1/revocations/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationRemoved {
+    /// Names the entry.
+    pub id: String,
+    /// How many lines said it.
+    pub lines: usize,
+}
+
 /// Answer of `POST /v1/revocations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationAdded {

@@ -88,7 +88,7 @@ pub(super) enum Command {
     /// Messages go to standard output, a line each: topic, two spaces, payload. Answers go to standard error. Stays until
     /// Ctrl-C, or until --count messages came.
     Sub(SubscribeArguments),
-    /// Revoke a token, a `jti` or a device; live sessions concerned are cut at once
+    /// Revoke a token, a `jti`, a device, a key or a time; live sessions concerned are cut at once
     ///
     /// Appends one line to the revocation list, atomically, also when no gateway runs; a running one applies it within
     /// a second. Says first which live sessions it will cut.
@@ -328,6 +328,45 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         why: Why,
     },
+    /// Whatever verifies under the key in a slot, until the entry is removed: it names the slot, not the key in it
+    Key {
+        /// device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT or issuer:NAME/KID
+        #[arg(value_name = "NAME/SLOT")]
+        name: String,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Tokens that were issued before a time; of everybody, unless one is named
+    ///
+    /// A SAS token does not say when it was issued: one that could have been issued before is revoked. Says until when
+    /// honest tokens are refused by it, and writes nothing where tokens may live without a limit.
+    IssuedBefore {
+        /// In UTC, as 2026-11-20T12:00:00Z
+        #[arg(value_name = "TIME")]
+        time: String,
+        /// Of this device
+        #[arg(long, value_name = "ID", group = "whose")]
+        device: Option<DeviceId>,
+        /// Of this issuer (`name` in identities.toml)
+        #[arg(long, value_name = "NAME", group = "whose")]
+        issuer: Option<String>,
+        /// Signed by this policy
+        #[arg(long, value_name = "NAME", group = "whose")]
+        policy: Option<String>,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Tokens that expire before a time; of everybody, unless a policy is named
+    ExpiresBefore {
+        /// In UTC, as 2026-12-01T00:00:00Z
+        #[arg(value_name = "TIME")]
+        time: String,
+        /// Signed by this policy
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
+        #[command(flatten)]
+        why: Why,
+    },
 }
 
 /// What an entry says besides what it selects.
@@ -339,6 +378,19 @@ pub(super) struct Why {
     /// When the entry ends, in UTC as 2026-12-21T00:00:00Z [default: never]
     #[arg(long, value_name = "TIME")]
     pub(super) until: Option<String>,
+    /// Who revokes [default: $SUDO_USER, $USER or the user id]
+    #[arg(long, value_name = "NAME")]
+    pub(super) by: Option<String>,
+    #[command(flatten)]
+    pub(super) sign: SignAgain,
+}
+
+/// With what a list that is signed is signed again.
+#[derive(Debug, Args)]
+pub(super) struct SignAgain {
+    /// Sign the list again with this private key: where it is signed
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -352,6 +404,68 @@ pub(super) enum RevocationsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take an entry out; what it revoked may connect again
+    Remove {
+        /// Its id, or more of its hash where two have the same id
+        id: String,
+        /// Who removes it [default: $SUDO_USER, $USER or the user id]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+        #[command(flatten)]
+        sign: SignAgain,
+    },
+    /// Add the entries of another list, but for those that are there; nothing of one with a bad line
+    Import {
+        /// The other list; - reads it from standard input
+        file: PathBuf,
+        /// Who imports them [default: $SUDO_USER, $USER or the user id]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+        #[command(flatten)]
+        sign: SignAgain,
+    },
+    /// Write the entries to another file, without a signature
+    Export {
+        /// The other file, which must not exist; - writes to standard output
+        file: PathBuf,
+    },
+    /// Sign a list, so that gateways with the public key in `revocation_keys` take it and no other
+    Sign(SignArguments),
+    /// Take out the entries whose `until` has passed, and nothing else
+    Prune {
+        /// Who prunes [default: $SUDO_USER, $USER or the user id]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+        #[command(flatten)]
+        sign: SignAgain,
+    },
+    /// Make a pair of keys for signing lists: FILE (0600) and FILE.pub
+    Keygen {
+        /// The private key; it must not exist
+        file: PathBuf,
+    },
+}
+
+/// `tollgate revocations sign`.
+#[derive(Debug, Args)]
+pub(super) struct SignArguments {
+    /// The list
+    pub(super) file: PathBuf,
+    /// The private key, PEM (Ed25519)
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: PathBuf,
+    /// Where to write it [default: in the place of FILE]
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// How long it holds [default: as long as it did, or 30d]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::parse_duration)]
+    pub(super) expires: Option<Duration>,
+    /// Begin a new count [default: as it was, or 1]
+    #[arg(long, value_name = "N")]
+    pub(super) epoch: Option<u64>,
+    /// Its number [default: one more than it had, or the time in milliseconds]
+    #[arg(long, value_name = "N")]
+    pub(super) sequence: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,14 @@ impl ConfigFile {
     }
 }
 
+impl ConfigFile {
+    /// As [`load`](Self::load), where it is no matter that there is none.
+    pub(super) fn load_quietly(&self) -> Result<Config, Outcome> {
+        let examined = Config::examine(self.gateway_file().path()).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+        Ok(examined.config)
+    }
+}
+
 /// The wall clock's second.
 pub(super) fn now() -> UnixSeconds {
     UnixSeconds::from_system(SystemTime::now())

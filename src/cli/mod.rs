@@ -13,14 +13,17 @@ mod list;
 mod local;
 mod mint;
 mod outcome;
+mod revocations;
 mod revoke;
+mod sas_limit;
+mod signature;
 mod token;
 
 use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-use arguments::{Arguments, AuditCommand, ClockCommand, Command, RevocationsCommand, SessionsCommand, TokenCommand};
+use arguments::{Arguments, AuditCommand, ClockCommand, Command, SessionsCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
 use check::Checked;
 use local::print;
@@ -62,7 +65,7 @@ fn run<E: std::fmt::Display>(
         Command::Pub(asked) => client::publish(&at, &asked),
         Command::Sub(asked) => client::subscribe(&at, &asked),
         Command::Revoke(what) => revoke::revoke(&at, what),
-        Command::Revocations { command: RevocationsCommand::List { last, json } } => revoke::list(&at, last, json),
+        Command::Revocations { command } => revocations::run(&at, command),
         Command::Refusals { device, last, json } => list::refusals(&at, device.as_deref(), last, json),
         Command::Sessions { command: SessionsCommand::List { device, last, json } } => {
             list::sessions(&at, device.as_deref(), last, json)

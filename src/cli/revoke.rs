@@ -1,71 +1,67 @@
-//! `tollgate revoke` and `tollgate revocations`: they edit the file, and ask a running gateway only what will be cut.
+//! `tollgate revoke`: it adds to the file, and asks a running gateway only what will be cut.
 
 use super::{
     ConfigFile, Outcome,
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
-    list::{folded, print_json, session_table},
+    list::{folded, session_table},
     local::{now, print, token_from_input},
+    sas_limit, signature,
 };
 use crate::{
-    admin::{Ledger, NewRevocation, Revocation, RevocationAdded, RevocationListing, listed},
+    admin::{Keep, Ledger, NewRevocation, Revocation, RevocationAdded},
+    audit::{Action, Audit},
     config::Config,
     credential::Credential,
+    id::DeviceId,
 };
 
-/// `tollgate revoke token - | jti ID | device ID`.
+/// `tollgate revoke …`.
 pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome> {
     let config = at.load()?;
     let (selected, why) = select(what)?;
+    let by = why.by.unwrap_or_else(who);
     let entry = NewRevocation {
         reason: why.reason,
         until: why.until,
-        by: Some(who()),
+        by: Some(by.clone()),
         at: Some(now().to_string()),
         ..selected
     };
     let revocation = Revocation::new(&entry).map_err(Outcome::Usage)?;
-    print(&format!("{}\n", preview(at, &config, &entry)));
     let path = &config.gateway.revocations;
-    Ledger::new(path).append(&revocation.line).map_err(Outcome::failed)?;
+    let ledger = Ledger::new(path);
+    let signer = signature::of_list(&config, &ledger, &why.sign)?;
+    let told = sas_limit::told(&config, &entry, now())?;
+    print(&format!("{}\n", preview(at, &config, &entry)));
+    match &signer {
+        Some(signer) => ledger.edit(|_| Keep::Yes, std::slice::from_ref(&revocation.line), Some(&signer.signature())),
+        None => ledger.append(&revocation.line).map(|()| 0),
+    }
+    .map_err(Outcome::failed)?;
+    audited(&config, Action::RevocationAdded, &by, &format!("revocation:{}", revocation.id), &revocation.line);
     print(&format!("entry {} is written to {}\n", revocation.id, path.display()));
+    told.iter().for_each(|sentence| print(&folded(sentence, "")));
     Ok(())
 }
 
-/// `tollgate revocations list`.
-pub(super) fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outcome> {
-    let path = at.load()?.gateway.revocations;
-    let text = Ledger::new(&path).read().map_err(Outcome::failed)?;
-    let listing = listed(&text, last);
-    if json {
-        return print_json(&listing);
-    }
-    print(&listing_text(&listing));
-    for bad in &listing.bad_lines {
-        eprintln!("{}:{bad}", path.display());
-    }
-    Ok(())
+/// Who sits at the keyboard, as far as the system says.
+pub(super) fn who() -> String {
+    let mut named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let known = named.find(|name| !name.is_empty());
+    known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
-fn listing_text(listing: &RevocationListing) -> String {
-    if listing.total == 0 {
-        return "the list is empty\n".into();
+/// Records what was done. A log that cannot be written undoes nothing.
+pub(super) fn audited(config: &Config, action: Action, by: &str, object: &str, detail: &str) {
+    if let Err(error) = Audit::open(&config.gateway.state_dir).record(action, by, object, detail, now()) {
+        eprintln!("note: this is not in the audit log: {error}");
     }
-    let mut text = String::new();
-    for entry in &listing.revocations {
-        let fields = FIELDS.iter().filter_map(|name| Some(format!("{name} {}", entry.get(*name)?.as_str()?)));
-        let id = entry.get("id").and_then(|id| id.as_str()).unwrap_or_default();
-        text.push_str(&folded(&format!("{id} {}", fields.collect::<Vec<_>>().join(", ")), ""));
-    }
-    let shown = listing.revocations.len() + listing.bad_lines.len();
-    if listing.total > shown {
-        text.push_str(&format!("… and {} older: --last {}\n", listing.total - shown, listing.total));
-    }
-    text
 }
 
 fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
     let entry = NewRevocation::default();
+    let text = |id: DeviceId| id.to_string();
     Ok(match what {
         RevokeCommand::Token { why, .. } => {
             let token = token_from_input()?;
@@ -75,15 +71,16 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
             (NewRevocation { token: Some(format!("sha256:{}", credential.token_id())), ..entry }, why)
         }
         RevokeCommand::Jti { id, issuer, why } => (NewRevocation { jti: Some(id), issuer, ..entry }, why),
-        RevokeCommand::Device { id, why } => (NewRevocation { device: Some(id.to_string()), ..entry }, why),
+        RevokeCommand::Device { id, why } => (NewRevocation { device: Some(text(id)), ..entry }, why),
+        RevokeCommand::Key { name, why } => (NewRevocation { key: Some(name), ..entry }, why),
+        RevokeCommand::IssuedBefore { time, device, issuer, policy, why } => {
+            let device = device.map(text);
+            (NewRevocation { issued_before: Some(time), device, issuer, policy, ..entry }, why)
+        }
+        RevokeCommand::ExpiresBefore { time, policy, why } => {
+            (NewRevocation { expires_before: Some(time), policy, ..entry }, why)
+        }
     })
-}
-
-/// Who sits at the keyboard, as far as the system says.
-pub(super) fn who() -> String {
-    let mut named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
-    let known = named.find(|name| !name.is_empty());
-    known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 /// Which live sessions the entry will cut, as far as a running gateway can be asked. A revocation is never held up by it.
@@ -108,20 +105,5 @@ fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
     }
 }
 
-/// Of an entry, what it selects first.
-const FIELDS: [&str; 12] = [
-    "jti",
-    "token",
-    "key",
-    "issued_before",
-    "expires_before",
-    "device",
-    "issuer",
-    "policy",
-    "reason",
-    "by",
-    "at",
-    "until",
-];
 /// A screen.
 const SHOWN: usize = 20;

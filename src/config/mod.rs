@@ -19,9 +19,13 @@ mod routes;
 mod token_service;
 mod upstreams;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use tokio_rustls::rustls::pki_types::UnixTime;
+use zeroize::Zeroizing;
 
 pub use first_run::{FirstRun, admin_token_file, first_run, prepare_state};
 pub use gateway::{Config, GatewayConfig, SpoolConfig};
@@ -55,6 +59,24 @@ pub struct Examined {
     pub mistakes: Vec<Mistake>,
     /// What works, but not well.
     pub warnings: Vec<Mistake>,
+}
+
+/// A text that its owner alone may read, without its last line break.
+///
+/// # Errors
+/// When it cannot be read, is empty, or others may read it.
+pub fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, Mistake> {
+    files::read_secret(path).map_err(|fault| Mistake::of_file(path, fault.what, fault.remedy))
+}
+
+/// Makes a private key's file, readable by its owner alone, and a public one's. What exists is kept as it is.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn write_key_pair(private: (&Path, &str), public: (&Path, &str)) -> io::Result<()> {
+    private_file::write_new(private.0, private.1.as_bytes(), private_file::Readers::Owner)?;
+    private_file::write_new(public.0, public.1.as_bytes(), private_file::Readers::All)?;
+    Ok(())
 }
 
 impl Config {

@@ -29,8 +29,8 @@ pub use keyring::{
 };
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, resource_of, self_test};
 pub use revocation::{
-    Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListDigest, ListKey, ListReader, ListRules, ListSigner,
-    ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
+    Added, BadLine, Facts, Highest, Hit, JtiHash, Lifted, ListDigest, ListEntry, ListKey, ListReader, ListRules,
+    ListSigner, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
 };
 pub use sas::{Resource, SasToken};
 

@@ -355,8 +355,7 @@ fn refused(path: &Path, why: &str) -> Mistake {
     Mistake::of_file(path, format!("the revocation list is refused: {why}."), remedy)
 }
 
-/// Whether somebody signed the file, by its first bytes; false where there is none.
-#[must_use]
+/// Whether the file has a signature, which any change would break; no where there is no file.
 pub fn is_signed(path: &Path) -> bool {
     File::open(path).and_then(|file| first_bytes(&file)).is_ok_and(|head| SignedLine::is_begun(&head))
 }

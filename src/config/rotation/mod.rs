@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Config, identities::load_identities, revocations::is_signed};
+use super::{Config, identities::load_identities};
 use crate::{
-    admin::{Ledger, listed},
+    admin::Ledger,
     audit::{Action, Audit},
+    credential::ListEntry,
     gate::{GateConfig, Identities},
     time::UnixSeconds,
 };
@@ -220,22 +221,18 @@ pub fn finish(site: &KeySite, now: UnixSeconds) -> Result<(), RotateError> {
 
 /// Entries in force of the revocation list that name a slot of this owner: id and slot.
 pub fn revoked_slots(revocations: &Path, owner: &KeyOwner, now: UnixSeconds) -> Vec<(String, String)> {
-    let Ok(text) = Ledger::new(revocations).read() else { return Vec::new() };
-    let slots = owner.slot_names();
-    let mut found = Vec::new();
+    let (slots, mut found) = (owner.slot_names(), Vec::new());
     // A list may have a million lines, and few of them name a key.
-    for line in text.lines().filter(|line| line.contains("\"key\"")) {
-        for entry in listed(line, 1).revocations {
-            let named = |field: &str| entry.get(field).and_then(|value| value.as_str()).map(str::to_owned);
-            let until = named("until").and_then(|until| UnixSeconds::parse_rfc3339(&until).ok());
-            if let (Some(id), Some(key)) = (named("id"), named("key"))
-                && slots.contains(&key)
-                && until.is_none_or(|until| now < until)
-            {
-                found.push((id, key));
-            }
+    let read = Ledger::new(revocations).each_line(|_, line| {
+        let entry = Some(line).filter(|line| line.contains("\"key\"")).and_then(|line| ListEntry::parse(line).ok()?);
+        let Some(entry) = entry.filter(|entry| !entry.has_ended(now)) else { return };
+        let fields: serde_json::Value = serde_json::from_str(line.trim()).unwrap_or_default();
+        if let Some(key) = fields["key"].as_str().filter(|key| slots.iter().any(|slot| slot == key)) {
+            found.push((entry.id(), key.to_owned()));
         }
-    }
+    });
+    // A list that cannot be read holds nobody up here: the gateway itself says so.
+    let _ = read;
     found
 }
 
@@ -255,7 +252,7 @@ fn rotate_by(
     if !entries.is_empty() && (what, lift) != (Replace::Both, Lift::Entries) {
         return Err(RotateError::SlotRevoked { owner: owner.clone(), entries });
     }
-    if !entries.is_empty() && is_signed(&site.revocations) {
+    if !entries.is_empty() && Ledger::new(&site.revocations).is_signed() {
         return Err(RotateError::ListSigned { owner: owner.clone(), entries });
     }
     let before = survey::fingerprints(&identities, owner);
@@ -305,7 +302,7 @@ fn settle(site: &KeySite, state: &mut State, identities: &Identities, now: UnixS
 /// Last of all: until the keys are replaced, the entries hold.
 fn take_out(site: &KeySite, entries: &[(String, String)], by: &str, now: UnixSeconds) -> Result<(), RotateError> {
     let is_one = |line: &str| {
-        let id = listed(line, 1).revocations.first().and_then(|entry| entry.get("id")?.as_str().map(str::to_owned));
+        let id = ListEntry::parse(line).ok().flatten().map(|entry| entry.id());
         id.is_some_and(|id| entries.iter().any(|(entry, _)| *entry == id))
     };
     let may_be_one = |line: &str| line.contains("\"key\"") && is_one(line);

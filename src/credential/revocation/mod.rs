@@ -14,7 +14,7 @@ mod parse;
 mod signed;
 mod times;
 
-pub use parse::{BadLine, ListReader, ReadList};
+pub use parse::{BadLine, ListEntry, ListReader, ReadList};
 pub use signed::{Highest, ListDigest, ListKey, ListRules, ListSigner, ListStamp, SignedHeader, SignedLine, WhenStale};
 pub use times::Whose;
 
@@ -304,7 +304,7 @@ impl RevocationList {
 }
 
 /// When an entry ends, in seconds since 1970. What ends after 2105 never does: four bytes an entry.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Until(u32);
 
 impl Until {

@@ -9,7 +9,7 @@ use serde::{
 
 use super::{
     super::shown,
-    Entry, JtiHash, RevocationList, Until, What,
+    Entry, JtiHash, RevocationList, Until, What, entry_id,
     layer::LayerBuilder,
     times::{Before, Moment, Whose},
 };
@@ -25,6 +25,45 @@ pub struct BadLine {
     pub line: usize,
     /// What is wrong with it.
     pub what: String,
+}
+
+/// One line of the file, for whoever lists or edits it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ListEntry {
+    hash: [u8; 16],
+    until: Until,
+}
+
+impl ListEntry {
+    /// Reads a line; `None`: it is blank or a comment.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(line: &str) -> Result<Option<Self>, String> {
+        let line = line.trim();
+        if line.is_empty() || is_comment(line.as_bytes()) {
+            return Ok(None);
+        }
+        if line.len() > LINE_BYTES_MAX {
+            return Err(TOO_LONG.into());
+        }
+        read_line(line).map(|(entry, _)| Some(Self { hash: entry.what.hash(), until: entry.until }))
+    }
+
+    /// 32 hexadecimal digits, of which the first 8 are the entry's id; the others tell it from one that has the same.
+    pub fn long_id(&self) -> String {
+        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> String {
+        entry_id(&self.hash)
+    }
+
+    /// Whether its `until` has passed.
+    pub fn has_ended(&self, now: UnixSeconds) -> bool {
+        !self.until.is_after(now)
+    }
 }
 
 /// What a [`ListReader`] made of the bytes that it was given.
