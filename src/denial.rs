@@ -91,6 +91,10 @@ pub enum Denial {
     NotRouted = 417,
     /// The hub refused the message.
     HubRefused = 420,
+    /// A renewed token that allows more than the one before it.
+    RenewalWidens = 430,
+    /// AUTH names another method than CONNECT did.
+    RenewalMethod = 431,
     /// Too many connects from this address.
     ConnectRate = 500,
     /// As many connections as allowed are open.
@@ -193,6 +197,8 @@ pub enum CloseReason {
     TopicAliasInvalid,
     /// Something was refused that can only be answered by closing.
     Denied(Denial),
+    /// The token that it renewed with was refused.
+    RenewalRefused(Denial),
     /// The device does not take what is sent to it.
     NotReading,
     /// Our own trouble.
@@ -218,6 +224,7 @@ impl CloseReason {
             Self::ReceiveMaximumExceeded => "receive_maximum_exceeded",
             Self::TopicAliasInvalid => "topic_alias_invalid",
             Self::Denied(denial) => denial.tag(),
+            Self::RenewalRefused(_) => "renewal_refused",
             Self::NotReading => "not_reading",
             Self::InternalError => "internal_error",
         }
@@ -239,6 +246,7 @@ impl CloseReason {
             Self::ReceiveMaximumExceeded => 0x93,
             Self::TopicAliasInvalid => 0x94,
             Self::Denied(denial) => denial.row().reason_v5,
+            Self::RenewalRefused(_) => 0x8C,
             Self::NotReading => 0x97,
             Self::InternalError => 0x83,
         })
@@ -250,7 +258,7 @@ impl CloseReason {
             Self::Expired => Denial::Expired.row().azure,
             Self::Revoked | Self::GrantWithdrawn => Denial::Revoked.row().azure,
             Self::TakenOver => Some(400_027),
-            Self::Denied(denial) => denial.row().azure,
+            Self::Denied(denial) | Self::RenewalRefused(denial) => denial.row().azure,
             _ => None,
         }
     }
@@ -619,6 +627,22 @@ const DENIALS: &[DenialRow] = &[
         None,
         "The hub refused the message.",
         "See `tollgate upstreams` and the hub's own log.",
+    ),
+    row(
+        Denial::RenewalWidens,
+        "renewal_widens",
+        (None, 0x8C),
+        None,
+        "The renewed token allows more than the one before it.",
+        "Renew with a token of the same scope; for a wider one, connect again.",
+    ),
+    row(
+        Denial::RenewalMethod,
+        "renewal_method",
+        (None, 0x8C),
+        None,
+        "AUTH names another authentication method than CONNECT did.",
+        "Renew by the method of CONNECT, or publish the token to $tollgate/auth/renew.",
     ),
     row(
         Denial::ConnectRate,

@@ -86,9 +86,11 @@ impl Journal {
         let (tag, azure) = (reason.tag(), reason.azure());
         tracing::info!(%peer, device, reason = tag, azure, token_id, "session closed");
         if reason.is_cut() {
-            let (number, remedy) = match reason {
-                CloseReason::Denied(denial) => (denial.number(), denial.row().remedy),
-                _ => (0, ""),
+            let (number, tag, remedy) = match reason {
+                CloseReason::Denied(denial) | CloseReason::RenewalRefused(denial) => {
+                    (denial.number(), denial.tag(), denial.row().remedy)
+                }
+                _ => (0, tag, ""),
             };
             self.push("cut", who, Why { number, tag, azure, remedy }, printable(detail));
         }

@@ -34,7 +34,7 @@ fn document() -> String {
     text
 }
 
-const REASONS: [(CloseReason, &str); 16] = [
+const REASONS: [(CloseReason, &str); 17] = [
     (CloseReason::ClientDisconnect, "DISCONNECT from the device."),
     (CloseReason::ConnectionLost, "The device closed or lost the connection without DISCONNECT."),
     (CloseReason::KeepAlive, "Nothing was heard for one and a half times the keep alive."),
@@ -49,6 +49,10 @@ const REASONS: [(CloseReason, &str); 16] = [
     (CloseReason::PacketTooLarge, "A packet larger than `maximum_packet_size`."),
     (CloseReason::ReceiveMaximumExceeded, "More unacknowledged PUBLISH than `receive_maximum`."),
     (CloseReason::TopicAliasInvalid, "A topic alias out of range or never set."),
+    (
+        CloseReason::RenewalRefused(Denial::SignatureInvalid),
+        "The token that it renewed with was refused; number and reason are those of the refusal.",
+    ),
     (CloseReason::NotReading, "The device does not take what is sent to it."),
     (CloseReason::InternalError, "The gateway's own trouble."),
 ];

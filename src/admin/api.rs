@@ -54,7 +54,7 @@ pub(super) async fn sessions(
     }
     let mut sessions = Vec::new();
     backend.registry.for_each(|live| sessions.push(live.clone()));
-    sessions.sort_by(|a, b| a.grant.device.cmp(&b.grant.device));
+    sessions.sort_by(|a, b| a.device().cmp(b.device()));
     let shown = sessions.iter().take(which.last.unwrap_or(SESSIONS_SHOWN)).map(|live| SessionView::of(live)).collect();
     Ok(Json(SessionList { sessions: shown, total: sessions.len() }))
 }

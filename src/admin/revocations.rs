@@ -80,7 +80,7 @@ impl Revocation {
     pub fn cuts(&self, registry: &Registry, now: UnixSeconds) -> Vec<SessionView> {
         let mut cuts = Vec::new();
         registry.for_each(|live| {
-            if self.list.revokes(&live.grant.facts(), now) {
+            if live.grant().all_facts().any(|facts| self.list.revokes(&facts, now)) {
                 cuts.push(SessionView::of(live));
             }
         });

@@ -45,7 +45,7 @@ pub struct SessionView {
 impl SessionView {
     /// As the registry has it.
     pub fn of(live: &Live) -> Self {
-        let grant = &live.grant;
+        let grant = live.grant();
         Self {
             device: grant.device.to_string(),
             peer: live.peer.to_string(),

@@ -15,7 +15,7 @@ use crate::{
     credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
     feed::Follower,
-    gate::Identities,
+    gate::{Identities, Standing},
     meter::{self, Alarm, AlarmState},
     registry::Live,
     shard::{Shards, Site},
@@ -285,7 +285,7 @@ impl Changes {
         let concerned = if added.everybody || !added.keys.is_empty() || !added.times.is_empty() {
             let now = self.site.clock.now();
             let mut concerned = self.all_sessions();
-            concerned.retain(|live| list.revokes(&live.grant.facts(), now));
+            concerned.retain(|live| live.grant().all_facts().any(|facts| list.revokes(&facts, now)));
             concerned
         } else {
             let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
@@ -302,16 +302,35 @@ impl Changes {
     fn cut(&self, concerned: &[Arc<Live>], noticed: Instant) -> usize {
         let Some(shards) = self.shards.get() else { return 0 };
         let (now, applied) = (self.site.clock.now(), Instant::now());
-        let ended: Vec<(Arc<Live>, CloseReason)> = concerned
-            .iter()
-            .filter_map(|live| Some((live.clone(), self.site.gate.recheck(&live.grant, now)?)))
-            .collect();
-        if ended.is_empty() {
+        let mut ended: Vec<(Arc<Live>, CloseReason)> = Vec::new();
+        let mut narrowed: Vec<Arc<Live>> = Vec::new();
+        for live in concerned {
+            match self.left_of(live, now) {
+                Standing::Given => {}
+                Standing::Narrowed(_) => narrowed.push(live.clone()),
+                Standing::Ended(reason) => ended.push((live.clone(), reason)),
+            }
+        }
+        if ended.is_empty() && narrowed.is_empty() {
             return 0;
         }
         let closed = shards.cut(&ended, applied);
         metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(noticed.elapsed());
+        shards.wake(&narrowed);
         closed
+    }
+
+    /// Asks the gate about one session; a narrower grant is in its place when this returns.
+    fn left_of(&self, live: &Arc<Live>, now: UnixSeconds) -> Standing {
+        loop {
+            let grant = live.grant();
+            let standing = self.site.gate.standing(&grant, now);
+            match &standing {
+                // It renewed its token in between: asked again, by what it has.
+                Standing::Narrowed(narrower) if !live.narrow(&grant, narrower.clone()) => {}
+                _ => return standing,
+            }
+        }
     }
 
     fn all_sessions(&self) -> Vec<Arc<Live>> {

@@ -57,7 +57,7 @@ impl Keys {
         let schedules = self.changes.schedules();
         let mut keys = config::survey(&self.files, &identities, &schedules).map_err(|error| error.to_string())?;
         let mut sessions = std::collections::HashMap::<u64, usize>::new();
-        self.site.registry.for_each(|live| *sessions.entry(live.grant.key_fingerprint).or_default() += 1);
+        self.site.registry.for_each(|live| *sessions.entry(live.grant().key_fingerprint).or_default() += 1);
         for slot in keys.iter_mut().flat_map(|key| [&mut key.primary, &mut key.secondary]).flatten() {
             let Ok(fingerprint) = u64::from_str_radix(&slot.fingerprint, 16) else { continue };
             let seen = self.site.key_uses.of(fingerprint);
@@ -151,11 +151,11 @@ impl Keys {
     fn sessions_by(&self, keys: &[u64]) -> Vec<SessionView> {
         let mut found: Vec<Arc<Live>> = Vec::new();
         self.site.registry.for_each(|live| {
-            if keys.contains(&live.grant.key_fingerprint) {
+            if keys.contains(&live.grant().key_fingerprint) {
                 found.push(live.clone());
             }
         });
-        found.sort_by(|a, b| a.grant.device.cmp(&b.grant.device));
+        found.sort_by(|a, b| a.device().cmp(b.device()));
         found.iter().map(|live| SessionView::of(live)).collect()
     }
 }

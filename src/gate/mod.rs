@@ -8,25 +8,27 @@ mod certificate;
 mod config;
 mod limiter;
 mod names;
+mod standing;
 
 pub use backoff::{Backoff, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use names::is_google_registry;
+pub use standing::Standing;
 
 pub use crate::policy::Profile;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering, fence},
 };
 
 use arc_swap::ArcSwapOption;
 
 use crate::{
     credential::{
-        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Refused, RevocationList, Rights, ScopeIndex,
-        Validity, VerifyRules, verify, verify_certificate,
+        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Refused, RevocationList, ScopeIndex, Validity,
+        VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -118,20 +120,26 @@ impl Gate {
     /// Puts a new snapshot in force. The caller frees the old one, so that no shard has to.
     pub fn load_identities(&self, identities: Arc<Identities>) -> Option<Arc<Identities>> {
         let old = self.identities.swap(Some(identities));
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.changed();
         old
     }
 
     /// Puts a new list in force. The caller frees the old one, so that no shard has to.
     pub fn load_revocations(&self, list: Arc<RevocationList>) -> Option<Arc<RevocationList>> {
         let old = self.revocations.swap(Some(list));
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.changed();
         old
     }
 
     /// Authorities of client certificates were replaced: who is being admitted is asked again.
     pub fn authorities_changed(&self) {
+        self.changed();
+    }
+
+    /// Sessions are looked for after the change is in force, also for other cores: `Registry::regrant` is the other half.
+    fn changed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
     }
 
     /// Counts changes of identities, list and authorities. A session that was registered before it reads the same epoch as its
@@ -184,10 +192,7 @@ impl Gate {
         let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
             return Err(Refused::new(Denial::Unavailable, "Identities or the revocation list are not loaded."));
         };
-        if let Some(stamp) = list.stamp().filter(|_| list.is_stale(now)) {
-            let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
-            return Err(Refused::new(Denial::Unavailable, detail));
-        }
+        check_age(list, now)?;
         let rules = self.rules(request.profile);
         let device = names::device_of_client_id(request.client_id, request.profile, &self.config.google_registries)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
@@ -198,45 +203,62 @@ impl Gate {
                 .map_err(|refused| Refused { token_id: refused.token_id.or(shown_as), ..about(refused) })?;
         }
         let identity = self.identify(request, credential.as_ref(), &device, identities, now).map_err(about)?;
+        let shown = (&device, request.certificate, request.profile);
+        let grant = self.give(&identity, shown, (identities, list), now)?;
+        if let Some(will) = &request.will {
+            check_will(will, &grant.scope).map_err(|refused| refused.about(grant.token_id, Some(&device)))?;
+        }
+        Ok(grant)
+    }
+
+    /// Decides about the fresh token of a live session. It has to be the same device's, to come with the certificate that
+    /// it needs, and to allow no more than the one before it: who wants more connects again.
+    ///
+    /// # Errors
+    /// [`Refused`], as for CONNECT; [`Denial::RenewalWidens`].
+    pub fn renew(&self, old: &Grant, token: &[u8], now: UnixSeconds) -> Result<Grant, Refused> {
+        let (identities, list) = (self.identities.load(), self.revocations.load());
+        let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
+            return Err(Refused::new(Denial::Unavailable, "Identities or the revocation list are not loaded."));
+        };
+        check_age(list, now)?;
+        let device = &old.device;
+        let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
+        let credential = Credential::parse(token).map_err(about)?;
+        let rules = self.rules(old.profile);
+        let identity = verify(&credential, Some(device), identities.keyring(), rules, now).map_err(about)?;
+        let shown = (device, old.certificate.as_ref().map(|shown| &shown.peer), old.profile);
+        let grant = self.give(&identity, shown, (identities, list), now)?;
+        if !old.scope.includes(&grant.scope) {
+            let refused = Refused::new(Denial::RenewalWidens, "Its scope is not within that of the session.");
+            return Err(refused.about(grant.token_id, Some(device)));
+        }
+        Ok(grant)
+    }
+
+    /// What whoever is believed gives to the device that presents it.
+    fn give(
+        &self,
+        identity: &Identity,
+        (device, certificate, profile): (&DeviceId, Option<&Arc<PeerCertificate>>, Profile),
+        (identities, list): (&Identities, &RevocationList),
+        now: UnixSeconds,
+    ) -> Result<Grant, Refused> {
+        let rules = self.rules(profile);
         let about = |refused: Refused| refused.about(identity.token_id(), Some(identity.device()));
-        if *identity.device() != device {
+        if identity.device() != device {
             let detail = format!("The token is of {}; the client id is {device}.", identity.device());
             return Err(about(Refused::new(Denial::DeviceMismatch, detail)));
         }
         let homeless =
             || about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."));
-        let found = identities.keyring.find(&device).ok_or_else(homeless)?;
-        let certificate = certificate::check(request.certificate, &identity, &found, rules, now).map_err(about)?;
-        let grant = self.grant(&identity, certificate, (identities, request.profile)).ok_or_else(homeless)?;
+        let found = identities.keyring.find(device).ok_or_else(homeless)?;
+        let certificate = certificate::check(certificate, identity, &found, rules, now).map_err(about)?;
+        let grant = self.grant(identity, certificate, (identities, profile)).ok_or_else(homeless)?;
         if let Some(hit) = hit(list, &grant, now) {
             return Err(about(Refused::new(Denial::Revoked, hit.to_string())));
         }
-        if let Some(will) = &request.will {
-            check_will(will, &grant.scope).map_err(about)?;
-        }
         Ok(grant)
-    }
-
-    /// Whether a session that was admitted with this grant must end. Asked after it was registered, and whenever
-    /// identities or list change.
-    pub fn recheck(&self, grant: &Grant, now: UnixSeconds) -> Option<CloseReason> {
-        let (identities, list) = (self.identities.load(), self.revocations.load());
-        let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
-            return Some(CloseReason::InternalError);
-        };
-        if hit(list, grant, now).is_some() {
-            return Some(CloseReason::Revoked);
-        }
-        if !self.still_given(grant, identities, now) {
-            return Some(CloseReason::GrantWithdrawn);
-        }
-        if now < grant.closes_at
-            && let Err(refused) = certificate::still_holds(grant, identities, now)
-        {
-            let is_revoked = refused.denial == Denial::Revoked;
-            return Some(if is_revoked { CloseReason::Revoked } else { CloseReason::GrantWithdrawn });
-        }
-        (now >= grant.closes_at).then_some(CloseReason::Expired)
     }
 
     /// Why a session that was admitted with this grant was ended, in one sentence for the operator.
@@ -342,20 +364,20 @@ impl Gate {
         }
     }
 
-    /// Whether device, key and scope are what they were, or wider.
+    /// Whether device and key are what they were. What is left of the scope, [`Standing`] says.
     fn still_given(&self, grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
         let Some(found) = identities.keyring.find(&grant.device) else { return false };
-        let rights = match &grant.policy {
-            Some(name) => identities.keyring.policy(name).map(|policy| policy.rights),
-            None => Some(Rights::ALL),
-        };
-        let scope = identities.scope_of_found(found, &grant.device, grant.profile).zip(rights);
         found.is_enabled()
             && self.still_accepts(found, grant)
             && key_holds(grant, identities, now)
             && own_key_if_it_has_one(found, grant)
-            && scope.is_some_and(|(scope, rights)| scope.bounded_by(rights).includes(&grant.scope))
     }
+}
+
+fn check_age(list: &RevocationList, now: UnixSeconds) -> Result<(), Refused> {
+    let Some(stamp) = list.stamp().filter(|_| list.is_stale(now)) else { return Ok(()) };
+    let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
+    Err(Refused::new(Denial::Unavailable, detail))
 }
 
 /// `None`: there is no token, and a certificate that may do without one.

@@ -104,6 +104,14 @@ pub fn write_disconnect(out: &mut Vec<u8>, version: ProtocolVersion, reason: u8,
     });
 }
 
+/// Appends an AUTH of 5.0: 0x00 the token is believed, 0x18 it is asked for.
+pub fn write_auth(out: &mut Vec<u8>, reason: u8, method: &str) {
+    put_packet(out, 0xF0, |out| {
+        out.push(reason);
+        put_sized(out, |out| Property::AuthenticationMethod(method).write(out));
+    });
+}
+
 /// Appends a PINGREQ.
 pub fn write_pingreq(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xC0, 0]);

@@ -21,7 +21,8 @@ pub use acknowledge::{
 pub use connack::{Connack, parse_connack, write_connack};
 pub use connect::{Connect, Password, ProblemInformation, Will, connect_answer_version, parse_connect, write_connect};
 pub use disconnect::{
-    Auth, Disconnect, parse_auth, parse_disconnect, parse_empty, write_disconnect, write_pingreq, write_pingresp,
+    Auth, Disconnect, parse_auth, parse_disconnect, parse_empty, write_auth, write_disconnect, write_pingreq,
+    write_pingresp,
 };
 pub use frame::{Frame, PacketType, VARINT_MAX, next_frame, read_varint, varint_len, write_varint};
 pub use publish::{Publish, PublishRef, parse_publish, write_publish};

@@ -16,19 +16,21 @@ use super::{
     Shard,
     accept::{self, Handed},
     device_hash, publish,
+    renewal::{self, Renewed},
     sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
 };
 use crate::{
     delivery::{SessionRef, session_stamp},
-    denial::CloseReason,
+    denial::{CloseReason, Denial},
+    gate::Standing,
     listener::{Place, Stream},
     meter,
     packet::{Connect, Disconnect, Will, next_frame},
-    policy::TokenKind,
-    registry::{Cut, Live},
+    policy::{Grant, TokenKind},
+    registry::{Attention, Cut, Live},
     session::server::{Session, SessionPresent, Step},
-    time::Tick,
+    time::{Tick, UnixSeconds},
 };
 
 /// Makes a session of an admitted connection. Synchronous: what its task keeps for hours is no more than it needs.
@@ -46,7 +48,9 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let old = site.registry.register(&live);
     let registration = Registration { shard: shard.clone(), live: live.clone(), who };
     let changed = site.gate.epoch() != epoch;
-    if let Some(reason) = changed.then(|| site.gate.recheck(&live.grant, site.clock.now())).flatten() {
+    let granted = live.grant();
+    let standing = if changed { site.gate.standing(&granted, site.clock.now()) } else { Standing::Given };
+    if let Standing::Ended(reason) = standing {
         drop(registration);
         reinstate(shard, old);
         let denial = recheck_denial(reason);
@@ -55,11 +59,15 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
         tokio::task::spawn_local(async move { accept::close_gently(stream, &answer).await });
         return;
     }
+    if let Standing::Narrowed(narrower) = standing {
+        // Lost to a change that found it in the registry: that one has narrowed it, too.
+        live.narrow(&granted, narrower);
+    }
     if let Some(old) = old {
         // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
         shard.shards.cut(&[(old, CloseReason::TakenOver)], Instant::now());
     }
-    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant.scope), now);
+    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant().scope), now);
     let cell = Rc::new(session_cell(shard, (who, &live), session, now));
     session_opened(shard, &cell, &connect);
     shard.sessions.borrow_mut().insert(cell.clone());
@@ -72,8 +80,11 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
 fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
     let Some(old) = old else { return };
     shard.site.registry.reinstate(&old);
-    if let Some(reason) = shard.site.gate.recheck(&old.grant, shard.site.clock.now()) {
-        shard.shards.cut(&[(old, reason)], Instant::now());
+    match shard.site.gate.standing(&old.grant(), shard.site.clock.now()) {
+        Standing::Given => {}
+        // It was found by nobody while the newcomer stood for the device: it connects again, and is told what it may.
+        Standing::Narrowed(_) => drop(shard.shards.cut(&[(old, CloseReason::GrantWithdrawn)], Instant::now())),
+        Standing::Ended(reason) => drop(shard.shards.cut(&[(old, reason)], Instant::now())),
     }
 }
 
@@ -82,7 +93,7 @@ fn reinstate(shard: &Shard, old: Option<Arc<Live>>) {
 pub(super) fn look_at_all(shard: &Rc<Shard>, stood_still: Duration, now: Tick) {
     let all: Vec<Rc<SessionCell>> = shard.sessions.borrow().iter().cloned().collect();
     for cell in all {
-        cell.closes_at.set(shard.site.clock.tick_of(cell.live.grant.closes_at));
+        cell.closes_at.set(shard.site.clock.tick_of(cell.grant().closes_at));
         if stood_still > super::STOOD_STILL {
             cell.state.borrow_mut().session.heard(now);
         }
@@ -95,6 +106,16 @@ pub(super) fn look_at(shard: &Rc<Shard>, who: SessionRef, now: Tick) {
     let Some(cell) = shard.session(who) else { return };
     if cell.due.get() <= now {
         look(shard, &cell, now);
+    }
+}
+
+/// Its token ends at another time from here on.
+pub(super) fn reschedule(shard: &Shard, cell: &SessionCell, closes_at: UnixSeconds) {
+    let closes_at = shard.site.clock.tick_of(closes_at);
+    cell.closes_at.set(closes_at);
+    // A later end is found when its turn on the wheel comes.
+    if closes_at < cell.due.get() {
+        cell.due.set(shard.wheel.borrow_mut().schedule(cell.who, closes_at));
     }
 }
 
@@ -127,8 +148,7 @@ fn look(shard: &Rc<Shard>, cell: &SessionCell, now: Tick) {
     }
 }
 
-fn recheck_denial(reason: CloseReason) -> crate::denial::Denial {
-    use crate::denial::Denial;
+fn recheck_denial(reason: CloseReason) -> Denial {
     match reason {
         CloseReason::Expired => Denial::Expired,
         CloseReason::Revoked => Denial::Revoked,
@@ -138,35 +158,45 @@ fn recheck_denial(reason: CloseReason) -> crate::denial::Denial {
 
 fn session_cell(shard: &Shard, (who, live): (SessionRef, &Arc<Live>), session: Session, now: Tick) -> SessionCell {
     let site = &shard.site;
-    let grant = &live.grant;
+    let grant = &live.grant();
     let closes_at = site.clock.tick_of(grant.closes_at);
-    let stamp = if shard.stamps {
-        let by = match &grant.issuer {
-            Some(issuer) => format!("{}/{issuer}", grant.kind.as_str()),
-            None => format!("{}/{}", grant.kind.as_str(), grant.key.slot()),
-        };
-        session_stamp(grant.device.as_str(), &site.gateway, &by)
-    } else {
-        Vec::new()
-    };
+    let stamp = stamp_of(shard, grant);
     let rate = Rate::full(site.limits.publishes_per_second_per_device, now);
     let hash = device_hash(&grant.device);
-    SessionCell::new((who, hash), live.clone(), session, stamp.into(), rate, closes_at)
+    SessionCell::new((who, hash), live.clone(), session, stamp, rate, closes_at)
+}
+
+/// What each message of the device is stamped with, where a hub can read it.
+pub(super) fn stamp_of(shard: &Shard, grant: &Grant) -> Box<[u8]> {
+    if !shard.stamps {
+        return Box::default();
+    }
+    let by = match &grant.issuer {
+        Some(issuer) => format!("{}/{issuer}", grant.kind.as_str()),
+        None => format!("{}/{}", grant.kind.as_str(), grant.key.slot()),
+    };
+    session_stamp(grant.device.as_str(), &shard.site.gateway, &by).into()
+}
+
+/// A token of this kind and key slot was believed.
+pub(super) fn count_verified(shard: &Shard, grant: &Grant) {
+    shard.site.key_uses.seen(grant.key_fingerprint, grant.expires_at, shard.site.clock.now());
+    let slot = match grant.kind.token() {
+        Some(TokenKind::Jwt) => "jwt".into(),
+        _ => grant.key.slot().to_owned(),
+    };
+    metrics::counter!(meter::TOKENS_VERIFIED, "kind" => grant.kind.as_str(), "key_slot" => slot).increment(1);
 }
 
 fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
     let live = &cell.live;
     let state = &mut *cell.state.borrow_mut();
     state.session.connack(SessionPresent::No, &mut state.out);
-    let slot = match live.grant.kind.token() {
-        Some(TokenKind::Jwt) => "jwt".into(),
-        _ => live.grant.key.slot().to_owned(),
-    };
-    shard.site.key_uses.seen(live.grant.key_fingerprint, live.grant.expires_at, live.connected_at);
-    metrics::counter!(meter::TOKENS_VERIFIED, "kind" => live.grant.kind.as_str(), "key_slot" => slot).increment(1);
+    let grant = cell.grant();
+    count_verified(shard, &grant);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
     metrics::gauge!(meter::SESSIONS).increment(1.0);
-    let (device, token_id, key) = (live.grant.device.as_str(), live.grant.token_id, live.grant.key.as_str());
+    let (device, token_id, key) = (grant.device.as_str(), grant.token_id, grant.key.as_str());
     let (version, shard) = (connect.version, shard.index);
     tracing::info!(peer = %live.peer, device, %token_id, key, ?version, shard, "admitted");
 }
@@ -228,9 +258,8 @@ async fn close(
     stream: Stream,
     last_words: &[u8],
 ) {
-    let live = &cell.live;
     let who = cell.identified();
-    let detail = shard.site.gate.why_ended(&live.grant, reason, shard.site.clock.now());
+    let detail = shard.site.gate.why_ended(&cell.grant(), reason, shard.site.clock.now());
     shard.site.journal.closed(&who, reason, &detail);
     if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {
         metrics::histogram!(meter::REVOCATION_CUT_SECONDS).record(cut.applied.elapsed());
@@ -249,6 +278,7 @@ fn fires_will(reason: CloseReason) -> bool {
             | CloseReason::GrantWithdrawn
             | CloseReason::Administrative
             | CloseReason::Draining
+            | CloseReason::RenewalRefused(Denial::Revoked | Denial::DeviceDisabled | Denial::DeviceUnknown)
     )
 }
 
@@ -272,8 +302,12 @@ fn drive(
 ) -> Poll<CloseReason> {
     cell.polled_by(cx);
     loop {
-        if let Some(cut) = cell.live.cut() {
-            return Poll::Ready(cut.reason);
+        match cell.live.attention() {
+            None => {}
+            Some(Attention::Cut(cut)) => return Poll::Ready(cut.reason),
+            Some(Attention::Regranted) => {
+                renewal::narrowed(shard, cell, &mut cell.state.borrow_mut(), shard.site.now())
+            }
         }
         match write_out(cell, stream.as_mut(), cx) {
             Poll::Ready(Ok(())) => {}
@@ -408,8 +442,10 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
     let next = loop {
         let rest = bytes.get(used..).unwrap_or_default();
         let Some(frame) = next_frame(rest, bytes_max)? else { break Work::Read };
-        if let Some(cut) = cell.live.cut() {
-            return Err(cut.reason);
+        match cell.live.attention() {
+            None => {}
+            Some(Attention::Cut(cut)) => return Err(cut.reason),
+            Some(Attention::Regranted) => renewal::narrowed(shard, cell, state, now),
         }
         // Its turn on the wheel may come late, after a suspension above all: what it sends after its time is not taken.
         if cell.closes_at.get() <= now {
@@ -421,6 +457,28 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
         let State { session, out, .. } = state;
         match session.handle(frame, out, now)? {
             Step::Done => {}
+            Step::Publish(inbound) if renewal::is_renewal(&inbound) => {
+                let packet_id = inbound.packet_id;
+                match renewal::by_publish(
+                    renewal::renew(shard, cell, inbound.publish.payload, now),
+                    cell,
+                    state,
+                    packet_id,
+                )? {
+                    Renewed::Done => {}
+                    Renewed::Wait(pause) => {
+                        cell.set_pause(pause);
+                        break Work::Frames;
+                    }
+                }
+            }
+            Step::Renew(token) => match renewal::renew(shard, cell, token.as_bytes(), now)? {
+                Renewed::Done => session.renewed(out),
+                Renewed::Wait(pause) => {
+                    cell.set_pause(pause);
+                    break Work::Frames;
+                }
+            },
             Step::Publish(inbound) => match publish::offer(shard, cell, &inbound, now) {
                 publish::Offered::Taken => {
                     let packet_id = inbound.packet_id;

@@ -16,8 +16,8 @@ use crate::{delivery::SessionRef, denial::CloseReason, registry::Live};
 pub enum Inbox {
     /// A connection whose CONNECT was admitted elsewhere and whose device is at home here.
     Home(Box<Handed>),
-    /// Sessions that were made deaf: they are to close.
-    Close(Vec<SessionRef>),
+    /// Sessions that were made deaf, which are to close, or that were granted less: they look before they go on.
+    Look(Vec<SessionRef>),
     /// No new sessions; all that are there close.
     Drain,
     /// Hubs are told that the gateway ends.
@@ -57,12 +57,27 @@ impl Shards {
             }
         }
         let count = by_shard.iter().map(Vec::len).sum();
-        for (inbox, sessions) in self.inboxes.iter().zip(by_shard) {
-            if !sessions.is_empty() {
-                post(inbox, Inbox::Close(sessions));
+        self.look(by_shard);
+        count
+    }
+
+    /// Has sessions look at what was decided about them.
+    pub fn wake(&self, sessions: &[Arc<Live>]) {
+        let mut by_shard = vec![Vec::new(); self.len()];
+        for live in sessions {
+            if let Some(of_shard) = by_shard.get_mut(live.shard) {
+                of_shard.push(SessionRef { slot: live.slot, generation: live.generation });
             }
         }
-        count
+        self.look(by_shard);
+    }
+
+    fn look(&self, by_shard: Vec<Vec<SessionRef>>) {
+        for (inbox, sessions) in self.inboxes.iter().zip(by_shard) {
+            if !sessions.is_empty() {
+                post(inbox, Inbox::Look(sessions));
+            }
+        }
     }
 
     /// Has every shard close its sessions and take no more.
@@ -97,7 +112,7 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
     while let Some(message) = inbox.recv().await {
         match message {
             Inbox::Home(handed) => connection::adopt(&shard, *handed),
-            Inbox::Close(sessions) => close(&shard, &sessions).await,
+            Inbox::Look(sessions) => wake(&shard, &sessions).await,
             Inbox::Drain => drain(&shard).await,
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }
@@ -105,8 +120,8 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
 }
 
 /// In chunks, so that the traffic of others goes on.
-async fn close(shard: &Rc<Shard>, sessions: &[SessionRef]) {
-    for chunk in sessions.chunks(CLOSED_A_POLL) {
+async fn wake(shard: &Rc<Shard>, sessions: &[SessionRef]) {
+    for chunk in sessions.chunks(WOKEN_A_POLL) {
         for who in chunk {
             if let Some(cell) = shard.session(*who) {
                 cell.wake();
@@ -124,10 +139,10 @@ async fn drain(shard: &Rc<Shard>) {
             cell.live.deafen(CloseReason::Draining, Instant::now());
         }
     }
-    close(shard, &all).await;
+    wake(shard, &all).await;
 }
 
 /// Hand-offs that may wait. A full inbox holds up those who hand over, not those who live here.
 pub(super) const INBOX_MAX: usize = 4096;
-/// Sessions closed before others have their turn.
-const CLOSED_A_POLL: usize = 64;
+/// Sessions closed, as a rule, before others have their turn.
+const WOKEN_A_POLL: usize = 64;

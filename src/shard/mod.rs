@@ -10,6 +10,7 @@ mod inbox;
 mod pending;
 mod publish;
 mod pump;
+mod renewal;
 mod sessions;
 mod subscribe;
 mod wheel;

@@ -1,7 +1,7 @@
 //! One PUBLISH: scope, route, and the log of a hub's link. Nothing else leads into a log.
 
 use super::{
-    Shard,
+    Shard, renewal,
     sessions::{Pause, SessionCell},
 };
 use crate::{
@@ -99,7 +99,12 @@ struct Message<'a> {
 }
 
 fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) -> Offered {
-    let permit = match cell.live.grant.scope.authorize_publish(message.topic, message.qos as u8, message.retain) {
+    // Nothing of the gateway's own is forwarded, whatever a scope says.
+    if renewal::is_own(message.topic.as_str()) {
+        return Offered::Refused(Denial::TopicOutOfScope);
+    }
+    let grant = cell.grant();
+    let permit = match grant.scope.authorize_publish(message.topic, message.qos as u8, message.retain) {
         Ok(permit) => permit,
         Err(denial) => return Offered::Refused(denial),
     };
@@ -127,7 +132,7 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         qos: message.qos,
         retain: message.retain,
         properties,
-        stamp: &cell.stamp,
+        stamp: &cell.stamp.borrow(),
         payload: message.payload,
         received_ms: if shard.stamps { shard.site.clock.now_ms() } else { 0 },
     };

@@ -462,7 +462,7 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
             shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
         }
         Err(reason) => {
-            tracing::warn!(device = cell.live.grant.device.as_str(), reason, "the hub refused a message");
+            tracing::warn!(device = cell.live.device().as_str(), reason, "the hub refused a message");
             let detail = format!("The hub answered a PUBLISH with 0x{reason:02x}.");
             if cell.journals_refusal() {
                 shard.site.journal.action_refused(&cell.identified(), Denial::HubRefused, &detail);

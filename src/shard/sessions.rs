@@ -1,7 +1,7 @@
 //! The sessions of one shard, by place and generation: an acknowledgement that comes too late finds nobody.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -11,6 +11,7 @@ use crate::{
     delivery::SessionRef,
     journal::Who,
     packet::Subscribe,
+    policy::Grant,
     registry::Live,
     session::server::{Session, SubscribeOutcome},
     time::Tick,
@@ -59,6 +60,12 @@ impl Sessions {
 pub(super) struct SessionCell {
     pub(super) who: SessionRef,
     pub(super) live: Arc<Live>,
+    /// What it is granted, as this shard has heard: [`Live::grant`] without the cost of sharing.
+    grant: RefCell<Arc<Grant>>,
+    /// Whether something was taken from its scope while it lived: messages of a hub may be on their way for it.
+    pub(super) narrowed: Cell<bool>,
+    /// When it may renew its token again.
+    pub(super) renews_from: Cell<Tick>,
     /// Chooses the member of each pool.
     pub(super) hash: u64,
     /// When `exp` + skew is reached on the shard's clock.
@@ -66,7 +73,7 @@ pub(super) struct SessionCell {
     /// When it is looked at next.
     pub(super) due: Cell<Tick>,
     /// Properties that are stamped on each message, encoded once.
-    pub(super) stamp: Box<[u8]>,
+    pub(super) stamp: RefCell<Box<[u8]>>,
     pub(super) state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
@@ -91,7 +98,7 @@ pub(super) struct Subscribing {
 
 /// Of whom the journal speaks, where there is no session of it yet.
 pub(super) fn who_of(live: &Live) -> Who<'_> {
-    Who { device: live.grant.device.as_str(), peer: live.peer, token_id: Some(live.grant.token_id) }
+    Who { device: live.device().as_str(), peer: live.peer, token_id: Some(live.grant().token_id) }
 }
 
 /// Why a session does not read.
@@ -148,11 +155,14 @@ impl SessionCell {
     ) -> Self {
         Self {
             who,
+            grant: RefCell::new(live.grant()),
+            narrowed: Cell::new(false),
+            renews_from: Cell::new(Tick(0)),
             live,
             hash,
             closes_at: Cell::new(closes_at),
             due: Cell::new(Tick(0)),
-            stamp,
+            stamp: RefCell::new(stamp),
             state: RefCell::new(State { session, out: Vec::new(), subscribing: Vec::new() }),
             waker: RefCell::default(),
             pause: Cell::new(Pause::None),
@@ -164,6 +174,17 @@ impl SessionCell {
     /// Of whom the journal speaks.
     pub(super) fn identified(&self) -> Who<'_> {
         who_of(&self.live)
+    }
+
+    /// What it is granted.
+    #[inline]
+    pub(super) fn grant(&self) -> Ref<'_, Arc<Grant>> {
+        self.grant.borrow()
+    }
+
+    /// It is granted this from here on.
+    pub(super) fn set_grant(&self, grant: Arc<Grant>) {
+        *self.grant.borrow_mut() = grant;
     }
 
     /// Has its task polled.

@@ -2,13 +2,15 @@
 //! comes back: a message of the hub, to the sessions that asked for it.
 
 use super::{
-    Shard,
+    Shard, renewal,
     sessions::{SessionCell, State, Subscribing},
 };
 use crate::{
     delivery::{Placed, Placement, SessionRef},
     denial::{CloseReason, Denial},
     packet::{PublishRef, QoS, Subscribe, Unsubscribe},
+    policy::Scope,
+    registry::Attention,
     session::server::{Delivered, OutgoingMessage, SubscribeOutcome},
     time::Tick,
     topic::{TopicFilter, TopicName},
@@ -72,11 +74,43 @@ pub(super) fn unsubscribe(
         return Asked::Later;
     }
     for ended in state.session.unsuback(request, &mut state.out) {
-        if let Ok((upstream, there)) = shard.site.routes.resolve_filter(&ended.filter) {
-            shard.member(upstream, cell.hash).unsubscribe(cell.who, &there, now);
-        }
+        take_back(shard, cell, &ended.filter, now);
     }
     Asked::Now
+}
+
+/// The scope became narrower: what is subscribed to, or being placed, and is not in it any more, is taken back.
+pub(super) fn withdraw(shard: &Shard, cell: &SessionCell, state: &mut State, scope: &Scope, now: Tick) {
+    let keep = |filter: &TopicFilter| renewal::is_own(filter.as_str()) || scope.authorize_subscribe(filter).is_ok();
+    for withdrawn in state.session.withdraw(keep, |topic| may_receive(scope, topic)) {
+        take_back(shard, cell, &withdrawn.filter, now);
+        let detail = format!("the subscription to {:?} was taken back", withdrawn.filter.as_str());
+        shard.site.journal.action_refused(&cell.identified(), Denial::FilterOutOfScope, &detail);
+    }
+    for Subscribing { request, outcomes } in &mut state.subscribing {
+        for (asked, outcome) in request.requests.iter().zip(outcomes) {
+            if let (Ok(filter), Some(SubscribeOutcome::Granted(_))) = (&asked.filter, &outcome)
+                && !keep(filter)
+            {
+                take_back(shard, cell, filter, now);
+                *outcome = Some(refuse(shard, cell, Denial::FilterOutOfScope, Some(filter)));
+            }
+        }
+    }
+}
+
+/// At the hub, where others may hold the same filter.
+fn take_back(shard: &Shard, cell: &SessionCell, filter: &TopicFilter, now: Tick) {
+    if renewal::is_own(filter.as_str()) {
+        return;
+    }
+    if let Ok((upstream, there)) = shard.site.routes.resolve_filter(filter) {
+        shard.member(upstream, cell.hash).unsubscribe(cell.who, &there, now);
+    }
+}
+
+fn may_receive(scope: &Scope, topic: TopicName<'_>) -> bool {
+    renewal::is_own(topic.as_str()) || scope.subscribe().iter().any(|filter| filter.matches(topic))
 }
 
 /// A hub has answered for one filter.
@@ -86,7 +120,7 @@ pub(super) fn placed(shard: &Shard, placed: &Placed) {
         let state = cell.state.borrow();
         refuse(shard, &cell, Denial::HubRefused, asked_for(&state, placed));
     }
-    if take_outcome(&mut cell.state.borrow_mut(), placed) {
+    if take_outcome(shard, &cell, &mut cell.state.borrow_mut(), placed) {
         cell.subscribed(shard.site.now());
     }
     cell.wake();
@@ -99,13 +133,21 @@ fn asked_for<'s>(state: &'s State, placed: &Placed) -> Option<&'s TopicFilter> {
 }
 
 /// Says whether nothing is being placed any more.
-fn take_outcome(state: &mut State, placed: &Placed) -> bool {
+fn take_outcome(shard: &Shard, cell: &SessionCell, state: &mut State, placed: &Placed) -> bool {
     let (packet_id, index) = parts(placed.token);
     let asked = state.subscribing.iter_mut().find(|s| s.request.packet_id == packet_id);
-    if let Some(outcome) = asked.and_then(|s| s.outcomes.get_mut(index)) {
-        *outcome = Some(match placed.granted {
-            Ok(qos) => SubscribeOutcome::Granted(qos),
-            Err(_) => SubscribeOutcome::Refused(Denial::HubRefused),
+    if let Some(Subscribing { request, outcomes }) = asked
+        && let Some(outcome) = outcomes.get_mut(index)
+    {
+        let filter = request.requests.get(index).and_then(|asked| asked.filter.as_ref().ok());
+        *outcome = Some(match (placed.granted, filter) {
+            // The scope became narrower while the hub thought about it.
+            (Ok(_), Some(filter)) if cell.grant().scope.authorize_subscribe(filter).is_err() => {
+                take_back(shard, cell, filter, shard.site.now());
+                refuse(shard, cell, Denial::FilterOutOfScope, Some(filter))
+            }
+            (Ok(qos), _) => SubscribeOutcome::Granted(qos),
+            (Err(_), _) => SubscribeOutcome::Refused(Denial::HubRefused),
         });
     }
     answer(state);
@@ -115,14 +157,21 @@ fn take_outcome(state: &mut State, placed: &Placed) -> bool {
 /// A message of a hub for one session.
 pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS, publish: &PublishRef<'_>) {
     let Some(cell) = shard.session(who) else { return };
-    if cell.live.cut().is_some() {
-        return;
+    match cell.live.attention() {
+        None => {}
+        Some(Attention::Cut(_)) => return,
+        Some(Attention::Regranted) => {
+            renewal::narrowed(shard, &cell, &mut cell.state.borrow_mut(), shard.site.now());
+        }
     }
     let Ok(there) = TopicName::new(publish.topic) else { return };
     let mut buffer = shard.topic.borrow_mut();
     let Some(topic) = shard.site.routes.to_device(upstream, there, &mut buffer) else {
         return shard.meter.dropped("not_routed_back", 1);
     };
+    if cell.narrowed.get() && !may_receive(&cell.grant().scope, topic) {
+        return shard.meter.dropped("scope_narrowed", 1);
+    }
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
     publish.forwardable_properties(&mut properties);
@@ -156,7 +205,11 @@ fn place(
     token: u64,
     now: Tick,
 ) -> Result<Placement, Denial> {
-    cell.live.grant.scope.authorize_subscribe(filter)?;
+    if renewal::is_own(filter.as_str()) {
+        // The gateway answers it itself: no hub has to know.
+        return if renewal::is_answered(filter) { Ok(Placement::Granted(qos)) } else { Err(Denial::FilterOutOfScope) };
+    }
+    cell.grant().scope.authorize_subscribe(filter)?;
     let (upstream, there) = shard.site.routes.resolve_filter(filter)?;
     let member = shard.member(upstream, cell.hash);
     if !member.takes(there.as_str()) {

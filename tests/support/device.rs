@@ -90,6 +90,8 @@ pub enum Answer {
         /// 0 for QoS 0.
         packet_id: u16,
     },
+    /// 5.0: with its reason code.
+    Auth(u8),
     /// To PINGREQ.
     Pingresp,
     /// 5.0: with its reason code.
@@ -351,6 +353,7 @@ fn answer(first: u8, body: &[u8], version: Version) -> Answer {
         11 => Answer::Unsuback(number(0)),
         13 => Answer::Pingresp,
         14 => Answer::Disconnect(byte(0)),
+        15 => Answer::Auth(byte(0)),
         _ => panic!("a gateway does not send a packet that begins with {first:#04x}"),
     }
 }

@@ -41,6 +41,8 @@ pub(super) fn reason_string(denial: Denial) -> String {
 pub(super) fn puback_reason(denial: Denial) -> Option<u8> {
     Some(match denial.row().reason_v5 {
         code @ (0x83 | 0x87 | 0x90 | 0x97) => code,
+        // "Bad authentication method" is DISCONNECT's.
+        0x8C => 0x87,
         // Maximum QoS and Retain Available were announced: a device that does not heed them is told by DISCONNECT.
         0x9A | 0x9B => return None,
         // "Message rate too high" is DISCONNECT's; the nearest is "Quota exceeded".

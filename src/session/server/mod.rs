@@ -25,11 +25,11 @@ use std::time::Duration;
 use crate::{
     denial::{CloseReason, Denial},
     packet::{
-        self, Connack, Connect, Disconnect, Frame, PacketType, ProblemInformation, ProtocolVersion, PublishRef, QoS,
-        Subscribe, Unsubscribe,
+        self, Connack, Connect, Disconnect, Frame, PacketType, Password, ProblemInformation, ProtocolVersion,
+        PublishRef, QoS, Subscribe, Unsubscribe,
     },
     time::Tick,
-    topic::TopicName,
+    topic::{TopicFilter, TopicName},
 };
 use inbound::{Aliases, LastTopic, Ring};
 use outbound::Outbound;
@@ -91,6 +91,8 @@ pub enum Step<'a> {
     Subscribe(Subscribe),
     /// [`Session::unsuback`], which says what is to be taken back.
     Unsubscribe(Unsubscribe),
+    /// A fresh token, by AUTH: [`Session::renewed`], or close.
+    Renew(Password),
     /// Close. The reason 0x04 asks for the will, any other drops it (MQTT 5.0 [MQTT-3.14.4-3]).
     Disconnect(Disconnect),
 }
@@ -120,6 +122,8 @@ pub struct Session {
     asked_keep_alive: u16,
     asked_session_expiry: u32,
     authentication_method: Option<Box<str>>,
+    /// AUTH 0x18 was sent: the device is to answer it with its token.
+    token_asked: bool,
     limits: SessionLimits,
     heard: Tick,
     inbound: Ring,
@@ -140,6 +144,7 @@ impl Session {
             asked_keep_alive: asked,
             asked_session_expiry: connect.session_expiry,
             authentication_method: connect.authentication_method.as_deref().map(Into::into),
+            token_asked: false,
             limits: *limits,
             heard: now,
             inbound: Ring::default(),
@@ -267,6 +272,24 @@ impl Session {
         ended
     }
 
+    /// Takes back the subscriptions that `keep` does not want, and what is queued for topics that `keep_topic` does not.
+    pub fn withdraw(
+        &mut self,
+        keep: impl Fn(&TopicFilter) -> bool,
+        keep_topic: impl Fn(TopicName<'_>) -> bool,
+    ) -> Vec<Subscription> {
+        self.outbound.retain_queued(keep_topic);
+        self.subscriptions.withdraw(keep)
+    }
+
+    /// The token of an AUTH is believed: the device is told.
+    pub fn renewed(&mut self, out: &mut Vec<u8>) {
+        self.token_asked = false;
+        if let Some(method) = &self.authentication_method {
+            packet::write_auth(out, AUTH_SUCCESS, method);
+        }
+    }
+
     /// What is subscribed to.
     pub fn subscriptions(&self) -> &[Subscription] {
         self.subscriptions.all()
@@ -315,7 +338,7 @@ impl Session {
             return;
         }
         let text = match reason {
-            CloseReason::Denied(denial) => answer::reason_string(denial),
+            CloseReason::Denied(denial) | CloseReason::RenewalRefused(denial) => answer::reason_string(denial),
             other => other.tag().to_owned(),
         };
         // MQTT 5.0 [MQTT-3.14.2-3]: the string must not make the packet too large for the device.
@@ -407,8 +430,35 @@ impl Session {
                 }
                 Ok(Step::Disconnect(disconnect))
             }
-            // A second CONNECT [MQTT-3.1.0-2]; AUTH without a method [MQTT-4.12.0-7]; PUBREL, PUBREC and PUBCOMP of QoS 2,
+            PacketType::Auth => self.handle_auth(frame, out),
+            // A second CONNECT [MQTT-3.1.0-2]; PUBREL, PUBREC and PUBCOMP of QoS 2,
             // which is not offered; what only a server may send.
+            _ => Err(CloseReason::ProtocolError),
+        }
+    }
+
+    /// Re-authentication (MQTT 5.0 §4.12.1): AUTH 0x19 with the token, or without, and then 0x18 with it.
+    fn handle_auth(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Result<Step<'static>, CloseReason> {
+        // MQTT 5.0 [MQTT-4.12.0-7]; 3.1.1 has no AUTH.
+        let Some(method) = self.authentication_method.as_deref().filter(|_| self.version == ProtocolVersion::V5_0)
+        else {
+            return Err(CloseReason::ProtocolError);
+        };
+        let auth = packet::parse_auth(frame)?;
+        match &auth.method {
+            // MQTT 5.0 §3.15.2.2.2
+            None => return Err(CloseReason::ProtocolError),
+            // MQTT 5.0 [MQTT-4.12.1-1]
+            Some(other) if other != method => return Err(CloseReason::RenewalRefused(Denial::RenewalMethod)),
+            Some(_) => {}
+        }
+        match (auth.reason, self.token_asked, auth.data) {
+            (AUTH_AGAIN, false, Some(token)) | (AUTH_CONTINUE, true, Some(token)) => Ok(Step::Renew(token)),
+            (AUTH_AGAIN, false, None) => {
+                packet::write_auth(out, AUTH_CONTINUE, method);
+                self.token_asked = true;
+                Ok(Step::Done)
+            }
             _ => Err(CloseReason::ProtocolError),
         }
     }
@@ -442,6 +492,10 @@ impl Session {
 
 /// Far more than an honest device sends; a flood of them is cut short.
 const USER_PROPERTIES_MAX: u32 = 100;
+/// MQTT 5.0 §3.15.2.1.
+const AUTH_SUCCESS: u8 = 0x00;
+const AUTH_CONTINUE: u8 = 0x18;
+const AUTH_AGAIN: u8 = 0x19;
 /// MQTT 5.0 §3.11.3.
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 

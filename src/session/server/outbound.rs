@@ -75,6 +75,15 @@ struct Queued {
     packet_id_at: usize,
 }
 
+impl Queued {
+    /// It stands before the packet identifier, behind its own length.
+    fn topic(&self) -> Option<TopicName<'_>> {
+        let head = self.frame.get(..self.packet_id_at)?;
+        let (_, length_bytes) = packet::read_varint(head.get(1..)?).ok()??;
+        TopicName::new(head.get(1 + length_bytes + 2..)?).ok()
+    }
+}
+
 impl Outbound {
     pub(super) fn new(connect: &Connect, queue_max: usize) -> Self {
         Self {
@@ -124,6 +133,18 @@ impl Outbound {
         self.queue_bytes += frame.len();
         self.queue.push_back(Queued { frame: frame.into(), packet_id_at });
         Delivered::Queued
+    }
+
+    /// Drops what is queued for topics that are not wanted.
+    pub(super) fn retain_queued(&mut self, keep: impl Fn(TopicName<'_>) -> bool) {
+        let queue_bytes = &mut self.queue_bytes;
+        self.queue.retain(|queued| {
+            let kept = queued.topic().is_none_or(&keep);
+            if !kept {
+                *queue_bytes -= queued.frame.len();
+            }
+            kept
+        });
     }
 
     /// The device's PUBACK, with whatever reason: a refused message is not sent again either.

@@ -66,6 +66,11 @@ impl Subscriptions {
         Some(self.list.remove(at))
     }
 
+    /// Keeps those that are wanted; returns the others.
+    pub(super) fn withdraw(&mut self, keep: impl Fn(&TopicFilter) -> bool) -> Vec<Subscription> {
+        self.list.extract_if(.., |held| !keep(&held.filter)).collect()
+    }
+
     /// The highest QoS of those that match (MQTT 5.0 [MQTT-3.3.4-2]); `None`: none matches.
     pub(super) fn qos_of(&self, topic: TopicName<'_>) -> Option<QoS> {
         self.list.iter().filter(|held| held.filter.matches(topic)).map(|held| held.qos).max()

@@ -136,3 +136,20 @@ fn a_queue_is_bounded_in_bytes_too() {
     pair.send(b"\x40\x02\x00\x01");
     assert_eq!(pair.deliver("c", QoS::AtLeastOnce, &[0; 300 * 1024]), Queued);
 }
+
+#[test]
+fn what_is_taken_back_is_neither_subscribed_to_nor_waits_any_more() {
+    let mut pair = Pair::with(&receive_maximum(1), &LIMITS);
+    pair.subscribe("c/#", QoS::AtLeastOnce);
+    pair.subscribe("d/é", QoS::AtLeastOnce);
+    for (topic, delivered) in [("c/1", Written), ("d/é", Queued), ("c/2", Queued), ("d/é", Queued)] {
+        assert_eq!(pair.deliver(topic, QoS::AtLeastOnce, &[7; 200]), delivered);
+    }
+    let gone = pair.session.withdraw(|filter| filter.as_str() != "d/é", |topic| topic.as_str() != "d/é");
+    assert_eq!(gone.iter().map(|held| held.filter.as_str()).collect::<Vec<_>>(), ["d/é"]);
+    assert_eq!((pair.session.subscriptions().len(), pair.session.queued()), (1, 1));
+    assert_eq!(pair.published(), [1]);
+    assert_eq!(pair.send(b"\x40\x02\x00\x01"), Came::Done);
+    let topics = pair.answers(|frame| packet::parse_publish(frame, V5).expect("a PUBLISH").topic.to_vec());
+    assert_eq!(topics, [b"c/2"]);
+}

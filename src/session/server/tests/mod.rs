@@ -38,6 +38,7 @@ enum Came {
     Publish(String, u16),
     Subscribe(Subscribe),
     Unsubscribe(Unsubscribe),
+    Renew(Vec<u8>),
     Disconnect(u8),
     Close(CloseReason),
 }
@@ -60,6 +61,7 @@ impl Pair {
             Ok(Step::Publish(inbound)) => Came::Publish(inbound.topic.to_string(), inbound.packet_id),
             Ok(Step::Subscribe(subscribe)) => Came::Subscribe(subscribe),
             Ok(Step::Unsubscribe(unsubscribe)) => Came::Unsubscribe(unsubscribe),
+            Ok(Step::Renew(token)) => Came::Renew(token.as_bytes().to_vec()),
             Ok(Step::Disconnect(disconnect)) => Came::Disconnect(disconnect.reason),
             Err(reason) => Came::Close(reason),
         }
@@ -289,6 +291,60 @@ fn packets_that_may_not_come_close_the_session() {
             assert_eq!(Pair::new(version).send(&bytes), Came::Close(CloseReason::ProtocolError), "{bytes:x?}");
         }
         assert_eq!(Pair::new(version).send(b"\xC0\x01\x00"), Came::Close(CloseReason::Malformed));
+    }
+}
+
+/// AUTH with a method, and data where there are some.
+fn auth(reason: u8, method: &str, data: Option<&[u8]>) -> Vec<u8> {
+    let sized = |id: u8, bytes: &[u8]| [&[id], &(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let properties = [sized(0x15, method.as_bytes()), data.map(|data| sized(0x16, data)).unwrap_or_default()].concat();
+    [&[0xF0, properties.len() as u8 + 2, reason, properties.len() as u8], &properties[..]].concat()
+}
+
+fn by_method(method: &str) -> Pair {
+    let mut connect = Connect::new(V5, "d");
+    connect.authentication_method = Some(method.to_owned());
+    Pair::with(&connect, &LIMITS)
+}
+
+#[test]
+fn a_token_is_renewed_by_the_method_of_connect_at_once_or_when_it_is_asked_for() {
+    let mut pair = by_method("JWT");
+    assert_eq!(pair.send(&auth(0x19, "JWT", Some(b"a.b.c"))), Came::Renew(b"a.b.c".to_vec()));
+    pair.session.renewed(&mut pair.out);
+    assert_eq!(pair.out, auth(0x00, "JWT", None));
+    pair.out.clear();
+    assert_eq!(pair.send(&auth(0x19, "JWT", None)), Came::Done);
+    assert_eq!(pair.out, auth(0x18, "JWT", None));
+    assert_eq!(pair.send(&auth(0x18, "JWT", Some(b"a.b.d"))), Came::Renew(b"a.b.d".to_vec()));
+    // A driver that has no time yet offers the same packet again.
+    assert_eq!(pair.send(&auth(0x18, "JWT", Some(b"a.b.d"))), Came::Renew(b"a.b.d".to_vec()));
+    pair.session.renewed(&mut pair.out);
+    assert_eq!(pair.send(&auth(0x18, "JWT", Some(b"a.b.e"))), Came::Close(CloseReason::ProtocolError), "nobody asked");
+}
+
+#[test]
+fn auth_by_another_method_or_out_of_turn_closes_the_session() {
+    let protocol = CloseReason::ProtocolError;
+    for (bytes, reason) in [
+        (auth(0x19, "SAS", Some(b"x")), CloseReason::RenewalRefused(Denial::RenewalMethod)), // [MQTT-4.12.1-1]
+        (auth(0x18, "JWT", Some(b"x")), protocol),
+        (auth(0x00, "JWT", Some(b"x")), protocol),
+        (b"\xF0\x02\x19\x00".to_vec(), protocol), // MQTT 5.0 §3.15.2.2.2
+        (b"\xF0\x00".to_vec(), protocol),
+        (b"\xF1\x00".to_vec(), CloseReason::Malformed),
+        (b"\xF0\x05\x19\x03\x16\x00\x00".to_vec(), protocol),
+    ] {
+        if let Ok(Some(_)) = next_frame(&bytes, usize::MAX) {
+            assert_eq!(by_method("JWT").send(&bytes), Came::Close(reason), "{bytes:x?}");
+        }
+    }
+    let mut asked = by_method("JWT");
+    asked.send(&auth(0x19, "JWT", None));
+    assert_eq!(asked.send(&auth(0x19, "JWT", Some(b"x"))), Came::Close(protocol), "another answer was asked for");
+    // MQTT 5.0 [MQTT-4.12.0-7]; 3.1.1 has no AUTH.
+    for version in [V3, V5] {
+        assert_eq!(Pair::new(version).send(&auth(0x19, "JWT", Some(b"x"))), Came::Close(protocol));
     }
 }
 

@@ -122,6 +122,7 @@ proptest! {
                         pair.session.publish_accepted(id);
                         pair.session.publish_stored(id, &mut pair.out);
                     }
+                    Ok(Step::Renew(_)) => pair.session.renewed(&mut pair.out),
                     Ok(Step::Done | Step::Disconnect(_)) => {}
                     Err(reason) => {
                         pair.session.disconnect(reason, &mut pair.out);
