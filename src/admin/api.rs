@@ -153,7 +153,14 @@ pub(super) async fn explain(
     let profile = profile.map_err(|what: String| Failure::new(StatusCode::BAD_REQUEST, what))?;
     let now = backend.clock.now();
     let rules = (identities.keyring(), backend.gate.rules(profile), &*list);
-    Ok(Json(Explained::of(&token, device.as_ref(), rules, now)))
+    let explained = Explained::of(&token, device.as_ref(), rules, now);
+    let (audit, asked) = (backend.audit.clone(), identities.clone());
+    // The log is a file: not on a thread that answers others.
+    let with_rotations = move || explained.with_rotations(&token, asked.keyring(), &audit);
+    tokio::task::spawn_blocking(with_rotations)
+        .await
+        .map(Json)
+        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 /// `GET /v1/upstreams`.

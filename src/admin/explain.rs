@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    credential::{self, Keyring, RevocationList, VerifyRules},
+    audit::Audit,
+    credential::{self, Credential, Keyring, RevocationList, VerifyRules},
+    denial::Denial,
     id::DeviceId,
     time::UnixSeconds,
 };
@@ -42,6 +44,18 @@ pub struct Explained {
     pub remedy: String,
 }
 
+/// Whose keys may have signed a SAS token, as key commands name them.
+fn owners(token: &str, keyring: &Keyring) -> Vec<String> {
+    let Ok(Credential::Sas(token)) = Credential::parse(token.as_bytes()) else { return Vec::new() };
+    if let Some(policy) = token.policy() {
+        return vec![format!("policy:{policy}")];
+    }
+    let id = token.resource().identity().and_then(|id| DeviceId::try_from(&*id).ok());
+    let Some(id) = id else { return Vec::new() };
+    let group = keyring.find(&id).and_then(|found| found.group).map(|group| format!("group:{}", group.prefix));
+    std::iter::once(format!("device:{id}")).chain(group).collect()
+}
+
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedStep {
@@ -54,6 +68,20 @@ pub struct ExplainedStep {
 }
 
 impl Explained {
+    /// With what the audit log tells of keys that are gone: nobody can try a key that is no longer there, but that it was
+    /// replaced is known.
+    #[must_use]
+    pub fn with_rotations(mut self, token: &str, keyring: &Keyring, audit: &Audit) -> Self {
+        let is_wrong_key = self.number == Some(Denial::SignatureInvalid.number()) && self.near_misses.is_empty();
+        if let Some((owner, at)) = audit.last_rotation(&owners(token, keyring)).filter(|_| is_wrong_key) {
+            self.near_misses.push(format!(
+                "The keys of {owner} were replaced last at {at}: if it was made with one that left then, its maker needs the \
+                 present primary."
+            ));
+        }
+        self
+    }
+
     /// Decides as the gate would for a CONNECT of `device`; `None`: of whomever the token names.
     pub fn of(
         token: &str,

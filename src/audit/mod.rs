@@ -13,7 +13,9 @@ mod files;
 mod verify;
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
@@ -158,6 +160,16 @@ impl Audit {
         // Who may only read checks what is there.
         let _lock = files::lock(&self.directory).ok();
         verify::verify(&self.directory).map_err(|error| self.failed("read", error))
+    }
+
+    /// Whose keys, of these owners (`device:pump-17`), were replaced last, and when (RFC 3339): as the newest file of the
+    /// log tells, whose chain is not checked here. `None` where it tells nothing or cannot be read.
+    pub fn last_rotation(&self, owners: &[String]) -> Option<(String, String)> {
+        let file = BufReader::new(File::open(self.file()).ok()?);
+        let rotations = [Action::KeyRotated.as_str(), Action::KeysReplaced.as_str()];
+        let entries = file.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str::<Entry>(&line).ok());
+        let ours = entries.filter(|entry| rotations.contains(&&*entry.action) && owners.contains(&entry.object));
+        ours.last().map(|entry| (entry.object, entry.at))
     }
 
     /// Where its entries go.

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     admin::Explained,
+    audit::Audit,
     config::{load_identities, load_revocations},
     credential::inspect as read,
     gate::{Gate, Profile},
@@ -42,7 +43,12 @@ pub(super) fn explain(
     }
     let gate = Gate::new(config.gate.clone());
     let rules = gate.rules(profile.unwrap_or(gate.profile()));
-    let explained = Explained::of(&token, device, (loaded.identities.keyring(), rules, &revocations.list), now());
+    let keyring = loaded.identities.keyring();
+    let explained = Explained::of(&token, device, (keyring, rules, &revocations.list), now()).with_rotations(
+        &token,
+        keyring,
+        &Audit::open(&config.gateway.state_dir),
+    );
     if json {
         print_json(&explained)?;
     } else {
