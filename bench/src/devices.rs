@@ -80,7 +80,8 @@ pub fn name(number: usize) -> String {
     format!("b{number}")
 }
 
-fn connect_one(address: SocketAddr, device: &str, says: Says) -> io::Result<TcpStream> {
+/// A connection of a device that was admitted.
+pub fn connect_one(address: SocketAddr, device: &str, says: Says) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;

@@ -4,7 +4,7 @@ use std::{
     env,
     fmt::Write as _,
     fs::{self, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -13,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{devices, process::Process, token};
+use crate::{devices, process::Process, revocation::Metrics, token};
 
 /// A gateway that runs; its folder goes with it.
 pub struct Gateway {
     pub process: Process,
     pub address: SocketAddr,
+    admin: SocketAddr,
     folder: PathBuf,
 }
 
@@ -45,7 +46,33 @@ impl Gateway {
         let process = Process::start(&mut command, &folder.join("gateway.log"));
         until_listens(address)?;
         until_listens(admin)?;
-        Ok(Self { process, address, folder })
+        Ok(Self { process, address, admin, folder })
+    }
+
+    /// Its revocation list.
+    pub fn list(&self) -> PathBuf {
+        self.folder.join("revocations.jsonl")
+    }
+
+    /// Resident memory at most since this was last asked, KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let id = self.process.id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default();
+        // proc(5): 5 makes the peak begin anew. Where that is not allowed it is that of the whole run.
+        let _ = fs::write(format!("/proc/{id}/clear_refs"), "5");
+        peak
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> io::Result<Metrics> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(Metrics(text))
     }
 }
 

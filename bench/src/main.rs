@@ -1,4 +1,5 @@
-//! What tollgate costs, beside the least that could do the same work: `idle` and `forward` (README.md).
+//! What tollgate costs, beside the least that could do the same work: `idle`, `forward` and `revocation`
+//! (README.md).
 
 mod devices;
 mod floor;
@@ -8,6 +9,7 @@ mod mqtt;
 #[path = "../../tests/support/process.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod process;
+mod revocation;
 #[path = "../../tests/support/token.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod token;
@@ -23,9 +25,15 @@ fn main() -> io::Result<()> {
     match words.as_slice() {
         ["idle", program, count] => idle(PathBuf::from(program), number(count)),
         ["forward", program, messages, rounds] => forward(PathBuf::from(program), number(messages), number(rounds)),
+        ["revocation", program, sessions, entries] => {
+            revocation::run(&PathBuf::from(program), number(sessions), number(entries))
+        }
         ["floor", bind, hub] => floor::run(bind, hub),
         _ => {
-            eprintln!("usage: tollgate-bench idle TOLLGATE CONNECTIONS | forward TOLLGATE MESSAGES ROUNDS");
+            eprintln!(
+                "usage: tollgate-bench idle TOLLGATE CONNECTIONS | forward TOLLGATE MESSAGES ROUNDS | revocation TOLLGATE \
+                 SESSIONS ENTRIES"
+            );
             exit(2);
         }
     }
