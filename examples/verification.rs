@@ -187,6 +187,7 @@ fn ring([device, policy, group]: &[&SecretKey; 3], key: Option<VerifyingKey>) ->
             name: "factory".into(),
             iss: "https://id.example".into(),
             audience: vec!["localhost".into()],
+            published: tollgate::credential::Published::No,
             keys: vec![(None, key)],
             device_claim: "sub".into(),
             scope_claim: None,

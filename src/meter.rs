@@ -172,11 +172,14 @@ pub enum Alarm {
     Hub,
     /// Keys are due and cannot be rotated.
     Keys,
+    /// A key set cannot be fetched: the last good one is in force.
+    KeySet,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::List, Self::Identities, Self::Certificate, Self::Clock, Self::Hub, Self::Keys];
+    pub const ALL: [Self; 7] =
+        [Self::List, Self::Identities, Self::Certificate, Self::Clock, Self::Hub, Self::Keys, Self::KeySet];
 
     /// Metric label.
     pub fn tag(self) -> &'static str {
@@ -187,6 +190,7 @@ impl Alarm {
             Self::Clock => "clock",
             Self::Hub => "hub",
             Self::Keys => "keys",
+            Self::KeySet => "key_set",
         }
     }
 }
@@ -235,6 +239,8 @@ pub const REVOCATIONS: &str = "tollgate_revocations";
 pub const REVOCATION_LIST_AGE_SECONDS: &str = "tollgate_revocation_list_age_seconds";
 /// `tollgate_certificate_not_after_seconds{file}`: when a listener's certificate ends, in seconds since 1970.
 pub const CERTIFICATE_NOT_AFTER_SECONDS: &str = "tollgate_certificate_not_after_seconds";
+/// `tollgate_key_set_fetches_total{result}`: `fetched`, `unchanged` or `failed`.
+pub const KEY_SET_FETCHES: &str = "tollgate_key_set_fetches_total";
 /// `tollgate_upstream_connected{upstream}`: connections of the pool that stand.
 pub const UPSTREAM_CONNECTED: &str = "tollgate_upstream_connected";
 /// `tollgate_upstream_inflight{upstream}`: messages sent and not acknowledged.
@@ -335,6 +341,7 @@ fn describe_all() {
         REVOCATION_LIST_AGE_SECONDS,
         "Seconds since the revocation list in force was signed, or else loaded."
     );
+    describe_counter!(KEY_SET_FETCHES, "Key sets asked for at `jwks_url`, by result.");
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_ISSUED, "Tokens that the token service issued, by who asked and by kind.");

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
-    feed::Follower,
+    feed::{Follower, KeySetState, KeySets},
     gate::{Identities, Standing},
     meter::{self, Alarm, AlarmState},
     registry::Live,
@@ -27,6 +27,7 @@ pub(super) struct Changes {
     config: Arc<Config>,
     site: Arc<Site>,
     certificates: Certificates,
+    key_sets: KeySets,
     shards: OnceLock<Shards>,
     one_at_a_time: Mutex<()>,
     list: List,
@@ -49,10 +50,12 @@ impl Changes {
         let (one_at_a_time, list, identity_files) = (Mutex::default(), List::of(&config), Mutex::default());
         let (shards, follower, schedules) = (OnceLock::new(), OnceLock::new(), ArcSwap::default());
         let beside = OnceLock::new();
+        let key_sets = KeySets::new(site.gate.misses().clone());
         Arc::new(Self {
             config,
             site,
             certificates,
+            key_sets,
             shards,
             one_at_a_time,
             list,
@@ -169,13 +172,33 @@ impl Changes {
             }
             Some(_) => None,
         };
-        identities.into_iter().chain(list).collect()
+        identities.into_iter().chain(list).chain(self.without_keys()).collect()
     }
 
     /// How many devices, policies, groups and issuers, and entries of the list there are.
     pub(super) fn counts(&self) -> (usize, usize) {
         let devices = self.site.gate.identities().map_or(0, |all| all.keyring().devices().count());
         (devices, self.site.gate.revocations().map_or(0, |list| list.len()))
+    }
+
+    /// Why key sets cannot be fetched, where that is so.
+    pub(super) fn key_set_errors(&self) -> Vec<KeySetState> {
+        self.key_sets.states().into_iter().filter(|state| state.error.is_some()).collect()
+    }
+
+    /// Issuers whose keys were never fetched: their tokens are refused until they are.
+    fn without_keys(&self) -> Vec<String> {
+        let Some(identities) = self.site.gate.identities() else { return Vec::new() };
+        let errors = self.key_set_errors();
+        let waiting = identities.keyring().issuers().filter(|issuer| issuer.is_without_keys());
+        waiting
+            .map(|issuer| {
+                let error =
+                    errors.iter().find(|state| state.issuer == issuer.name).and_then(|state| state.error.clone());
+                let why = error.unwrap_or_else(|| "it is being fetched".into());
+                format!("the key set of the issuer {:?} was never fetched: {why}", issuer.name)
+            })
+            .collect()
     }
 
     /// Certificates of listeners, and whose of clients they believe.
@@ -200,7 +223,7 @@ impl Changes {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.config.gateway.identities;
         match config::load_identities(file, &self.config.gate) {
-            Ok(LoadedIdentities { identities, warnings, files, schedules }) => {
+            Ok(LoadedIdentities { identities, warnings, files, schedules, key_sets }) => {
                 meter::alarm(Alarm::Identities, AlarmState::Off);
                 *self.identity_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
                 self.schedules.store(Arc::new(schedules));
@@ -208,6 +231,9 @@ impl Changes {
                 let devices = identities.keyring().devices().count();
                 self.forget_keys(&identities);
                 let old = self.site.gate.load_identities(Arc::new(identities));
+                if let Err(error) = self.key_sets.follow(key_sets) {
+                    tracing::error!(%error, "a thread that fetches a key set cannot be started");
+                }
                 let closed = self.cut(&self.all_sessions(), noticed);
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 tracing::info!(file = %file.display(), devices, closed, "identities in force");

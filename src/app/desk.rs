@@ -119,6 +119,11 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
     changes.watch_list();
     let fault = site.clock.fault().is_some();
     meter::alarm(meter::Alarm::Clock, if fault { meter::AlarmState::On } else { meter::AlarmState::Off });
+    let unfetched = changes.key_set_errors();
+    meter::alarm(
+        meter::Alarm::KeySet,
+        if unfetched.is_empty() { meter::AlarmState::Off } else { meter::AlarmState::On },
+    );
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
     meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });
 }

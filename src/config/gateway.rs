@@ -181,6 +181,7 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
         }
     }
     gate.profile = gateway.profile;
+    gate.key_sets = gateway.state_dir.join("jwks");
     read_credentials(notes, file, &mut gate);
     (gateway, gate)
 }
@@ -466,9 +467,6 @@ mod tests {
     fn what_is_not_built_is_refused_by_name() {
         let routed = "[[upstream]]\nname = 'hub'\n";
         for text in [
-            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'ws'\n",
-            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'wss'\n",
-            "[[listener]]\nbind = '127.0.0.1:1'\ntransport = 'tcp'\nproxy_protocol_from = ['10.0.0.0/8']\n",
             &format!("{routed}kind = 'nats'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient_certificate = 'x'\n"),

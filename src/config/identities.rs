@@ -23,6 +23,7 @@ use crate::{
         Device, Group, KeyEncoding, Keyring, KeyringBuilder, NameTaken, Policy, Resource, Rights, ScopeIndex,
         SecretKey, Slots, Thumbprint, Thumbprints,
     },
+    feed::KeySetSource,
     gate::{GateConfig, Identities},
     id::DeviceId,
     policy::{FilterTemplate, ScopeTemplate, TokenKind},
@@ -40,6 +41,8 @@ pub struct LoadedIdentities {
     pub files: Vec<PathBuf>,
     /// Keys that the gateway rotates by itself.
     pub schedules: Vec<Schedule>,
+    /// Key sets that are to be fetched.
+    pub key_sets: Vec<KeySetSource>,
 }
 
 /// Reads `identities.toml` and every key file that it names.
@@ -62,7 +65,7 @@ pub fn load_identities(path: &Path, gate: &GateConfig) -> Result<LoadedIdentitie
     let file = Table::new(&notes, &FILE, document.get_ref(), 1);
     let mut reader = Reader::new(&notes, gate);
     reader.read(&file);
-    let Reader { ring, scopes, mut files, has_inline_keys, schedules, .. } = reader;
+    let Reader { ring, scopes, mut files, has_inline_keys, schedules, key_sets, .. } = reader;
     let (mut mistakes, warnings) = notes.into_parts();
     if let Some(Err(Fault { what, remedy })) = has_inline_keys.then(|| check_mode(path)) {
         mistakes.push(Mistake::of_file(path, what, remedy));
@@ -71,7 +74,7 @@ pub fn load_identities(path: &Path, gate: &GateConfig) -> Result<LoadedIdentitie
         return Err(mistakes);
     }
     files.insert(0, path.to_owned());
-    Ok(LoadedIdentities { identities: Identities::new(ring.build(), scopes), warnings, files, schedules })
+    Ok(LoadedIdentities { identities: Identities::new(ring.build(), scopes), warnings, files, schedules, key_sets })
 }
 
 /// What is collected while the file is read.
@@ -82,6 +85,7 @@ pub(super) struct Reader<'n, 'd> {
     /// The first is that of [defaults.scope], the second that of [defaults.module_scope].
     scopes: Vec<ScopeTemplate>,
     pub(super) files: Vec<PathBuf>,
+    pub(super) key_sets: Vec<KeySetSource>,
     has_inline_keys: bool,
     schedules: Vec<Schedule>,
     /// Whose a key is, by fingerprint: one key for two is a mistake.
@@ -98,6 +102,7 @@ impl<'n, 'd> Reader<'n, 'd> {
             ring: Keyring::builder(),
             scopes: vec![ScopeTemplate::default(); 2],
             files: Vec::new(),
+            key_sets: Vec::new(),
             has_inline_keys: false,
             schedules: Vec::new(),
             owners: HashMap::new(),
@@ -552,6 +557,10 @@ const ISSUER: Section = Section {
         "iss",
         "audience",
         "algorithms",
+        "jwks_url",
+        "jwks_refresh",
+        "jwks_ca",
+        "jwks_private_addresses",
         "jwks_file",
         "key",
         "device_claim",
@@ -560,7 +569,7 @@ const ISSUER: Section = Section {
         "token_lifetime_max",
         "rotate_every",
     ],
-    later: &[("jwks_url", "key sets by https")],
+    later: &[],
 };
 pub(super) const ISSUER_KEY: Section = Section {
     name: "[[issuer.key]]",

@@ -8,9 +8,12 @@ use zeroize::Zeroizing;
 use super::{
     document::{Found, Table},
     identities::{ENCODINGS, ISSUER_KEY, KEY_REMEDY, Reader, plain_name},
+    key_sets::{read_published, refuse_without_url},
     rotation::KeyOwner,
 };
-use crate::credential::{Algorithm, Issuer, KeyEncoding, KeyError, VerifyingKey, check_printed, is_kid, parse_jwk_set};
+use crate::credential::{
+    Algorithm, Issuer, KeyEncoding, KeyError, Published, VerifyingKey, check_printed, is_kid, parse_jwk_set,
+};
 
 type Key = (Option<Box<str>>, VerifyingKey);
 
@@ -35,6 +38,7 @@ pub(super) fn read_issuer(reader: &mut Reader<'_, '_>, table: &Table<'_>) {
         iss: iss.map_or("".into(), |found| found.value.into()),
         audience,
         keys,
+        published: if table.has("jwks_url") { Published::Yes } else { Published::No },
         device_claim: table.parsed("device_claim", not_empty).map_or("sub".into(), |found| found.value.into()),
         scope_claim: table.parsed("scope_claim", not_empty).map(|found| found.value.into()),
         require,
@@ -107,6 +111,10 @@ fn read_algorithms(reader: &Reader<'_, '_>, table: &Table<'_>) -> Vec<Algorithm>
 }
 
 fn read_keys(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorithms: &[Algorithm]) -> Vec<Key> {
+    if table.has("jwks_url") {
+        return read_published(reader, table, algorithms);
+    }
+    refuse_without_url(reader, table);
     let mut keys = Vec::new();
     if let Some(path) = table.text("jwks_file") {
         keys.extend(read_jwks(reader, path, algorithms).unwrap_or_default());
@@ -119,7 +127,11 @@ fn read_keys(reader: &mut Reader<'_, '_>, table: &Table<'_>, name: &str, algorit
         keys.push((kid, key));
     }
     if !table.has("jwks_file") && !table.has("key") {
-        reader.notes.mistake(table.line(), "[[issuer]] has no key.", "Write `jwks_file = \"…\"` or [[issuer.key]].");
+        reader.notes.mistake(
+            table.line(),
+            "[[issuer]] has no key.",
+            "Write `jwks_url = \"https://…\"`, `jwks_file = \"…\"` or [[issuer.key]].",
+        );
     }
     if keys.len() > 1 && keys.iter().any(|(kid, _)| kid.is_none()) {
         let what = "one of several keys of the issuer has no `kid`, so no token could name it.";

@@ -7,6 +7,7 @@ mod first_run;
 mod gateway;
 mod identities;
 mod issuers;
+mod key_sets;
 mod keys;
 mod listeners;
 mod mistake;

@@ -205,6 +205,12 @@ fn by_issuer(
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
     trace.passed("issuer", || format!("`iss` is that of the issuer {:?}", issuer.name));
+    // An outage is never told as a fault of the token's.
+    if issuer.is_without_keys() {
+        let detail =
+            format!("The key set of the issuer {:?} was never fetched: `jwks_url` cannot be reached.", issuer.name);
+        return Err(Refused::new(Denial::Unavailable, detail));
+    }
     let Some((kid, key)) = issuer.key(token.kid()) else {
         let named = token.kid().map_or("The token has no `kid`".into(), |kid| format!("`kid` is {}", shown(kid)));
         let detail = format!("{named}; the issuer {:?} has {}.", issuer.name, key_list(issuer));

@@ -129,6 +129,8 @@ pub struct Issuer {
     pub audience: Vec<Box<str>>,
     /// Its keys by `kid`; a single key may be without.
     pub keys: Vec<(Option<Box<str>>, VerifyingKey)>,
+    /// Whether it publishes its keys, which then come and go without anybody's editing.
+    pub published: Published,
     /// The claim that names the device.
     pub device_claim: Box<str>,
     /// The claim that narrows the scope.
@@ -139,7 +141,21 @@ pub struct Issuer {
     pub token_lifetime_max: Option<Duration>,
 }
 
+/// Whether an issuer publishes its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// At an address (`jwks_url`); until they were fetched it has none.
+    Yes,
+    /// They stand in files.
+    No,
+}
+
 impl Issuer {
+    /// Whether its keys are yet to be fetched.
+    pub fn is_without_keys(&self) -> bool {
+        self.published == Published::Yes && self.keys.is_empty()
+    }
+
     /// The key that a token names; without a `kid`, the single one.
     pub(super) fn key(&self, kid: Option<&str>) -> Option<(&str, &VerifyingKey)> {
         match (kid, self.keys.as_slice()) {

@@ -25,7 +25,8 @@ pub use jwk::{JwkSetError, SkippedKey, parse_jwk, parse_jwk_set};
 pub use jwt::{JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey, check_printed};
 pub use keyring::{
-    Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, PublicKey, ScopeIndex, Validity,
+    Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, PublicKey, Published, ScopeIndex,
+    Validity,
 };
 pub use mint::{JwtClaims, MintError, SigningKey, mint_jwt, mint_sas, resource_of, self_test};
 pub use revocation::{

@@ -36,6 +36,7 @@ pub(super) fn keyring(key: VerifyingKey) -> Keyring {
         iss: "https://id.factory.example".into(),
         audience: vec!["localhost".into()],
         keys: vec![(None, key)],
+        published: Published::No,
         device_claim: "sub".into(),
         scope_claim: None,
         require: Some(vec!["exp".into()]),

@@ -5,6 +5,9 @@
 //! caller's business: it is told which changed, and loads them anew.
 
 mod change;
+mod jwks;
+
+pub use jwks::{KeySetSource, KeySetState, KeySetUrl, KeySets, Network};
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! What the gate is told by `config/gateway.toml`.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     credential::{Issuer, VerifyRules},
@@ -31,6 +31,8 @@ pub struct GateConfig {
     pub google_registries: Vec<String>,
     /// The issuer that this gateway is itself: its token service. It stands beside those of the identities.
     pub own_issuer: Option<OwnIssuer>,
+    /// The directory where key sets that were fetched are kept.
+    pub key_sets: PathBuf,
 }
 
 impl GateConfig {
@@ -88,6 +90,7 @@ impl Default for GateConfig {
             hub_wide_tokens: false,
             google_registries: Vec::new(),
             own_issuer: None,
+            key_sets: "var/jwks".into(),
         }
     }
 }

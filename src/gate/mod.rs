@@ -7,12 +7,14 @@ mod backoff;
 mod certificate;
 mod config;
 mod limiter;
+mod misses;
 mod names;
 mod standing;
 
 pub use backoff::{Backoff, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
+pub use misses::{Misses, Wake};
 pub use names::is_google_registry;
 pub use standing::Standing;
 
@@ -27,8 +29,8 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     credential::{
-        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Refused, RevocationList, ScopeIndex, Validity,
-        VerifyRules, verify, verify_certificate,
+        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Published, Refused, RevocationList, ScopeIndex,
+        Validity, VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -103,6 +105,7 @@ pub struct Gate {
     identities: ArcSwapOption<Identities>,
     revocations: ArcSwapOption<RevocationList>,
     epoch: AtomicU64,
+    misses: Arc<Misses>,
 }
 
 impl Gate {
@@ -114,6 +117,7 @@ impl Gate {
             identities: ArcSwapOption::empty(),
             revocations: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
+            misses: Arc::default(),
         }
     }
 
@@ -156,6 +160,11 @@ impl Gate {
     /// The list in force.
     pub fn revocations(&self) -> Option<Arc<RevocationList>> {
         self.revocations.load_full()
+    }
+
+    /// Rung when a token names a key that its issuer may have published since.
+    pub fn misses(&self) -> &Arc<Misses> {
+        &self.misses
     }
 
     /// What tokens are held to besides their signature, on listeners with this profile.
@@ -225,8 +234,7 @@ impl Gate {
         let device = &old.device;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
         let credential = Credential::parse(token).map_err(about)?;
-        let rules = self.rules(old.profile);
-        let identity = verify(&credential, Some(device), identities.keyring(), rules, now).map_err(about)?;
+        let identity = self.believe(&credential, (device, old.profile), identities, now).map_err(about)?;
         let shown = (device, old.certificate.as_ref().map(|shown| &shown.peer), old.profile);
         let grant = self.give(&identity, shown, (identities, list), now)?;
         if !old.scope.includes(&grant.scope) {
@@ -298,14 +306,30 @@ impl Gate {
         now: UnixSeconds,
     ) -> Result<Identity, Refused> {
         match (credential, request.certificate) {
-            (Some(credential), _) => {
-                verify(credential, Some(device), identities.keyring(), self.rules(request.profile), now)
-            }
+            (Some(credential), _) => self.believe(credential, (device, request.profile), identities, now),
             (None, Some(peer)) => {
                 verify_certificate(peer, device, identities.keyring(), self.rules(request.profile), now)
             }
             (None, None) => Err(Refused::new(Denial::CredentialMissing, "CONNECT has no password.")),
         }
+    }
+
+    /// [`verify`]; a key that nobody knows may have been published a moment ago.
+    fn believe(
+        &self,
+        credential: &Credential<'_>,
+        (device, profile): (&DeviceId, Profile),
+        identities: &Identities,
+        now: UnixSeconds,
+    ) -> Result<Identity, Refused> {
+        verify(credential, Some(device), identities.keyring(), self.rules(profile), now).inspect_err(|refused| {
+            if let (Credential::Jwt(token), Denial::KeyUnknown | Denial::Unavailable) = (credential, refused.denial)
+                && let Some(issuer) = token.iss().and_then(|iss| identities.keyring.issuer(iss))
+                && issuer.published == Published::Yes
+            {
+                self.misses.ring(&issuer.name);
+            }
+        })
     }
 
     /// A session ended sooner than its token: with the key that verified it, or with its certificate.

@@ -93,6 +93,7 @@ impl Shape {
             iss: "https://id.factory.example".into(),
             audience: vec!["localhost".into()],
             keys: vec![(Some(self.kid.into()), VerifyingKey::from_secret(Algorithm::HS256, ISSUER).expect("a key"))],
+            published: Published::No,
             device_claim: "sub".into(),
             scope_claim: Some("acl".into()),
             require: Some(["exp", "iat", "jti"].map(Into::into).to_vec()),

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::credential::{Algorithm, Issuer, SigningKey, parse_jwk_set};
+use crate::credential::{Algorithm, Issuer, Published, SigningKey, parse_jwk_set};
 
 /// Keys that sign the service's JWTs, and their public halves.
 pub struct Signing {
@@ -31,6 +31,7 @@ impl Signing {
             name: OWN_ISSUER.into(),
             iss: iss.into(),
             audience: audience.iter().map(|name| name.as_str().into()).collect(),
+            published: Published::No,
             keys: believed,
             device_claim: "sub".into(),
             scope_claim: Some("acl".into()),

@@ -9,9 +9,9 @@ use std::{
 
 use super::secrets::{remember, remember_tokens};
 use tokio_rustls::rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
 /// Of the MQTT protocol.
@@ -114,6 +114,19 @@ pub struct Device {
 pub trait Stream: Read + Write + Send {
     /// What it stands on.
     fn socket(&self) -> &TcpStream;
+    /// Both layers, where TLS is spoken.
+    fn tls(&mut self) -> Option<(&mut ClientConnection, &mut TcpStream)> {
+        None
+    }
+}
+
+/// A client certificate and its key, DER.
+#[derive(Clone)]
+pub struct ClientIdentity {
+    /// The client's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS#8.
+    pub key: Vec<u8>,
 }
 
 impl Device {
@@ -125,6 +138,56 @@ impl Device {
     /// A TLS connection on which nothing has been said.
     pub fn open_tls(address: SocketAddr, ca_pem: &[u8], version: Version) -> Self {
         Self::over(Box::new(open_tls(address, ca_pem)), version)
+    }
+
+    /// What a TLS client believes and shows. Connections that share it resume each other's sessions.
+    pub fn tls_client(ca_pem: &[u8], identity: Option<&ClientIdentity>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        Arc::new(match identity {
+            None => config.with_no_client_auth(),
+            Some(ClientIdentity { chain, key }) => {
+                let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+                let key = PrivateKeyDer::try_from(key.clone()).unwrap();
+                config.with_client_auth_cert(chain, key).unwrap()
+            }
+        })
+    }
+
+    /// A TLS connection of such a client, on which nothing has been said.
+    pub fn open_tls_with(address: SocketAddr, config: &Arc<ClientConfig>, version: Version) -> Self {
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = ClientConnection::new(config.clone(), name).unwrap();
+        Self::over(Box::new(StreamOwned::new(tls, dial(address))), version)
+    }
+
+    /// Brings the TLS handshake to its end.
+    #[track_caller]
+    pub fn handshake(mut self) -> Self {
+        let (tls, socket) = self.stream.tls().expect("a TLS connection");
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(socket).unwrap();
+        }
+        self
+    }
+
+    /// What the server has shown.
+    #[track_caller]
+    pub fn server_certificate(&mut self) -> Vec<u8> {
+        let (tls, _) = self.stream.tls().expect("a TLS connection");
+        tls.peer_certificates().and_then(|chain| chain.first()).expect("after the handshake").to_vec()
+    }
+
+    /// Whether the TLS session is one from before.
+    #[track_caller]
+    pub fn was_resumed(&mut self) -> bool {
+        let (tls, _) = self.stream.tls().expect("a TLS connection");
+        tls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// A connection over whatever this is.
@@ -312,16 +375,8 @@ pub fn open_tls(address: SocketAddr, ca_pem: &[u8]) -> StreamOwned<ClientConnect
 
 /// The same on a connection that stands.
 pub fn tls_over(socket: TcpStream, ca_pem: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca_pem).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-    StreamOwned::new(tls, socket)
+    StreamOwned::new(ClientConnection::new(Device::tls_client(ca_pem, None), name).unwrap(), socket)
 }
 
 /// A connection that gives up where nothing is accepted.
@@ -387,6 +442,10 @@ impl Stream for TcpStream {
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
     fn socket(&self) -> &TcpStream {
         &self.sock
+    }
+
+    fn tls(&mut self) -> Option<(&mut ClientConnection, &mut TcpStream)> {
+        Some((&mut self.conn, &mut self.sock))
     }
 }
 

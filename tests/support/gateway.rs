@@ -8,14 +8,17 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio_rustls::rustls::ClientConfig;
 
 use super::{
-    Device, Login, Process, Version, device_key, folder, found_in, free_port, sas, token::ISSUER_SECRET, until,
+    ClientIdentity, Device, Login, Process, Version, device_key, folder, found_in, free_port, sas,
+    token::ISSUER_SECRET, until,
 };
 
 /// What a gateway is to be like; [`Plan::start`] makes it so.
@@ -52,6 +55,7 @@ pub struct Gateway {
     admin: SocketAddr,
     /// The authority of its certificate.
     pub ca_pem: Vec<u8>,
+    ca: Issuer<'static, KeyPair>,
 }
 
 impl Plan {
@@ -118,7 +122,7 @@ impl Plan {
         let folder = folder("gateway");
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (tcp, tls, admin) = (local(free_port()), local(free_port()), local(free_port()));
-        let ca_pem = write_certificates(&folder);
+        let (ca_pem, ca) = write_certificates(&folder);
         write_secret(&folder.join("identities.toml"), &self.all_identities());
         fs::write(folder.join("revocations.jsonl"), "").unwrap();
         fs::write(folder.join("gateway.toml"), self.configuration(&folder, tcp, tls, admin)).unwrap();
@@ -126,7 +130,7 @@ impl Plan {
         // Not beside what the gateway watches: a line about a change would be a change.
         fs::create_dir(folder.join("log")).unwrap();
         let process = start_in(&folder);
-        Gateway { process, folder, tcp, tls, admin, ca_pem }
+        Gateway { process, folder, tcp, tls, admin, ca_pem, ca }
     }
 
     fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
@@ -225,6 +229,21 @@ impl Gateway {
         Device::open_tls(self.tls, &self.ca_pem, version)
     }
 
+    /// A TLS client with a certificate of its own.
+    pub fn tls_client(&self, identity: &ClientIdentity) -> Arc<ClientConfig> {
+        Device::tls_client(&self.ca_pem, Some(identity))
+    }
+
+    /// A TLS connection of such a client, on which nothing has been said.
+    pub fn open_tls_with(&self, version: Version, config: &Arc<ClientConfig>) -> Device {
+        Device::open_tls_with(self.tls, config, version)
+    }
+
+    /// Another server certificate of the same CA, and its key, PEM.
+    pub fn issue_server(&self) -> (String, String) {
+        issue_server(&self.ca)
+    }
+
     /// A device that is admitted with a SAS token, over TCP.
     #[track_caller]
     pub fn connect(&self, version: Version, device: &str) -> Device {
@@ -316,18 +335,24 @@ fn start_in(folder: &Path) -> Process {
 }
 
 /// A CA, and the server's certificate that it signed; gives the CA's.
-fn write_certificates(folder: &Path) -> Vec<u8> {
+fn write_certificates(folder: &Path) -> (Vec<u8>, Issuer<'static, KeyPair>) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let ca = Issuer::new(ca, ca_key);
+    let (certificate, key) = issue_server(&ca);
+    fs::write(folder.join("server.pem"), certificate).unwrap();
+    write_secret(&folder.join("server.key"), &key);
+    write_secret(&folder.join("issuer.secret"), ISSUER_SECRET);
+    (ca_pem.into_bytes(), ca)
+}
+
+fn issue_server(ca: &Issuer<'static, KeyPair>) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let server = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    fs::write(folder.join("server.pem"), server.pem()).unwrap();
-    write_secret(&folder.join("server.key"), &key.serialize_pem());
-    write_secret(&folder.join("issuer.secret"), ISSUER_SECRET);
-    ca_pem.into_bytes()
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, ca).unwrap();
+    (certificate.pem(), key.serialize_pem())
 }
 
 fn write_secret(path: &Path, text: &str) {

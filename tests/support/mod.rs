@@ -13,7 +13,7 @@ mod secrets;
 mod token;
 mod wait;
 
-pub use device::{Answer, Device, Login, Stream, Version, dial, open_tls, publish_packet, tls_over};
+pub use device::{Answer, ClientIdentity, Device, Login, Stream, Version, dial, open_tls, publish_packet, tls_over};
 pub use gateway::{Gateway, Hub, Plan};
 pub use https::{HttpAnswer, Https};
 pub use hub::{Recorded, Recorder};

@@ -40,6 +40,7 @@ fn identities(pump: Device, camera: Option<Device>) -> Arc<Identities> {
         name: "factory".into(),
         iss: "https://id.factory.example".into(),
         audience: vec!["localhost".into()],
+        published: Published::No,
         keys: vec![(Some("k1".into()), VerifyingKey::from_secret(Algorithm::HS256, ISSUER).expect("a key"))],
         device_claim: "sub".into(),
         scope_claim: None,
