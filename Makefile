@@ -15,9 +15,9 @@ build:
 # Everything.
 test: tools unit interop
 
-# What needs no program from outside: unit, model, layering, hostile peers, cuts, outages.
+# What needs no program from outside: unit, model, layering, hostile peers, cuts, outages. 200 rounds of kill -9.
 unit:
-	$(CARGO) test --locked
+	TOLLGATE_CRASH_ROUNDS=$${TOLLGATE_CRASH_ROUNDS:-200} $(CARGO) test --locked
 
 # Real clients and a real hub.
 interop: tools

@@ -168,6 +168,8 @@ pub enum Alarm {
     Certificate,
     /// The wall clock jumped.
     Clock,
+    /// The disk behind delivery takes nothing, or cannot be read.
+    Spool,
     /// A hub cannot be reached.
     Hub,
     /// Keys are due and cannot be rotated.
@@ -178,8 +180,16 @@ pub enum Alarm {
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::List, Self::Identities, Self::Certificate, Self::Clock, Self::Hub, Self::Keys, Self::KeySet];
+    pub const ALL: [Self; 8] = [
+        Self::List,
+        Self::Identities,
+        Self::Certificate,
+        Self::Clock,
+        Self::Spool,
+        Self::Hub,
+        Self::Keys,
+        Self::KeySet,
+    ];
 
     /// Metric label.
     pub fn tag(self) -> &'static str {
@@ -188,6 +198,7 @@ impl Alarm {
             Self::Identities => "identities",
             Self::Certificate => "certificate",
             Self::Clock => "clock",
+            Self::Spool => "spool",
             Self::Hub => "hub",
             Self::Keys => "keys",
             Self::KeySet => "key_set",
@@ -245,6 +256,18 @@ pub const KEY_SET_FETCHES: &str = "tollgate_key_set_fetches_total";
 pub const UPSTREAM_CONNECTED: &str = "tollgate_upstream_connected";
 /// `tollgate_upstream_inflight{upstream}`: messages sent and not acknowledged.
 pub const UPSTREAM_INFLIGHT: &str = "tollgate_upstream_inflight";
+/// `tollgate_spool_messages`: messages that wait on the disk.
+pub const SPOOL_MESSAGES: &str = "tollgate_spool_messages";
+/// `tollgate_spool_bytes`: bytes of the spool's files.
+pub const SPOOL_BYTES: &str = "tollgate_spool_bytes";
+/// `tollgate_spool_oldest_seconds`: since the oldest message that waits on the disk was received.
+pub const SPOOL_OLDEST_SECONDS: &str = "tollgate_spool_oldest_seconds";
+/// `tollgate_spool_set_aside`: messages that a hub would not take, or that waited for longer than `age_max`.
+pub const SPOOL_SET_ASIDE: &str = "tollgate_spool_set_aside";
+/// `tollgate_spool_syncs_total`: groups that were written to the disk.
+pub const SPOOL_SYNCS: &str = "tollgate_spool_syncs_total";
+/// `tollgate_spool_torn_bytes_total`: bytes that a crash left half-written, cut at a start.
+pub const SPOOL_TORN_BYTES: &str = "tollgate_spool_torn_bytes_total";
 /// `tollgate_tokens_verified_total{kind, key_slot}`: `key_slot` is `primary`, `secondary`, or `jwt` for an issuer's key.
 pub const TOKENS_VERIFIED: &str = "tollgate_tokens_verified_total";
 
@@ -346,6 +369,12 @@ fn describe_all() {
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_ISSUED, "Tokens that the token service issued, by who asked and by kind.");
     describe_counter!(TOKEN_REQUESTS_REFUSED, "Requests that the token service refused, by reason.");
+    describe_gauge!(SPOOL_MESSAGES, "Messages that wait on the disk.");
+    describe_gauge!(SPOOL_BYTES, "Bytes of the spool's files.");
+    describe_gauge!(SPOOL_OLDEST_SECONDS, "Seconds since the oldest message that waits on the disk was received.");
+    describe_gauge!(SPOOL_SET_ASIDE, "Messages kept that a hub would not take, or that waited for too long.");
+    describe_counter!(SPOOL_SYNCS, "Groups of messages that were written to the disk.");
+    describe_counter!(SPOOL_TORN_BYTES, "Bytes that a crash left half-written, cut at a start.");
     describe_counter!(TOKENS_VERIFIED, "Tokens whose signature was verified, by kind and slot of the key.");
     for kind in Alarm::ALL {
         alarm(kind, AlarmState::Off);

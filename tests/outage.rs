@@ -41,9 +41,9 @@ fn a_hub_that_closes_on_every_tenth_message_loses_and_reorders_nothing() {
 }
 
 #[test]
-fn a_hub_that_never_acknowledges_makes_no_puback_and_no_spin() {
+fn where_only_the_hub_is_a_witness_one_that_never_acknowledges_makes_no_puback_and_no_spin() {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).ack("hub").start();
     recorder.tell("ack hold");
     let mut device = gateway.connect(Version::V5, "d0");
     let ids: Vec<u16> = (0..10).map(|n| device.publish(&events(0), n.to_string().as_bytes(), 1)).collect();
@@ -58,9 +58,9 @@ fn a_hub_that_never_acknowledges_makes_no_puback_and_no_spin() {
 }
 
 #[test]
-fn a_slow_hub_is_waited_for() {
+fn where_only_the_hub_is_a_witness_a_slow_one_is_waited_for() {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V4)).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V4)).ack("hub").start();
     recorder.tell("ack after 400");
     let mut device = gateway.connect(Version::V4, "d0");
     let started = Instant::now();
@@ -73,7 +73,7 @@ fn a_slow_hub_is_waited_for() {
 fn a_hub_that_is_away_pushes_back_on_devices_within_bounded_memory_and_comes_back_in_order() {
     let mut recorder = Recorder::start();
     // So many that the link's log is full before the window of one device is.
-    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).limit("receive_maximum = 5000");
+    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).ack("hub").limit("receive_maximum = 5000");
     let gateway = plan.shards(1).start();
     let mut devices: Vec<Device> = (0..3).map(|n| gateway.connect(version_of(n), &format!("d{n}"))).collect();
     for (n, device) in devices.iter_mut().enumerate() {
@@ -163,7 +163,10 @@ fn publish_all(gateway: &Gateway, version: Version, number: usize, count: usize)
 
 /// What the device was acknowledged is in the log, each at least once, the first of each in order.
 fn assert_in_order(recorder: &Recorder, number: usize, count: usize) {
-    let arrived = first_occurrences(recorder.payloads(&events(number)).into_iter());
+    // What was acknowledged from the disk is on its way.
+    let arrived = || first_occurrences(recorder.payloads(&events(number)).into_iter());
+    until("everything to arrive", PATIENCE, || arrived().len() == count);
+    let arrived = arrived();
     let wrong = arrived.iter().enumerate().find(|(at, text)| at.to_string() != **text);
     assert_eq!(wrong, None, "device d{number}: out of order");
     assert_eq!(arrived.len(), count, "device d{number}: lost");

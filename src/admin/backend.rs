@@ -116,6 +116,21 @@ pub struct UpstreamStatus {
     pub inflight: usize,
     /// Bytes of messages that are kept until the hub has acknowledged them.
     pub backlog: usize,
+    /// Whether messages go to the disk first: the hub is away, or slower than `spill_after`.
+    #[serde(default)]
+    pub spooling: bool,
+    /// Messages that wait on the disk.
+    #[serde(default)]
+    pub spooled: u64,
+    /// Since the oldest of them was received.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub oldest_seconds: Option<u64>,
+    /// Messages kept that the hub would not take, or that waited for longer than `age_max`.
+    #[serde(default)]
+    pub set_aside: u64,
+    /// What the disk refuses, while it does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spool_error: Option<String>,
     /// The last error of a connection, and when (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_error: Option<String>,

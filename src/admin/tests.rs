@@ -57,6 +57,11 @@ impl Control for Pretended {
             window: 2000,
             inflight: 3,
             backlog: 4,
+            spooling: false,
+            spooled: 0,
+            oldest_seconds: None,
+            set_aside: 0,
+            spool_error: None,
             last_error: None,
         }]
     }

@@ -46,27 +46,36 @@ impl Control for Desk {
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
         let both = self.site.upstreams.iter().zip(&self.config.upstreams);
-        both.map(|(upstream, config)| {
-            let connected = connected(upstream);
-            let connections = upstream.status.len();
-            let (kind, address) = match &config.kind {
-                UpstreamKind::Embedded => ("embedded", "in this process".to_owned()),
-                UpstreamKind::Mqtt(hub) => ("mqtt", format!("{}:{}", hub.host, hub.port)),
-            };
-            UpstreamStatus {
-                name: upstream.name.clone(),
-                kind: kind.into(),
-                address,
-                state: UpstreamState::of(connected, connections),
-                connected,
-                connections,
-                window: config.window * connections,
-                inflight: inflight(upstream),
-                backlog: upstream.status.iter().map(|member| member.backlog_bytes()).sum(),
-                last_error: upstream.status.iter().filter_map(|member| member.last_error()).max(),
-            }
-        })
-        .collect()
+        let spool = self.site.spool.as_ref().map(|spool| (spool.fill(), spool.trouble()));
+        let now_ms = self.site.clock.now_ms();
+        both.enumerate()
+            .map(|(index, (upstream, config))| {
+                let fill = spool.as_ref().and_then(|(fill, _)| fill.hubs.get(index)).copied().unwrap_or_default();
+                let connected = connected(upstream);
+                let connections = upstream.status.len();
+                let (kind, address) = match &config.kind {
+                    UpstreamKind::Embedded => ("embedded", "in this process".to_owned()),
+                    UpstreamKind::Mqtt(hub) => ("mqtt", format!("{}:{}", hub.host, hub.port)),
+                };
+                UpstreamStatus {
+                    name: upstream.name.clone(),
+                    kind: kind.into(),
+                    address,
+                    state: UpstreamState::of(connected, connections),
+                    connected,
+                    connections,
+                    window: config.window * connections,
+                    inflight: inflight(upstream),
+                    backlog: upstream.status.iter().map(|member| member.backlog_bytes()).sum(),
+                    spooling: upstream.status.iter().any(|member| member.is_spooling()),
+                    spooled: fill.messages,
+                    oldest_seconds: fill.oldest_ms.map(|at| now_ms.saturating_sub(at) / 1000),
+                    set_aside: fill.aside,
+                    spool_error: spool.as_ref().and_then(|(_, trouble)| trouble.clone()),
+                    last_error: upstream.status.iter().filter_map(|member| member.last_error()).max(),
+                }
+            })
+            .collect()
     }
 
     fn readiness(&self) -> Readiness {
@@ -106,6 +115,11 @@ pub(super) fn inflight(upstream: &Upstream) -> usize {
     upstream.status.iter().map(|member| member.inflight()).sum()
 }
 
+/// Messages that a device waits for.
+pub(super) fn owed(upstream: &Upstream) -> usize {
+    upstream.status.iter().map(|member| member.owed()).sum()
+}
+
 fn connected(upstream: &Upstream) -> usize {
     upstream.status.iter().filter(|member| member.is_connected()).count()
 }
@@ -124,6 +138,19 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         meter::Alarm::KeySet,
         if unfetched.is_empty() { meter::AlarmState::Off } else { meter::AlarmState::On },
     );
+    if let Some(spool) = &site.spool {
+        let fill = spool.fill();
+        let messages: u64 = fill.hubs.iter().map(|hub| hub.messages).sum();
+        let oldest = fill.hubs.iter().filter_map(|hub| hub.oldest_ms).min();
+        let age_ms = oldest.map_or(0, |at| site.clock.now_ms().saturating_sub(at));
+        metrics::gauge!(meter::SPOOL_MESSAGES).set(messages as f64);
+        metrics::gauge!(meter::SPOOL_BYTES).set(fill.bytes as f64);
+        metrics::gauge!(meter::SPOOL_OLDEST_SECONDS).set(age_ms as f64 / 1000.0);
+        metrics::gauge!(meter::SPOOL_SET_ASIDE).set(fill.hubs.iter().map(|hub| hub.aside).sum::<u64>() as f64);
+        metrics::counter!(meter::SPOOL_SYNCS).absolute(spool.syncs());
+        let trouble = spool.trouble().is_some();
+        meter::alarm(meter::Alarm::Spool, if trouble { meter::AlarmState::On } else { meter::AlarmState::Off });
+    }
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
     meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });
 }

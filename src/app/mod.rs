@@ -6,6 +6,7 @@ mod desk;
 mod keys;
 mod list;
 mod screen;
+mod spool;
 mod tokens;
 
 use std::{
@@ -24,7 +25,7 @@ use crate::{
     clock::Clock,
     config::{self, Config, FirstRun, Mistake},
     credential,
-    delivery::LinkConfig,
+    delivery::{LinkConfig, spool::Keeper},
     feed::{Files, Watch},
     gate::{Backoff, ConnectLimiter, Gate},
     journal::Journal,
@@ -98,6 +99,8 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// The spool cannot be opened, and what to do about it.
+    Spool(String),
     /// Something else the system refused.
     Io(&'static str, io::Error),
 }
@@ -122,6 +125,7 @@ impl fmt::Display for StartError {
             Self::Bind { address, section, error } => {
                 write!(f, "cannot listen on {address} (`bind` under {section} in gateway.toml): {error}")
             }
+            Self::Spool(what) => f.write_str(what),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -139,6 +143,8 @@ struct Gateway {
     bound: Bound,
     admin: std::net::TcpListener,
     tokens: Option<tokens::Running>,
+    /// Dropped after the shards have nothing more for it: what was acknowledged is made lasting.
+    keeper: Option<Keeper>,
     /// Dropped last: hubs outlive the pool.
     hubs: Vec<EmbeddedHub>,
     _watch: Watch,
@@ -162,7 +168,9 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
     let (admin, admin_address) = bind_admin(config)?;
     let tokens = tokens::bind(config)?;
     let all_tls = tls.into_iter().chain(tokens.as_ref().map(|tokens| tokens.tls.clone())).collect();
-    let (upstreams, hubs) = upstreams(config, shards)?;
+    let spool = spool::open(config)?;
+    let (upstreams, hubs) = upstreams(config, shards, spool.as_ref())?;
+    let mut keeper = spool.map(|opened| opened.keeper);
     let clock = Arc::new(Clock::open(&config.gateway.state_dir));
     let site = Arc::new(Site {
         gate: Arc::new(Gate::new(config.gate.clone())),
@@ -175,6 +183,7 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
         connections: Connections::new(config.limits.connections_max),
         gateway: config.gateway.name.clone(),
         upstreams,
+        spool: keeper.as_ref().map(Keeper::handle),
         draining: AtomicBool::new(false),
         key_uses: KeyUses::new(clock.now()),
         clock,
@@ -183,6 +192,11 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
     changes.load_all().map_err(StartError::Mistakes)?;
     let keys = keys::Keys::new(config, &site, &changes);
     let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
+    if let Some(keeper) = &mut keeper {
+        let shards = shards.clone();
+        let answer = move |link, answer| shards.answer(link, answer);
+        keeper.start(answer).map_err(|error| StartError::Io("cannot start the spool's thread", error))?;
+    }
     changes.reaches(&shards);
     let watch = {
         changes.follows(files.follower());
@@ -193,7 +207,8 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
     let bound = Bound { listeners, admin: admin_address, tokens: tokens.as_ref().map(|tokens| tokens.address) };
     let run = |bound| tokens::start(options.config.clone(), config, &site, &changes, bound);
     let tokens = tokens.map(run).transpose()?;
-    Ok(Gateway { config: config.clone(), site, shards, changes, keys, bound, admin, tokens, hubs, _watch: watch })
+    let config = config.clone();
+    Ok(Gateway { config, site, shards, changes, keys, bound, admin, tokens, keeper, hubs, _watch: watch })
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.
@@ -237,10 +252,14 @@ fn bind_admin(config: &Config) -> Result<(std::net::TcpListener, std::net::Socke
     Ok((socket, address))
 }
 
-fn upstreams(config: &Config, shards: usize) -> Result<(Vec<Upstream>, Vec<EmbeddedHub>), StartError> {
+fn upstreams(
+    config: &Config,
+    shards: usize,
+    spool: Option<&spool::Opened>,
+) -> Result<(Vec<Upstream>, Vec<EmbeddedHub>), StartError> {
     let mut hubs = Vec::new();
     let nonce = start_nonce().map_err(|error| StartError::Io("no randomness", error))?;
-    let upstreams = config.upstreams.iter().map(|upstream| {
+    let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let members_a_shard = upstream.connections.div_ceil(shards).max(1);
         let (place, version, user_name, password) = match &upstream.kind {
             UpstreamKind::Embedded => {
@@ -257,6 +276,7 @@ fn upstreams(config: &Config, shards: usize) -> Result<(Vec<Upstream>, Vec<Embed
             place,
             link: link(config, upstream, (version, user_name, password), &nonce),
             members_a_shard,
+            backlog: spool.and_then(|spool| spool.backlog(config, index)),
             status: (0..members_a_shard * shards).map(|_| Arc::new(MemberStatus::default())).collect(),
         })
     });
@@ -293,6 +313,7 @@ fn link(
         window: upstream.window,
         log_bytes_max: LINK_LOG_BYTES_MAX,
         id_prefix: format!("{}-{nonce}-{}", config.gateway.name, upstream.name),
+        spool: None,
     }
 }
 
@@ -302,7 +323,7 @@ fn routes(config: &Config) -> Routes {
         let upstream = config.upstreams.iter().position(|u| u.name == route.upstream);
         let upstream = upstream.expect("invariant: Config::load refuses a route to an unknown hub");
         routes
-            .add(&route.from, route.to.as_deref(), upstream)
+            .add(&route.from, route.to.as_deref(), upstream, route.ack)
             .expect("invariant: Config::load refuses a route that cannot be followed");
     }
     routes
@@ -363,6 +384,7 @@ impl Gateway {
             tokens.stop();
         }
         self.site.clock.keep();
+        drop(self.keeper);
         drop(self.hubs);
         Ok(())
     }
@@ -405,7 +427,8 @@ impl Gateway {
         tracing::info!(sessions = self.site.registry.len(), "draining");
         self.shards.drain();
         let until = Instant::now() + DRAIN_STEP;
-        let settled = || self.site.registry.is_empty() && self.site.upstreams.iter().all(|u| desk::inflight(u) == 0);
+        // What only the disk still holds waits there for the next start.
+        let settled = || self.site.registry.is_empty() && self.site.upstreams.iter().all(|u| desk::owed(u) == 0);
         while !settled() && Instant::now() < until {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
@@ -415,7 +438,7 @@ impl Gateway {
         while connected() && Instant::now() < until {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
-        let unsettled: usize = self.site.upstreams.iter().map(desk::inflight).sum();
+        let unsettled: usize = self.site.upstreams.iter().map(desk::owed).sum();
         tracing::info!(sessions = self.site.registry.len(), unsettled, "stopped");
     }
 }

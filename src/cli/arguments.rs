@@ -135,11 +135,37 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// The messages on disk: what is damaged, what is set aside. For a gateway that is stopped
+    Spool {
+        #[command(subcommand)]
+        command: SpoolCommand,
+    },
     /// The audit log: who changed what
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SpoolCommand {
+    /// Read all of it; exits 1 and names the place where it is damaged
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The messages that are set aside: a hub would not take them, or they waited for longer than `age_max`
+    Aside {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep what is whole of a damaged spool, and the damaged files beside it
+    ///
+    /// What it could not read is lost, and its devices were told that it was safe: it says how much. Messages that were
+    /// acknowledged in a damaged place are sent again.
+    Salvage,
 }
 
 #[derive(Debug, Subcommand)]

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_long_sentence_is_folded_and_its_remedy_stands_apart() {
-        let spool = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n[spool]\nsize_max = '1 GiB'\n";
+        let spool = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n[session]\nexpiry_max = '7d'\n";
         let (_directory, shown, checked) = site(DEVICE, "", spool);
         assert_eq!(checked, Checked::Good, "{shown}");
         assert!(shown.contains("\n  ") && shown.contains("\n    Leave it, or take it out.\n"), "{shown}");

@@ -56,20 +56,32 @@ pub(super) fn upstreams(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
     if json {
         return print_json(&list.upstreams);
     }
-    let head = ["hub", "kind", "address", "state", "links", "in flight", "window", "kept bytes"];
+    let head = ["hub", "address", "state", "links", "in flight", "window", "kept bytes", "on disk", "oldest"];
     let mut rows = vec![head.map(String::from)];
     rows.extend(list.upstreams.iter().map(|hub| {
         let links = format!("{}/{}", hub.connected, hub.connections);
         let numbers = [hub.inflight, hub.window, hub.backlog].map(|n| n.to_string());
         let [inflight, window, backlog] = numbers;
-        let (name, kind, address) = (hub.name.clone(), hub.kind.clone(), hub.address.clone());
-        [name, kind, address, hub.state.as_str().into(), links, inflight, window, backlog]
+        let state = if hub.spooling { format!("{}, spooling", hub.state.as_str()) } else { hub.state.as_str().into() };
+        let oldest = hub.oldest_seconds.map_or_else(String::new, |seconds| format!("{seconds} s"));
+        let (name, address, spooled) = (hub.name.clone(), hub.address.clone(), hub.spooled.to_string());
+        [name, address, state, links, inflight, window, backlog, spooled, oldest]
     }));
     print(&table(&rows));
     for hub in &list.upstreams {
         if let Some(error) = &hub.last_error {
             print(&folded(&format!("{}: last error: {error}", hub.name), ""));
         }
+        if hub.set_aside > 0 {
+            let text = format!(
+                "{}: {} messages are set aside (tollgate spool aside, when the gateway is stopped)",
+                hub.name, hub.set_aside
+            );
+            print(&folded(&text, ""));
+        }
+    }
+    if let Some(error) = list.upstreams.iter().find_map(|hub| hub.spool_error.as_ref()) {
+        print(&folded(&format!("spool: {error}"), ""));
     }
     Ok(())
 }

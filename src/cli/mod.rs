@@ -17,13 +17,14 @@ mod revocations;
 mod revoke;
 mod sas_limit;
 mod signature;
+mod spool;
 mod token;
 
 use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-use arguments::{Arguments, AuditCommand, ClockCommand, Command, SessionsCommand, TokenCommand};
+use arguments::{Arguments, AuditCommand, ClockCommand, Command, SessionsCommand, SpoolCommand, TokenCommand};
 pub use arguments::{ConfigFile, GatewayFile};
 use check::Checked;
 use local::print;
@@ -77,6 +78,11 @@ fn run<E: std::fmt::Display>(
         },
         Command::Key { command } => key::key(&at, command),
         Command::Upstreams { json } => list::upstreams(&at, json),
+        Command::Spool { command } => match command {
+            SpoolCommand::Check { json } => spool::check(&at, json),
+            SpoolCommand::Aside { json } => spool::aside(&at, json),
+            SpoolCommand::Salvage => spool::salvage(&at),
+        },
         Command::Audit { command: AuditCommand::Verify { json } } => audit::verify(&at, json),
     }
 }

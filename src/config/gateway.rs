@@ -141,7 +141,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     warn_of_profiles(&notes, &file, &gate, &listeners);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &listeners, &upstreams);
-    let (limits, spool) = (read_limits(&notes, &file), read_spool(&notes, &file));
+    let limits = read_limits(&notes, &file);
+    let spool = read_spool(&notes, &file, limits.maximum_packet_size);
     let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).chain([admin.value]).collect();
     let token_service = read_token_service(&notes, &file, (&gateway, &gate), &taken, &mut files);
     let admin_bind = admin.value;
@@ -304,19 +305,27 @@ fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
     limits
 }
 
-fn read_spool(notes: &Notes<'_>, file: &Table<'_>) -> SpoolConfig {
+fn read_spool(notes: &Notes<'_>, file: &Table<'_>, packet_size_max: Bytes) -> SpoolConfig {
     let mut spool = SpoolConfig::default();
     let Some(table) = file.table("spool", &keys::SPOOL) else { return spool };
-    notes.warn(
-        table.line(),
-        "[spool] has no effect in this version: while a hub is away the gateway stops reading from devices.",
-        "Leave it, or take it out.",
-    );
-    set(&mut spool.size_max, table.size("size_max", Bytes::mib(1)..=Bytes(u64::MAX)));
+    if let Some(found) = table.size("size_max", Bytes::mib(1)..=Bytes(u64::MAX)) {
+        spool.size_max = found.value;
+        // One message of each of a few devices, and room to move.
+        let least = Bytes(packet_size_max.0.saturating_mul(SPOOL_PACKETS_MIN));
+        if found.value < least {
+            let what = format!(
+                "`size_max` is less than {SPOOL_PACKETS_MIN} packets of `maximum_packet_size` ({packet_size_max})."
+            );
+            notes.mistake(found.line, what, format!("Make it {least} or more, or `maximum_packet_size` smaller."));
+        }
+    }
     set(&mut spool.age_max, table.duration("age_max", Duration::ZERO..=Duration::MAX));
     let spill_after = table.parsed("spill_after", |text| match text {
         "auto" => Ok(None),
-        _ => parse_duration(text).map(Some),
+        _ => match parse_duration(text)? {
+            after if (SPILL_AFTER_MIN..=SPILL_AFTER_MAX).contains(&after) => Ok(Some(after)),
+            _ => Err(format!("{text:?} is not between 10ms and 1h")),
+        },
     });
     set(&mut spool.spill_after, spill_after);
     spool
@@ -386,6 +395,11 @@ const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
 /// With the shard's and the link's number behind it, a client id stays within what MQTT 3.1.1 hubs commonly take.
 const NAME_BYTES_MAX: usize = 64;
+/// Smaller, and one message could wait for ever for room.
+const SPOOL_PACKETS_MIN: u64 = 4;
+/// Below it, a hub that is busy for a moment causes disk writes; above it, devices wait for an hour.
+const SPILL_AFTER_MIN: Duration = Duration::from_millis(10);
+const SPILL_AFTER_MAX: Duration = Duration::from_hours(1);
 /// RFC 1035 §2.3.4.
 const HOSTNAME_BYTES_MAX: usize = 253;
 
@@ -421,7 +435,7 @@ mod tests {
         let words: Vec<&str> =
             SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')).collect();
         for section in keys::ALL {
-            let unused = ["spool", "size_max", "age_max", "spill_after", "expiry_max", "client"];
+            let unused = ["expiry_max", "client"];
             for key in section.keys.iter().filter(|key| !unused.contains(key)) {
                 assert!(words.contains(key), "{key} of {}", section.name);
             }
@@ -470,7 +484,6 @@ mod tests {
             &format!("{routed}kind = 'nats'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n"),
             &format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient_certificate = 'x'\n"),
-            "[[route]]\nfrom = 'devices/{device}/#'\nupstream = 'hub'\nack = 'disk'\n",
         ] {
             let found = mistakes(text);
             assert!(found.len() == 1 && found[0].contains("not in this version"), "{text}: {found:?}");
@@ -520,7 +533,7 @@ mod tests {
             ("[credentials]\nhub_wide_tokens = true\n", "any device"),
             ("[gateway]\nprofile = 'azure'\n", "may live for 366 days"),
             ("[credentials]\ntoken_lifetime_max = '32d'\n", "may live for 32 days"),
-            ("[spool]\nsize_max = '2 GiB'\n", "no effect"),
+            ("[[route]]\nfrom = 'devices/{device}/#'\nupstream = 'hub'\nack = 'hub'\n", "memory of this process"),
             ("[session]\nexpiry_max = '7d'\n", "no effect"),
             ("[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n", "in the clear"),
             ("[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\ninsecure = true\n", "no meaning"),

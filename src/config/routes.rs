@@ -9,7 +9,7 @@ use crate::{
     listener::ListenerConfig,
     route::{Ack, RouteConfig, Routes},
     topic::TopicFilter,
-    upstream::UpstreamConfig,
+    upstream::{UpstreamConfig, UpstreamKind},
 };
 
 /// The routes of the file, or the default one when it names none.
@@ -25,7 +25,11 @@ pub(super) fn read_routes(
         None => {
             let is_google = listeners.iter().any(|listener| listener.profile == Profile::Google);
             let all = std::iter::once(FROM).chain(is_google.then_some(FROM_GOOGLE));
-            routes.extend(all.filter_map(|from| Some(RouteConfig::new(from, &upstreams.first()?.name))));
+            routes.extend(all.filter_map(|from| {
+                let first = upstreams.first()?;
+                let ack = if first.kind == UpstreamKind::Embedded { Ack::Disk } else { Ack::default() };
+                Some(RouteConfig { ack, ..RouteConfig::new(from, &first.name) })
+            }));
         }
         Some(tables) => {
             for table in tables {
@@ -64,15 +68,23 @@ fn read_route(notes: &Notes<'_>, table: &Table<'_>, upstreams: &[UpstreamConfig]
         let remedy = format!("There is: {}.", names.join(", "));
         notes.mistake(found.line, format!("there is no upstream {:?}.", found.value), remedy);
     }
-    let ack = table.one_of("ack", &[("durable", Some(Ack::Durable)), ("hub", Some(Ack::Hub)), ("disk", None)]);
-    if let Some(Found { value: None, line }) = ack {
-        notes.not_in_this_version(line, "ack = \"disk\" (the spool)");
-    }
+    let ack = table.one_of("ack", &[("durable", Ack::Durable), ("hub", Ack::Hub), ("disk", Ack::Disk)]);
+    let named = upstream.as_ref().and_then(|found| upstreams.iter().find(|upstream| upstream.name == found.value));
+    let ack = match (ack, named.map(|upstream| &upstream.kind)) {
+        (found, Some(UpstreamKind::Embedded)) => {
+            if let Some(Found { value: Ack::Hub, line }) = found {
+                let what = "`ack = \"hub\"` has no effect: the embedded hub is memory of this process, and no witness.";
+                notes.warn(line, what, "Write \"disk\", or take it out: devices are acknowledged from the disk.");
+            }
+            Ack::Disk
+        }
+        (found, _) => found.map_or(Ack::default(), |found| found.value),
+    };
     RouteConfig {
         from: from.map_or(String::new(), |found| found.value),
         to: to.map(|found| found.value),
         upstream: upstream.map_or("", |found| found.value).to_owned(),
-        ack: ack.and_then(|found| found.value).unwrap_or_default(),
+        ack,
     }
 }
 
@@ -81,13 +93,13 @@ fn template(text: &str) -> Result<String, String> {
     if text.starts_with("$share/") {
         return Err(format!("{text:?} is a shared subscription, and no topic"));
     }
-    Routes::default().add(text, None, 0).map_err(|error| format!("{text:?}: {error}"))?;
+    Routes::default().add(text, None, 0, Ack::default()).map_err(|error| format!("{text:?}: {error}"))?;
     Ok(text.to_owned())
 }
 
 /// A topic must find its way there and back.
 fn check_mapping(notes: &Notes<'_>, from: &Found<String>, to: &Found<String>) {
-    if let Err(error) = Routes::default().add(&from.value, Some(&to.value), 0) {
+    if let Err(error) = Routes::default().add(&from.value, Some(&to.value), 0, Ack::default()) {
         notes.mistake(to.line, format!("{error}."), "Write the same topic in the hub's terms.");
     }
     if from.value.contains(DEVICE) && !to.value.contains(DEVICE) {

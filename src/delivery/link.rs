@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled,
-    log::{Log, Share},
-    slots::{Slot, Slots},
+    LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef,
+    backlog::{Backlog, Recorded},
+    log::{Log, PublishFrame, Share},
+    slots::{Owed, Slot, Slots},
+    spool::record_len,
+    spooling::{Spilling, joined, properties_len, read_back, record_again, record_of},
     stamp::Stamper,
     subscriptions::{HubCopy, Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
 };
 use crate::{
     packet::{Frame, ProtocolVersion, Publish, PublishRef, QoS, VARINT_MAX, next_frame, write_publish},
+    route::Ack,
     session::client::{Client, ClientError, Event, PACKET_BYTES_MAX},
     time::Tick,
     topic::{TopicFilter, TopicName},
@@ -22,12 +26,15 @@ pub type Deliver<'d> = dyn FnMut(SessionRef, QoS, &PublishRef<'_>) + 'd;
 
 /// One connection after another to a hub, and what must outlive them. See the module's parent.
 pub struct Link {
-    client: Client,
-    log: Log,
-    slots: Slots,
-    turns: Turns,
+    pub(super) client: Client,
+    pub(super) log: Log,
+    pub(super) slots: Slots,
+    pub(super) turns: Turns,
     subscriptions: Subscriptions,
     stamper: Stamper,
+    /// The spool's side; none where no message may be acknowledged from the disk.
+    pub(super) backlog: Option<Box<Backlog>>,
+    pub(super) spilling: Spilling,
     /// Messages of QoS 1 that are permitted on this connection and not acknowledged.
     on_wire: usize,
     /// When the hub last acknowledged something, or first had something to acknowledge.
@@ -48,6 +55,8 @@ impl Link {
             turns: Turns::default(),
             subscriptions: Subscriptions::default(),
             stamper: Stamper::new(&config.id_prefix),
+            spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),
+            backlog: config.spool.as_ref().map(|spool| Box::new(Backlog::new(spool))),
             on_wire: 0,
             progress: Tick::default(),
             wrote: false,
@@ -78,19 +87,53 @@ impl Link {
         if len > self.packet_bytes_max() || message.topic.len() > usize::from(u16::MAX) {
             return Offer::TooLarge;
         }
+        if let Some(backlog) = &mut self.backlog
+            && (!backlog.is_direct() || message.ack == Ack::Disk && publish.qos == QoS::AtLeastOnce)
+        {
+            let bytes = record_len(message.topic.len(), properties_len(version, &properties), message.payload.len());
+            let spooled = match (publish.qos, backlog.is_direct()) {
+                (QoS::AtMostOnce, _) if !backlog.admits_most_once(message.device, bytes) => {
+                    return Offer::Dropped("spool_full");
+                }
+                (QoS::AtMostOnce, _) => true,
+                (..) if !backlog.admits(from, message.device, bytes) => {
+                    self.turns.give_back(from);
+                    return Offer::Wait;
+                }
+                (_, is_direct) => !is_direct,
+            };
+            if spooled {
+                let owed = (publish.qos == QoS::AtLeastOnce).then_some(Owed { session: from, packet_id });
+                let text = joined(version, &properties);
+                let record = record_of(&publish, &text, message.device, self.spilling.wall_ms(now));
+                backlog.record(&Recorded { record, ack: message.ack, owed, offered: now });
+                self.stamper.used();
+                return Offer::Taken;
+            }
+        }
         if publish.qos == QoS::AtMostOnce {
-            if let Err(offer) = room_for_most_once(&self.log, &mut self.turns, &self.client, from, len) {
+            if let Err(offer) = room_for_most_once(&self.log, &mut self.turns, &self.client, (from, len), now) {
                 return offer;
             }
             self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
         } else {
-            let Some(id) = place_in_window(&self.log, &mut self.turns, &mut self.slots, from, len) else {
+            let Some(id) = place_in_window(&self.log, &mut self.turns, &mut self.slots, (from, len), now) else {
                 return Offer::Wait;
             };
             publish.packet_id = id;
             let at = self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
             self.log.retain(at);
-            self.slots.fill(id, Slot { session: from, packet_id, at, len, offered: now, resent: false });
+            let (device, ack, owed) = (message.device, message.ack, Some(Owed { session: from, packet_id }));
+            let mut slot = Slot { owed, ack, device, disk: None, at, len, offered: now, resent: false };
+            if ack == Ack::Disk
+                && let Some(backlog) = &mut self.backlog
+            {
+                let text = joined(version, &properties);
+                let record = record_of(&publish, &text, device, self.spilling.wall_ms(now));
+                let owed = slot.owed.take();
+                slot.disk = Some(backlog.record_in_window(&Recorded { record, ack, owed, offered: now }));
+            }
+            self.slots.fill(id, slot);
         }
         self.stamper.used();
         self.permit(now);
@@ -110,6 +153,16 @@ impl Link {
     /// Promises free places to those who wait, first come, first served, and wakes exactly those. Who is woken offers
     /// what it holds and then gives back what it does not need.
     pub fn grants(&mut self, wake: &mut impl FnMut(SessionRef)) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.wake_held(wake);
+            if !backlog.is_direct() {
+                // Whoever waited for the window is recorded instead.
+                while let Some(who) = self.turns.promise(0) {
+                    wake(who);
+                }
+                return;
+            }
+        }
         while let Some(turn) = self.turns.first() {
             let places = turn.wanted.min(self.free_places());
             let may_go = match turn.share {
@@ -130,11 +183,17 @@ impl Link {
     /// The session has nothing more to offer for now: what was promised to it is others'.
     pub fn give_back(&mut self, who: SessionRef) {
         self.turns.give_back(who);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.give_back(who);
+        }
     }
 
     /// The session is over: it waits for nothing, and its subscriptions end. Its messages stay.
     pub fn session_gone(&mut self, who: SessionRef, now: Tick) {
         self.turns.forget(who);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.forget(who);
+        }
         self.subscriptions.session_gone(who);
         self.ask(now);
     }
@@ -152,6 +211,7 @@ impl Link {
 
     /// The transport is lost. All that is unacknowledged stays, and so does QoS 0 that was not written to its end.
     pub fn down(&mut self, out: &mut LinkOutput) {
+        self.spilling.down();
         self.on_wire = 0;
         self.client.down();
         self.subscriptions.down(out);
@@ -209,6 +269,7 @@ impl Link {
             self.on_frame(frame, out, deliver, now)?;
             used += frame.bytes().len();
         }
+        self.feed(now);
         self.permit(now);
         self.ask(now);
         Ok(used)
@@ -308,8 +369,10 @@ impl Link {
         let agreed = self.client.agreed();
         let (resumed, packet_bytes_max) = (agreed.session_present, self.packet_bytes_max());
         let flags_kept = if agreed.retain_available { !DUP } else { !(DUP | RETAIN) };
-        let slots = &mut self.slots;
-        self.log.rebuild(|old| {
+        self.spilling.up();
+        let Self { slots, backlog, log, client, spilling, .. } = self;
+        let version = client.version();
+        log.rebuild(|old| {
             let Some(id) = old.frame.packet_id() else {
                 return (!old.finished && old.frame.len() <= packet_bytes_max)
                     .then_some(old.frame.first_byte() & flags_kept);
@@ -318,7 +381,8 @@ impl Link {
             // MQTT 5.0 [MQTT-3.1.2-24]: the hub may take less than the last one did.
             if old.frame.len() > packet_bytes_max {
                 let slot = slots.free(id)?;
-                out.settled.push(settled(&slot, PACKET_TOO_LARGE, now));
+                let frame = (old.frame, version, spilling.wall_ms(slot.offered));
+                answered(&slot, PACKET_TOO_LARGE, frame, backlog, out, now);
                 return None;
             }
             slot.at = old.becomes;
@@ -345,10 +409,22 @@ impl Link {
                 false => Err(ClientError::Protocol("a PUBACK for what was not sent").into()),
             };
         };
+        if !slot.resent {
+            self.spilling.measure(now.since(slot.offered));
+        }
+        if slot.disk.is_none() {
+            out.forwarded += u64::from(reason < 0x80);
+            if let Some(owed) = slot.owed {
+                out.settled.push(owed.settled(outcome(reason), slot.offered, now));
+            }
+        } else {
+            let received_ms = self.spilling.wall_ms(slot.offered);
+            let frame = (self.log.frame_at(slot.at), self.client.version(), received_ms);
+            answered(&slot, reason, frame, &mut self.backlog, out, now);
+        }
         self.log.release(slot.at);
         self.on_wire -= 1;
         self.progress = now;
-        out.settled.push(settled(&slot, reason, now));
         Ok(())
     }
 
@@ -378,7 +454,7 @@ impl Link {
 
     /// Lets as much of the log go as the hub's Receive Maximum allows, resent or new [MQTT-3.3.4-7].
     #[inline]
-    fn permit(&mut self, now: Tick) {
+    pub(super) fn permit(&mut self, now: Tick) {
         if !self.is_up() {
             return;
         }
@@ -421,7 +497,7 @@ impl Link {
         self.slots.places().saturating_sub(self.turns.promised())
     }
 
-    fn packet_bytes_max(&self) -> usize {
+    pub(super) fn packet_bytes_max(&self) -> usize {
         let hub = self.client.agreed().maximum_packet_size.unwrap_or(u32::MAX) as usize;
         hub.min(VARINT_MAX as usize)
     }
@@ -444,11 +520,17 @@ enum Source {
 
 /// A packet id for a message of QoS 1, if there is a place for it: promised to the session, or free while nobody waits.
 #[inline]
-fn place_in_window(log: &Log, turns: &mut Turns, slots: &mut Slots, from: SessionRef, len: usize) -> Option<u16> {
-    let promised = turns.promised_to(from) > 0;
+fn place_in_window(
+    log: &Log,
+    turns: &mut Turns,
+    slots: &mut Slots,
+    (from, len): (SessionRef, usize),
+    now: Tick,
+) -> Option<u16> {
+    let promised = turns.promised_to(from) > 0 && slots.places() > 0;
     let free = turns.is_empty() && slots.places() > turns.promised();
     if !(promised || free) || !log.fits(len, Share::Whole) {
-        turns.enqueue(from, len, Share::Whole);
+        turns.enqueue(from, len, Share::Whole, now);
         return None;
     }
     if promised {
@@ -462,8 +544,8 @@ fn room_for_most_once(
     log: &Log,
     turns: &mut Turns,
     client: &Client,
-    from: SessionRef,
-    len: usize,
+    (from, len): (SessionRef, usize),
+    now: Tick,
 ) -> Result<(), Offer> {
     let fits = log.fits(len, Share::Half);
     if fits && !turns.is_queued(from) {
@@ -472,15 +554,36 @@ fn room_for_most_once(
     if !fits && !client.is_up() {
         return Err(Offer::Dropped("hub_away"));
     }
-    turns.enqueue(from, len, Share::Half);
+    turns.enqueue(from, len, Share::Half, now);
     Err(Offer::Wait)
 }
 
-fn settled(slot: &Slot, reason: u8, now: Tick) -> Settled {
-    // MQTT 5.0 §3.4.2.1: from 0x80 on it is a refusal; 0x10, no matching subscribers, is none.
-    let outcome = if reason < 0x80 { Ok(()) } else { Err(reason) };
-    let took_ms = now.0.saturating_sub(slot.offered.0);
-    Settled { session: slot.session, packet_id: slot.packet_id, outcome, took_ms }
+/// The hub answered for a message, or cannot be sent it: whoever waits is told, and its record is done with.
+fn answered(
+    slot: &Slot,
+    reason: u8,
+    (frame, version, received_ms): (PublishFrame<'_>, ProtocolVersion, u64),
+    backlog: &mut Option<Box<Backlog>>,
+    out: &mut LinkOutput,
+    now: Tick,
+) {
+    out.forwarded += u64::from(reason < 0x80);
+    let owed = match (slot.disk, backlog) {
+        (Some(disk), Some(backlog)) if reason < 0x80 => backlog.taken_by_hub(disk, slot.device),
+        (Some(disk), Some(backlog)) => {
+            let publish = read_back(frame, version);
+            backlog.refused_by_hub(disk, &record_again(&publish, slot.device, received_ms))
+        }
+        _ => slot.owed,
+    };
+    if let Some(owed) = owed {
+        out.settled.push(owed.settled(outcome(reason), slot.offered, now));
+    }
+}
+
+/// MQTT 5.0 §3.4.2.1: from 0x80 on it is a refusal; 0x10, no matching subscribers, is none.
+fn outcome(reason: u8) -> Result<(), u8> {
+    if reason < 0x80 { Ok(()) } else { Err(reason) }
 }
 
 /// With something to acknowledge, a hub that acknowledges nothing for so long is as good as gone.

@@ -50,6 +50,11 @@ impl<'a> PublishFrame<'a> {
         self.0.bytes().len()
     }
 
+    /// The frame, to be parsed.
+    pub(super) fn frame(self) -> Frame<'a> {
+        self.0
+    }
+
     /// The fixed header's first byte.
     pub(super) fn first_byte(self) -> u8 {
         self.0.first()
@@ -197,6 +202,24 @@ impl Log {
         }
         self.normalize();
         self.reclaim(segment);
+    }
+
+    /// Every frame that is still held, in order, and where it lies.
+    pub(super) fn each(&self, mut each: impl FnMut(PublishFrame<'_>, Position)) {
+        for (number, segment) in (self.first..).zip(&self.segments) {
+            let mut at = Position { segment: number, offset: 0 };
+            while let Some(rest) = segment.frames.get(at.offset..).filter(|rest| !rest.is_empty()) {
+                let frame = PublishFrame::first_of(rest);
+                each(frame, at);
+                at = at.plus(frame.len());
+            }
+        }
+    }
+
+    /// The frame at `at`, which is retained.
+    pub(super) fn frame_at(&self, at: Position) -> PublishFrame<'_> {
+        let segment = self.segment(at.segment).expect("invariant: a retained frame's segment stays");
+        PublishFrame::first_of(&segment.frames[at.offset..])
     }
 
     /// Puts the frames that `keep` wants at the beginning, in their order, each with the first byte that `keep` gives

@@ -1,14 +1,20 @@
 //! From a device's PUBLISH to the hub's acknowledgement, without a socket and a clock: one [`Link`] is one pool member
 //! of one shard. It retains every message until the hub has it, sends what a lost connection leaves behind again, in
-//! order, and says who may go on when the window was full. The spool will stand behind the same [`Link::offer`].
+//! order, and says who may go on when the window was full. Behind the same [`Link::offer`] stands the [`spool`]: what a hub
+//! does not take in time goes to the disk and waits there.
 
+mod backlog;
 mod link;
 mod log;
+mod queue;
 mod slots;
+pub mod spool;
+mod spooling;
 mod stamp;
 mod subscriptions;
 mod turns;
 
+pub use backlog::BacklogConfig;
 pub use link::Link;
 pub use stamp::session_stamp;
 
@@ -16,6 +22,7 @@ use std::fmt;
 
 use crate::{
     packet::QoS,
+    route::Ack,
     session::client::{ClientConfig, ClientError},
     topic::TopicFilter,
 };
@@ -40,6 +47,8 @@ pub struct LinkConfig {
     pub log_bytes_max: usize,
     /// What `tollgate-id` begins with; unique over gateways, links and restarts.
     pub id_prefix: String,
+    /// The spool's side. Without it the hub is the only witness.
+    pub spool: Option<BacklogConfig>,
 }
 
 /// A message for the hub.
@@ -59,6 +68,10 @@ pub struct Outbound<'a> {
     pub payload: &'a [u8],
     /// When it was received: milliseconds of the wall clock since 1970.
     pub received_ms: u64,
+    /// Hash of the device's id.
+    pub device: u64,
+    /// Who must have it before the device is told.
+    pub ack: Ack,
 }
 
 /// What became of an offered message.
@@ -88,8 +101,10 @@ pub enum Placement {
 /// What the hub's bytes brought. It is the caller's to empty, and counts also when an error ends the connection.
 #[derive(Debug, Default)]
 pub struct LinkOutput {
-    /// Messages that are done with.
+    /// Messages whose devices are to be told.
     pub settled: Vec<Settled>,
+    /// Messages that the hub acknowledged.
+    pub forwarded: u64,
     /// Subscriptions that were waited for.
     pub placed: Vec<Placed>,
     /// Subscriptions that the hub refused after they had been granted.
@@ -98,14 +113,14 @@ pub struct LinkOutput {
     pub unclaimed: u64,
 }
 
-/// A message that is done with; its session may be gone.
+/// A message whose device is to be told; its session may be gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
     /// Whose message.
     pub session: SessionRef,
     /// The device's packet id.
     pub packet_id: u16,
-    /// The hub has it, or refused it with this reason code.
+    /// A witness has it, or the hub refused it with this reason code.
     pub outcome: Result<(), u8>,
     /// Milliseconds since it was offered.
     pub took_ms: u64,
@@ -167,5 +182,7 @@ impl std::error::Error for LinkError {}
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod spool_model;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::{
     packet::{
         Connack, PacketType, ProtocolVersion, PublishRef, next_frame, parse_publish, write_connack, write_puback,
     },
+    route::Ack,
     time::Tick,
 };
 
@@ -209,6 +210,8 @@ impl World {
             stamp: &[],
             payload: &payload,
             received_ms: 0,
+            device: 0,
+            ack: Ack::Durable,
         };
         let offer = self.link.offer(who, packet_id, &message, self.now);
         let session = &mut self.sessions[slot as usize];

@@ -3,20 +3,47 @@
 use std::collections::VecDeque;
 
 use super::{SessionRef, log::Position};
-use crate::time::Tick;
+use crate::{route::Ack, time::Tick};
 
 /// A message that the hub has not acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Slot {
-    pub(super) session: SessionRef,
-    /// The device's packet id.
-    pub(super) packet_id: u16,
+    /// Whom to tell; nobody where it is told already, or elsewhere (see [`DiskRef`]).
+    pub(super) owed: Option<Owed>,
+    pub(super) ack: Ack,
+    /// Hash of the device's id.
+    pub(super) device: u64,
+    /// Its record, where there is one.
+    pub(super) disk: Option<DiskRef>,
     /// Where its frame lies in the log.
     pub(super) at: Position,
     pub(super) len: usize,
     pub(super) offered: Tick,
     /// An earlier connection had a byte of it.
     pub(super) resent: bool,
+}
+
+/// A device that waits for its PUBACK.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owed {
+    pub(super) session: SessionRef,
+    /// The device's packet id.
+    pub(super) packet_id: u16,
+}
+
+/// A message's record in the spool. What is owed for it is kept with the record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct DiskRef {
+    /// Place of its queue.
+    pub(super) queue: u16,
+    /// Its number there.
+    pub(super) number: u64,
+    /// The group that it was recorded in; 0 where it was read back.
+    pub(super) group: u64,
+    /// Its place in the group.
+    pub(super) entry: u32,
+    /// Bytes of the record.
+    pub(super) len: u32,
 }
 
 /// See the module. Packet ids are 1 to the window; the one that was free longest is taken first, so that an
@@ -73,6 +100,11 @@ impl Slots {
             self.free.push_back(id);
         }
         slot
+    }
+
+    /// All that are in flight.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten()
     }
 
     fn place_mut(&mut self, id: u16) -> Option<&mut Option<Slot>> {

@@ -4,6 +4,7 @@ use crate::{
         Connack, Frame, Password, ProtocolVersion, PublishRef, next_frame, parse_publish, write_connack, write_puback,
         write_publish, write_suback,
     },
+    route::Ack,
     time::Tick,
 };
 
@@ -21,7 +22,7 @@ pub(super) fn config(version: ProtocolVersion, window: usize, log_bytes_max: usi
         user_name: Some("pool".into()),
         password: Some(Password::new(b"secret")),
     };
-    LinkConfig { client, window, log_bytes_max, id_prefix: "edge-1-0-f00d".into() }
+    LinkConfig { client, window, log_bytes_max, id_prefix: "edge-1-0-f00d".into(), spool: None }
 }
 
 pub(super) fn session(slot: u32) -> SessionRef {
@@ -29,7 +30,17 @@ pub(super) fn session(slot: u32) -> SessionRef {
 }
 
 pub(super) fn message(payload: &[u8], qos: QoS) -> Outbound<'_> {
-    Outbound { topic: "devices/d/x", qos, retain: false, properties: &[], stamp: &[], payload, received_ms: 0 }
+    Outbound {
+        topic: "devices/d/x",
+        qos,
+        retain: false,
+        properties: &[],
+        stamp: &[],
+        payload,
+        received_ms: 0,
+        device: 0,
+        ack: Ack::Durable,
+    }
 }
 
 /// What the hub sees of one PUBLISH.

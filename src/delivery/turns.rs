@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{SessionRef, log::Share};
+use crate::time::Tick;
 
 /// The queue, and the promises that are not yet redeemed. Each session stands in it once, so it is as long as there are
 /// sessions at most.
@@ -25,6 +26,8 @@ pub(super) struct Turn {
     /// Bytes that the first of them takes in the log.
     pub(super) bytes: usize,
     pub(super) share: Share,
+    /// Since when it waits.
+    pub(super) since: Tick,
     /// Promised places; 0 while it is queued.
     promised: usize,
 }
@@ -52,9 +55,9 @@ impl Turns {
 
     /// `who` waits for a place for a message of `bytes`. Who had a promise and could not use it goes back to where it
     /// stood.
-    pub(super) fn enqueue(&mut self, who: SessionRef, bytes: usize, share: Share) {
+    pub(super) fn enqueue(&mut self, who: SessionRef, bytes: usize, share: Share, now: Tick) {
         let arrival = self.arrivals;
-        let turn = self.turns.entry(who).or_insert(Turn { arrival, wanted: 1, bytes, share, promised: 0 });
+        let turn = self.turns.entry(who).or_insert(Turn { arrival, wanted: 1, bytes, share, since: now, promised: 0 });
         if turn.arrival == arrival {
             self.arrivals += 1;
         }
@@ -128,9 +131,9 @@ mod tests {
     fn the_first_to_come_is_the_first_to_be_served() {
         let mut turns = Turns::default();
         for slot in [3, 1, 2] {
-            turns.enqueue(session(slot), 10, Share::Whole);
+            turns.enqueue(session(slot), 10, Share::Whole, Tick(0));
         }
-        turns.enqueue(session(1), 10, Share::Whole);
+        turns.enqueue(session(1), 10, Share::Whole, Tick(0));
         turns.want(session(1), 5);
         assert_eq!(turns.promise(1), Some(session(3)));
         assert_eq!(turns.first().map(|turn| turn.wanted), Some(5));
@@ -143,11 +146,11 @@ mod tests {
     fn who_cannot_use_a_promise_keeps_its_place_in_the_queue() {
         let mut turns = Turns::default();
         for slot in [1, 2, 3] {
-            turns.enqueue(session(slot), 10, Share::Whole);
+            turns.enqueue(session(slot), 10, Share::Whole, Tick(0));
         }
         assert_eq!((turns.promise(1), turns.promise(1)), (Some(session(1)), Some(session(2))));
-        turns.enqueue(session(2), 99, Share::Whole);
-        turns.enqueue(session(1), 98, Share::Whole);
+        turns.enqueue(session(2), 99, Share::Whole, Tick(0));
+        turns.enqueue(session(1), 98, Share::Whole, Tick(0));
         assert_eq!(turns.promised(), 0);
         assert_eq!(turns.first().map(|turn| turn.bytes), Some(98));
         let order: Vec<_> = (0..4).filter_map(|_| turns.promise(1)).collect();
@@ -158,7 +161,7 @@ mod tests {
     fn promises_are_redeemed_given_back_or_forgotten() {
         let mut turns = Turns::default();
         for slot in [1, 2, 3] {
-            turns.enqueue(session(slot), 10, Share::Whole);
+            turns.enqueue(session(slot), 10, Share::Whole, Tick(0));
         }
         for _ in 0..2 {
             turns.promise(3);

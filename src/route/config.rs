@@ -28,4 +28,6 @@ pub enum Ack {
     Durable,
     /// The hub.
     Hub,
+    /// The disk of the gateway.
+    Disk,
 }

@@ -23,6 +23,7 @@ struct Route {
     from: Pattern,
     to: Pattern,
     upstream: usize,
+    ack: Ack,
 }
 
 /// Where one message goes: what a [`Permit`] becomes.
@@ -30,6 +31,8 @@ struct Route {
 pub struct Envelope<'t> {
     /// Index of the hub.
     pub upstream: usize,
+    /// Who must have it before the device is told.
+    pub ack: Ack,
     /// The topic in the hub's terms.
     pub topic: &'t str,
 }
@@ -39,7 +42,7 @@ impl Routes {
     ///
     /// # Errors
     /// What is wrong with `from` or `to`.
-    pub fn add(&mut self, from: &str, to: Option<&str>, upstream: usize) -> Result<(), PatternError> {
+    pub fn add(&mut self, from: &str, to: Option<&str>, upstream: usize, ack: Ack) -> Result<(), PatternError> {
         let from = Pattern::new(from)?;
         let to = to.map_or_else(|| Ok(from.clone()), Pattern::new)?;
         if from.open != to.open {
@@ -48,7 +51,7 @@ impl Routes {
         if to.has_device() && !from.has_device() {
             return Err(PatternError::NoDevice);
         }
-        self.routes.push(Route { from, to, upstream });
+        self.routes.push(Route { from, to, upstream, ack });
         Ok(())
     }
 
@@ -62,7 +65,7 @@ impl Routes {
         for route in &self.routes {
             if let Some(found) = route.from.capture(topic) {
                 let topic = if route.is_identity() { topic } else { route.to.fill(&found, buffer) };
-                return Ok(Envelope { upstream: route.upstream, topic });
+                return Ok(Envelope { upstream: route.upstream, ack: route.ack, topic });
             }
         }
         Err(Denial::NotRouted)
@@ -238,7 +241,7 @@ mod tests {
     fn routes(all: &[(&str, Option<&str>)]) -> Routes {
         let mut routes = Routes::default();
         for (i, (from, to)) in all.iter().enumerate() {
-            routes.add(from, *to, i).expect(from);
+            routes.add(from, *to, i, Ack::Durable).expect(from);
         }
         routes
     }
@@ -304,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_route_that_cannot_be_followed_is_refused() {
-        let add = |from, to| Routes::default().add(from, to, 0);
+        let add = |from, to| Routes::default().add(from, to, 0, Ack::Durable);
         assert_eq!(add("a/+/#", None), Err(PatternError::Wildcard));
         assert_eq!(add("a#", None), Err(PatternError::Wildcard));
         assert_eq!(add("", None), Err(PatternError::Wildcard));

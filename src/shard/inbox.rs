@@ -8,8 +8,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Shard, accept::Handed, connection};
-use crate::{delivery::SessionRef, denial::CloseReason, registry::Live};
+use super::{Shard, accept::Handed, connection, spooling};
+use crate::{
+    delivery::{
+        SessionRef,
+        spool::{Answer, LinkAddress},
+    },
+    denial::CloseReason,
+    registry::Live,
+};
 
 /// One message to a shard.
 #[derive(Debug)]
@@ -20,6 +27,8 @@ pub enum Inbox {
     Look(Vec<SessionRef>),
     /// No new sessions; all that are there close.
     Drain,
+    /// The spool answers one of the shard's links: hub, member, answer.
+    Spool(usize, usize, Answer),
     /// Hubs are told that the gateway ends.
     Leave,
 }
@@ -90,6 +99,14 @@ impl Shards {
         self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Leave));
     }
 
+    /// Tells a link what became of what it asked of the spool. For the spool's own thread: it waits for a full inbox.
+    pub fn answer(&self, link: LinkAddress, answer: Answer) {
+        if let Some(inbox) = self.inboxes.get(link.shard) {
+            // A shard that is gone asks no more.
+            let _ = inbox.blocking_send(Inbox::Spool(link.upstream, link.member, answer));
+        }
+    }
+
     /// Hands an admitted connection to the shard where its device is at home.
     pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
         // A shard that is gone takes its connections with it: the socket is closed.
@@ -113,6 +130,7 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
         match message {
             Inbox::Home(handed) => connection::adopt(&shard, *handed),
             Inbox::Look(sessions) => wake(&shard, &sessions).await,
+            Inbox::Spool(upstream, member, answer) => spooling::answered(&shard, upstream, member, answer),
             Inbox::Drain => drain(&shard).await,
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }

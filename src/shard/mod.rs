@@ -12,6 +12,7 @@ mod publish;
 mod pump;
 mod renewal;
 mod sessions;
+mod spooling;
 mod subscribe;
 mod wheel;
 
@@ -33,7 +34,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     clock::Clock,
-    delivery::{LinkConfig, SessionRef},
+    delivery::{
+        BacklogConfig, LinkConfig, SessionRef,
+        spool::{QUEUES, SpoolHandle, queue_of},
+    },
     gate::{Backoff, ConnectLimiter, Gate, Profile},
     id::DeviceId,
     journal::Journal,
@@ -71,6 +75,8 @@ pub struct Site {
     pub gateway: String,
     /// Hubs, in the order in which routes count them.
     pub upstreams: Vec<Upstream>,
+    /// The disk behind delivery; none where every route waits for its hub.
+    pub spool: Option<SpoolHandle>,
     /// Set when no new session is taken.
     pub draining: AtomicBool,
     /// What time it is, for every decision and every timer.
@@ -92,6 +98,8 @@ pub struct Upstream {
     pub members_a_shard: usize,
     /// State of each member, by shard and then by member.
     pub status: Vec<Arc<MemberStatus>>,
+    /// What waits on the disk for it, as the start found it; none where only the hub is a witness.
+    pub backlog: Option<BacklogConfig>,
 }
 
 /// One listener of a shard.
@@ -159,12 +167,19 @@ pub(crate) fn device_hash(device: &DeviceId) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// By the device's queue of the spool, so that all of a queue belongs to one link, however many there are.
 fn home_of(device: &DeviceId, shards: usize) -> usize {
-    ((device_hash(device) >> 40) as usize) % shards
+    usize::from(queue_of(device_hash(device))) % shards
 }
 
-fn member_of(hash: u64, members: usize) -> usize {
-    ((hash >> 8) as u32 as usize) % members
+fn member_of(hash: u64, shards: usize, members: usize) -> usize {
+    usize::from(queue_of(hash)) / shards % members
+}
+
+/// The queues of one link.
+fn queues_of(shard: usize, member: usize, shards: usize, members: usize) -> impl Iterator<Item = u16> {
+    (0..QUEUES)
+        .filter(move |queue| usize::from(*queue) % shards == shard && usize::from(*queue) / shards % members == member)
 }
 
 /// One core's state. Never leaves its thread.
@@ -186,6 +201,8 @@ struct Shard {
     pending: RefCell<pending::Pending>,
     /// Turns in which a TLS handshake does its sums: so many of them between two turns of everybody else.
     handshakes: Semaphore,
+    /// Whether a link has something for the disk, and who tells it.
+    spooling: spooling::Hint,
     /// Sessions that have used up their rate, until the next turn.
     resting: RefCell<Vec<SessionRef>>,
     meter: ShardMeter,
@@ -225,7 +242,12 @@ async fn run(
     inbox: mpsc::Receiver<Inbox>,
 ) {
     let names: Vec<&str> = site.upstreams.iter().map(|u| u.name.as_str()).collect();
-    let members = site.upstreams.iter().enumerate().map(|(u, upstream)| pump::members(u, upstream, index)).collect();
+    let members = site
+        .upstreams
+        .iter()
+        .enumerate()
+        .map(|(u, upstream)| pump::members(u, upstream, (index, shards.len())))
+        .collect();
     let shard = Rc::new(Shard {
         index,
         meter: meters.shard(&names),
@@ -239,6 +261,7 @@ async fn run(
         pending: RefCell::default(),
         handshakes: Semaphore::new(HANDSHAKES_A_TURN),
         resting: RefCell::default(),
+        spooling: spooling::Hint::default(),
         shards,
         site,
     });
@@ -247,6 +270,9 @@ async fn run(
     }
     for door in doors {
         tokio::task::spawn_local(accept::run(shard.clone(), door));
+    }
+    if shard.site.spool.is_some() {
+        tokio::task::spawn_local(spooling::run(shard.clone()));
     }
     tokio::task::spawn_local(keep_time(shard.clone()));
     inbox::run(shard, inbox).await;
@@ -291,7 +317,7 @@ impl Shard {
 
     fn member(&self, upstream: usize, hash: u64) -> &Rc<pump::Member> {
         let members = &self.members[upstream];
-        &members[member_of(hash, members.len())]
+        &members[member_of(hash, self.shards.len(), members.len())]
     }
 }
 
@@ -321,10 +347,26 @@ mod tests {
         let mut counts = [[0u32; 3]; 4];
         for i in 0..12_000 {
             let device = DeviceId::try_from(&*format!("device-{i}")).expect("an id");
-            counts[home_of(&device, 4)][member_of(device_hash(&device), 3)] += 1;
+            counts[home_of(&device, 4)][member_of(device_hash(&device), 4, 3)] += 1;
         }
         for count in counts.iter().flatten() {
             assert!((800..1200).contains(count), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn every_queue_belongs_to_the_link_of_its_devices() {
+        for (shards, members) in [(1, 1), (2, 1), (4, 3), (7, 2), (256, 1)] {
+            let links = (0..shards).flat_map(|shard| (0..members).map(move |member| (shard, member)));
+            let mut all: Vec<u16> = links.flat_map(|(s, m)| queues_of(s, m, shards, members)).collect();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..QUEUES), "each once");
+            for i in 0..100 {
+                let device = DeviceId::try_from(&*format!("device-{i}")).expect("an id");
+                let (hash, home) = (device_hash(&device), home_of(&device, shards));
+                let mut own = queues_of(home, member_of(hash, shards, members), shards, members);
+                assert!(own.any(|queue| queue == queue_of(hash)));
+            }
         }
     }
 

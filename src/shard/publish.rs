@@ -135,8 +135,10 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         stamp: &cell.stamp.borrow(),
         payload: message.payload,
         received_ms: if shard.stamps { shard.site.clock.now_ms() } else { 0 },
+        device: cell.hash,
+        ack: envelope.ack,
     };
-    match member.offer(cell.who, message.packet_id, &outbound, now) {
+    match member.offer(&shard.spooling, cell.who, message.packet_id, &outbound, now) {
         Offer::Taken => Offered::Taken,
         Offer::Wait => Offered::Wait(Pause::Hub(envelope.upstream)),
         Offer::Dropped(reason) => {

@@ -19,12 +19,13 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Shard, Upstream, sessions::SessionCell, subscribe};
+use super::{Shard, Upstream, queues_of, sessions::SessionCell, spooling, subscribe};
 use crate::{
-    delivery::{Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled},
+    delivery::{Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled, spool::LinkAddress},
     denial::Denial,
     meter,
     packet::{PublishRef, QoS},
+    route::Ack,
     time::{Tick, UnixSeconds},
     topic::TopicFilter,
     upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubStream, dial},
@@ -33,10 +34,11 @@ use crate::{
 /// One connection of a pool, and the link that outlives it.
 pub(super) struct Member {
     upstream: usize,
+    pub(super) address: LinkAddress,
     name: String,
     place: HubPlace,
-    link: RefCell<Link>,
-    output: RefCell<LinkOutput>,
+    pub(super) link: RefCell<Link>,
+    pub(super) output: RefCell<LinkOutput>,
     waker: RefCell<Option<Waker>>,
     /// What the clock found wrong with the connection.
     failed: Cell<Option<LinkError>>,
@@ -61,6 +63,9 @@ pub enum HubPlace {
 pub struct MemberStatus {
     connected: AtomicBool,
     inflight: AtomicUsize,
+    owed: AtomicUsize,
+    spooling: AtomicBool,
+    spooled: AtomicUsize,
     backlog_bytes: AtomicUsize,
     last_error: Mutex<Option<String>>,
 }
@@ -76,6 +81,21 @@ impl MemberStatus {
         self.inflight.load(Relaxed)
     }
 
+    /// Messages that a device waits for.
+    pub fn owed(&self) -> usize {
+        self.owed.load(Relaxed)
+    }
+
+    /// Whether messages go to the disk.
+    pub fn is_spooling(&self) -> bool {
+        self.spooling.load(Relaxed)
+    }
+
+    /// Messages that wait on the disk, or on their way to it, for a place in the window.
+    pub fn spooled(&self) -> usize {
+        self.spooled.load(Relaxed)
+    }
+
     /// Bytes taken and not written to the hub.
     pub fn backlog_bytes(&self) -> usize {
         self.backlog_bytes.load(Relaxed)
@@ -88,15 +108,18 @@ impl MemberStatus {
 }
 
 /// The members of one hub that belong to one shard.
-pub(super) fn members(index: usize, upstream: &Upstream, shard: usize) -> Vec<Rc<Member>> {
+pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize, usize)) -> Vec<Rc<Member>> {
     (0..upstream.members_a_shard)
         .map(|i| {
             let number = shard * upstream.members_a_shard + i;
             let mut config = upstream.link.clone();
             config.client.client_id = format!("{}-{number}", config.client.client_id);
             config.id_prefix = format!("{}-{number}", config.id_prefix);
+            let queues: Vec<u16> = queues_of(shard, i, shards, upstream.members_a_shard).collect();
+            config.spool = upstream.backlog.as_ref().map(|backlog| backlog.of_queues(&queues));
             Rc::new(Member {
                 upstream: index,
+                address: LinkAddress { shard, upstream: index, member: i },
                 name: upstream.name.clone(),
                 place: upstream.place.clone(),
                 link: RefCell::new(Link::new(config)),
@@ -120,7 +143,14 @@ impl Member {
 
     /// Takes a message, or has the session wait for its turn.
     #[inline]
-    pub(super) fn offer(&self, from: SessionRef, packet_id: u16, message: &Outbound<'_>, now: Tick) -> Offer {
+    pub(super) fn offer(
+        &self,
+        spooling: &spooling::Hint,
+        from: SessionRef,
+        packet_id: u16,
+        message: &Outbound<'_>,
+        now: Tick,
+    ) -> Offer {
         let mut link = self.link.borrow_mut();
         let idle = link.unsent().is_empty();
         let offer = link.offer(from, packet_id, message, now);
@@ -130,17 +160,18 @@ impl Member {
             Offer::Wait => link.wait_turn(from, PLACES_A_TURN),
             _ => {}
         }
+        if message.ack == Ack::Disk || link.is_spooling() {
+            spooling.work();
+        }
         offer
     }
 
     pub(super) fn give_back(&self, who: SessionRef) {
         let mut link = self.link.borrow_mut();
         let before = link.promised();
-        if before > 0 {
-            link.give_back(who);
-            if link.promised() != before {
-                self.wake();
-            }
+        link.give_back(who);
+        if link.promised() != before {
+            self.wake();
         }
     }
 
@@ -173,7 +204,7 @@ impl Member {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -217,6 +248,10 @@ async fn connect(member: &Member) -> io::Result<HubStream> {
 /// What the clock has to do for a member: pings, watchdogs, turns, and what others see of it.
 pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     let mut link = member.link.borrow_mut();
+    if let Some(spool) = &shard.site.spool {
+        link.spool_tick(shard.site.clock.now_ms(), spool.free(), now);
+        shard.spooling.work();
+    }
     if let Err(error) = link.tick(now) {
         member.failed.set(Some(error));
     }
@@ -225,6 +260,9 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     }
     grant(shard, member, &mut link, now);
     member.status.inflight.store(link.inflight(), Relaxed);
+    member.status.owed.store(link.owed(), Relaxed);
+    member.status.spooling.store(link.is_spooling(), Relaxed);
+    member.status.spooled.store(usize::try_from(link.spooled()).unwrap_or(usize::MAX), Relaxed);
     member.status.backlog_bytes.store(link.unsent_bytes(), Relaxed);
 }
 
@@ -421,15 +459,19 @@ fn write(member: &Member, mut stream: Pin<&mut HubStream>, cx: &mut Context<'_>)
 }
 
 /// Tells sessions what the hub said of their messages and subscriptions.
-fn settle(shard: &Shard, member: &Member) {
+pub(super) fn settle(shard: &Shard, member: &Member) {
     let mut output = member.output.borrow_mut();
-    if !output.settled.is_empty() {
+    if output.forwarded > 0 {
         member.progressed.set(true);
-        let mut forwarded = 0;
+        shard.meter.forwarded(member.upstream, std::mem::take(&mut output.forwarded));
+        if member.link.borrow().has_spool_work() {
+            shard.spooling.work();
+        }
+    }
+    if !output.settled.is_empty() {
         // Acknowledgements of one session come in runs: it is looked up and woken once for each.
         let mut current: Option<Rc<SessionCell>> = None;
         for settled in output.settled.drain(..) {
-            forwarded += u64::from(settled.outcome.is_ok());
             if current.as_ref().is_none_or(|cell| cell.who != settled.session) {
                 current.inspect(|cell| cell.wake());
                 current = shard.session(settled.session);
@@ -439,7 +481,6 @@ fn settle(shard: &Shard, member: &Member) {
             }
         }
         current.inspect(|cell| cell.wake());
-        shard.meter.forwarded(member.upstream, forwarded);
     }
     for placed in output.placed.drain(..) {
         subscribe::placed(shard, &placed);
@@ -474,7 +515,7 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
     }
 }
 
-fn grant(shard: &Shard, member: &Member, link: &mut Link, now: Tick) {
+pub(super) fn grant(shard: &Shard, member: &Member, link: &mut Link, now: Tick) {
     link.grants(&mut |who| {
         if let Some(cell) = shard.session(who) {
             cell.granted(member.upstream, now);

@@ -135,6 +135,14 @@ impl Device {
         Self::over(Box::new(dial(address)), version)
     }
 
+    /// The same, where the gateway may be away.
+    pub fn try_open(address: SocketAddr, version: Version) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        stream.set_nodelay(true).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        Some(Self::over(Box::new(stream), version))
+    }
+
     /// A TLS connection on which nothing has been said.
     pub fn open_tls(address: SocketAddr, ca_pem: &[u8], version: Version) -> Self {
         Self::over(Box::new(open_tls(address, ca_pem)), version)

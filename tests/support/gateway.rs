@@ -29,6 +29,7 @@ pub struct Plan {
     window: usize,
     devices: Vec<String>,
     limits: String,
+    ack: Option<&'static str>,
     more_identities: String,
     skew_seconds: u64,
 }
@@ -69,6 +70,7 @@ impl Plan {
             window: 1000,
             devices,
             limits: String::new(),
+            ack: None,
             more_identities: String::new(),
             skew_seconds: 30,
         }
@@ -89,6 +91,12 @@ impl Plan {
     /// The devices `d0` to `d{count - 1}`.
     pub fn devices(mut self, count: usize) -> Self {
         self.devices = (0..count).map(|n| format!("d{n}")).collect();
+        self
+    }
+
+    /// `ack` of the route.
+    pub fn ack(mut self, witness: &'static str) -> Self {
+        self.ack = Some(witness);
         self
     }
 
@@ -136,6 +144,7 @@ impl Plan {
     fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
         let (shards, connections, window) = (self.shards, self.connections, self.window);
         let (limits, skew) = (&self.limits, self.skew_seconds);
+        let ack = self.ack.map_or_else(String::new, |witness| format!("ack = \"{witness}\""));
         let upstream = match self.hub {
             Hub::Embedded => "kind = \"embedded\"".to_owned(),
             Hub::At(port, version) => {
@@ -172,6 +181,7 @@ window = {window}
 [[route]]
 from = "devices/{{device}}/#"
 upstream = "hub"
+{ack}
 [admin]
 bind = "{admin}"
 "#
@@ -199,6 +209,11 @@ impl Gateway {
             }
             self.get("/readyz").is_some_and(|(status, _)| status == 200)
         });
+    }
+
+    /// Starts it again after a kill, with the same files and ports; it may not become ready.
+    pub fn run_again(&mut self) {
+        self.process = start_in(&self.folder);
     }
 
     /// SIGTERM: it ends in order.

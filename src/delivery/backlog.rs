@@ -1,0 +1,596 @@
+//! The spool's side of a link: what goes to the disk, what waits there for a place in the window, and who is owed an
+//! answer for it. As pure as the link: batches, reads and acknowledgements are asked for and answered through values.
+//!
+//! A message is *recorded* in the group that is being filled; the group is handed over when the one before it was
+//! answered. While the link is *direct*, messages go to the window, and only what must be on the disk is recorded
+//! beside it. While it is *spooling*, everything is recorded and waits in its queue for a place in the window: what is
+//! on the disk is read back first, and when that is sent, what is still in memory follows, so that the queue can become
+//! empty while devices go on publishing.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    LinkOutput, SessionRef,
+    queue::{Entry, Group, Queue, take_bytes},
+    slots::{DiskRef, Owed},
+    spool::{Batch, Fetched, QUEUES, Record, Run, StreamId, Wanted, parse_record, queue_of},
+};
+use crate::{route::Ack, time::Tick};
+
+/// What a link is told about the spool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BacklogConfig {
+    /// Which hub the spool knows it as.
+    pub upstream: u16,
+    /// Its queues, as the start found them: number, first that is not acknowledged, next.
+    pub queues: Vec<(u16, u64, u64)>,
+    /// Bytes that wait, by hash of the device.
+    pub devices: Vec<(u64, u64)>,
+    /// How late the hub may be before messages go to the disk. `None`: four times its round trip.
+    pub spill_after: Option<Duration>,
+    /// How long a message may wait. Zero: until it is delivered.
+    pub age_max: Duration,
+}
+
+impl BacklogConfig {
+    /// The part of it that concerns these queues.
+    pub fn of_queues(&self, queues: &[u16]) -> Self {
+        let state = |number: &u16| self.queues.iter().find(|known| known.0 == *number).copied();
+        Self {
+            queues: queues.iter().map(|number| state(number).unwrap_or((*number, 0, 0))).collect(),
+            devices: self.devices.iter().filter(|(device, _)| queues.contains(&queue_of(*device))).copied().collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Backlog {
+    upstream: u16,
+    mode: Mode,
+    queues: Vec<Queue>,
+    /// Place of a queue by its number; `u16::MAX`: another link's.
+    places: Vec<u16>,
+    pending: Group,
+    syncing: Option<Group>,
+    /// `syncing` is to be handed over (again) at this time.
+    hand_over: Option<Tick>,
+    /// The disk took nothing when it was last asked.
+    refused: Option<&'static str>,
+    /// Records that are in no window.
+    waiting: u64,
+    /// Of these, records on the disk that are not yet read.
+    unread: u64,
+    /// Bytes that were read and are in no window.
+    read_bytes: usize,
+    reading: bool,
+    read_again: Tick,
+    turn: usize,
+    owed_by_hub: HashMap<(u16, u64), Owed>,
+    /// Bytes of each device that wait.
+    devices: HashMap<u64, u64>,
+    /// Bytes that the spool still takes.
+    free: u64,
+    /// Who waits for room.
+    held: VecDeque<Held>,
+    /// Who waits because its device has more than its share.
+    over: Vec<Held>,
+    /// Those whose turn it is.
+    woken: HashSet<SessionRef>,
+    acknowledged: Vec<u16>,
+    age_max_ms: u64,
+}
+
+/// Where a message goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Direct,
+    Spooling,
+}
+
+/// A session that waits for room.
+#[derive(Clone, Copy)]
+struct Held {
+    who: SessionRef,
+    device: u64,
+    len: usize,
+}
+
+/// What became of a record that was offered to the window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fed {
+    /// It has a place; QoS 0: it is as good as sent.
+    Window,
+    /// It is done with: QoS 0.
+    Gone,
+    /// There is no place.
+    Full,
+    /// The hub does not take it.
+    NeverFits,
+}
+
+/// A message that is recorded.
+pub(super) struct Recorded<'a> {
+    pub(super) record: Record<'a>,
+    pub(super) ack: Ack,
+    pub(super) owed: Option<Owed>,
+    pub(super) offered: Tick,
+}
+
+impl Backlog {
+    pub(super) fn new(config: &BacklogConfig) -> Self {
+        let mut places = vec![u16::MAX; usize::from(QUEUES)];
+        let queues: Vec<Queue> =
+            config.queues.iter().map(|(number, head, next)| Queue::new(*number, *head, *next)).collect();
+        for (place, queue) in queues.iter().enumerate() {
+            places[usize::from(queue.number)] = u16::try_from(place).expect("invariant: 256 queues");
+        }
+        let waiting = queues.iter().map(|queue| queue.next - queue.read).sum();
+        Self {
+            upstream: config.upstream,
+            mode: if waiting > 0 { Mode::Spooling } else { Mode::Direct },
+            queues,
+            places,
+            pending: Group { number: 1, ..Group::default() },
+            syncing: None,
+            hand_over: None,
+            refused: None,
+            waiting,
+            unread: waiting,
+            read_bytes: 0,
+            reading: false,
+            read_again: Tick::default(),
+            turn: 0,
+            owed_by_hub: HashMap::new(),
+            devices: config.devices.iter().copied().collect(),
+            free: u64::MAX,
+            held: VecDeque::new(),
+            over: Vec::new(),
+            woken: HashSet::new(),
+            acknowledged: Vec::new(),
+            age_max_ms: u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_direct(&self) -> bool {
+        self.mode == Mode::Direct
+    }
+
+    /// Whether it is of any use to send messages to the disk.
+    pub(super) fn may_spill(&self) -> bool {
+        self.is_direct() && self.refused.is_none()
+    }
+
+    pub(super) fn begin_spooling(&mut self) {
+        self.mode = Mode::Spooling;
+    }
+
+    /// Direct again, when everything is in the window.
+    pub(super) fn end_spooling(&mut self) -> bool {
+        let ends = self.mode == Mode::Spooling && self.waiting == 0;
+        if ends {
+            self.mode = Mode::Direct;
+        }
+        ends
+    }
+
+    /// Records that are in no window.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    /// Messages that a device waits for.
+    pub(super) fn owed(&self) -> usize {
+        self.groups().flat_map(|group| &group.entries).filter(|entry| entry.owed.is_some()).count()
+            + self.owed_by_hub.len()
+    }
+
+    /// What the disk refuses, while it does.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        self.refused
+    }
+
+    /// Whether a message of `len` bytes may be recorded now; otherwise the session waits until it is woken.
+    pub(super) fn admits(&mut self, who: SessionRef, device: u64, len: usize) -> bool {
+        let bytes = self.pending.batch.bytes.len();
+        let over = self.over_quota(device, len);
+        let room = bytes == 0 || bytes + len <= GROUP_BYTES_MAX;
+        let admitted = room && !over && (self.held.is_empty() || self.woken.contains(&who));
+        if !admitted {
+            self.woken.remove(&who);
+            let held = Held { who, device, len };
+            if over { self.over.push(held) } else { self.held.push_back(held) }
+        }
+        admitted
+    }
+
+    /// Whether a message of QoS 0 may be recorded now.
+    pub(super) fn admits_most_once(&self, device: u64, len: usize) -> bool {
+        let bytes = self.pending.batch.bytes.len();
+        self.refused.is_none() && bytes + len <= GROUP_BYTES_MAX / 2 && !self.over_quota(device, len)
+    }
+
+    /// A device may take four times what is free: one alone gets four fifths of the spool, and however many there are,
+    /// there is room for who comes.
+    fn over_quota(&self, device: u64, len: usize) -> bool {
+        let taken = self.devices.get(&device).copied().unwrap_or(0);
+        taken > 0 && taken.saturating_add(len as u64) > self.free.saturating_mul(FREE_SHARES)
+    }
+
+    /// Wakes those who may go on, first come, first served, no more than there is room for.
+    pub(super) fn wake_held(&mut self, wake: &mut impl FnMut(SessionRef)) {
+        if !self.over.is_empty() {
+            let over = std::mem::take(&mut self.over);
+            let (still, free): (Vec<_>, Vec<_>) =
+                over.into_iter().partition(|held| self.over_quota(held.device, held.len));
+            self.over = still;
+            self.held.extend(free);
+        }
+        let mut bytes = self.pending.batch.bytes.len();
+        while let Some(held) = self.held.pop_front_if(|held| bytes == 0 || bytes + held.len <= GROUP_BYTES_MAX) {
+            bytes += held.len;
+            self.woken.insert(held.who);
+            wake(held.who);
+        }
+    }
+
+    /// Who waits, for the window to take over.
+    pub(super) fn held(&mut self) -> impl Iterator<Item = SessionRef> {
+        self.woken.clear();
+        self.held.drain(..).chain(self.over.drain(..)).map(|held| held.who)
+    }
+
+    /// The session has nothing more to offer for now.
+    #[inline]
+    pub(super) fn give_back(&mut self, who: SessionRef) {
+        if !self.woken.is_empty() {
+            self.woken.remove(&who);
+        }
+    }
+
+    pub(super) fn forget(&mut self, who: SessionRef) {
+        self.give_back(who);
+        if !(self.held.is_empty() && self.over.is_empty()) {
+            self.held.retain(|held| held.who != who);
+            self.over.retain(|held| held.who != who);
+        }
+    }
+
+    /// Records a message that waits for a place in the window.
+    pub(super) fn record(&mut self, recorded: &Recorded<'_>) {
+        self.write(recorded);
+        self.waiting += 1;
+    }
+
+    /// Records a message that has its place in the window; nothing may wait before it.
+    pub(super) fn record_in_window(&mut self, recorded: &Recorded<'_>) -> DiskRef {
+        let disk = self.write(recorded);
+        let queue = &mut self.queues[usize::from(disk.queue)];
+        debug_assert_eq!(queue.read + 1, queue.next, "nothing waits before it");
+        queue.read = queue.next;
+        disk
+    }
+
+    fn write(&mut self, recorded: &Recorded<'_>) -> DiskRef {
+        let place = self.places[usize::from(queue_of(recorded.record.device))];
+        let queue = &mut self.queues[usize::from(place)];
+        let (number, queue_number) = (queue.next, queue.number);
+        queue.next += 1;
+        let entry = self.pending.entries.len() as u32;
+        let len = self.pending.write(queue_number, number, &recorded.record);
+        let Recorded { owed, ack, offered, .. } = *recorded;
+        self.pending.entries.push(Entry { owed, ack, offered, done_after: None });
+        *self.devices.entry(recorded.record.device).or_default() += u64::from(len);
+        DiskRef { queue: place, number, group: self.pending.number, entry, len }
+    }
+
+    /// What is to be appended next, when it is time.
+    pub(super) fn batch(&mut self, now: Tick) -> Option<Arc<Batch>> {
+        if self.syncing.is_none() && !self.pending.entries.is_empty() {
+            let number = self.pending.number + 1;
+            let mut group = std::mem::replace(&mut self.pending, Group { number, ..Group::default() });
+            if let Some(batch) = Arc::get_mut(&mut group.batch) {
+                batch.upstream = self.upstream;
+            }
+            self.syncing = Some(group);
+            self.hand_over = Some(now);
+        }
+        self.hand_over.take_if(|at| *at <= now)?;
+        self.syncing.as_ref().map(|group| group.batch.clone())
+    }
+
+    /// The group that was handed over is on the disk, or it is not and will be tried again.
+    pub(super) fn stored(&mut self, result: Result<(), &'static str>, out: &mut LinkOutput, now: Tick) {
+        if let Err(why) = result {
+            self.refused = Some(why);
+            self.hand_over = Some(now.plus(RETRY_AFTER));
+            self.forget_refused();
+            return;
+        }
+        self.refused = None;
+        let Some(group) = self.syncing.take() else { return };
+        for (record, mut entry) in group.batch.records.iter().zip(group.entries) {
+            if let Some((disk, device)) = entry.done_after {
+                self.done(disk, device);
+                continue;
+            }
+            let place = self.places[usize::from(record.queue)];
+            let queue = &mut self.queues[usize::from(place)];
+            queue.stored = record.number + 1;
+            queue.note(place, &mut self.acknowledged);
+            if record.number >= queue.read {
+                self.unread += 1;
+            }
+            let Some(owed) = entry.owed.take() else { continue };
+            if entry.ack == Ack::Hub {
+                self.owed_by_hub.insert((place, record.number), owed);
+            } else {
+                out.settled.push(owed.settled(Ok(()), entry.offered, now));
+            }
+        }
+    }
+
+    /// On a disk that takes nothing, what the hub has taken meanwhile need not be written any more: the numbers are
+    /// given anew.
+    fn forget_refused(&mut self) {
+        if self.waiting > 0 || self.groups().any(|group| !self.is_settled(group)) {
+            return;
+        }
+        for queue in &mut self.queues {
+            if queue.next > queue.stored {
+                (queue.head, queue.read, queue.next) = (queue.stored, queue.stored, queue.stored);
+                queue.run = Run { first: queue.stored, ..Run::default() };
+                queue.at = 0;
+            }
+        }
+        let number = self.pending.number + 1;
+        self.pending = Group { number, ..Group::default() };
+        (self.syncing, self.hand_over, self.refused) = (None, None, None);
+    }
+
+    /// Nobody waits for the group, and the hub has all that is in it.
+    fn is_settled(&self, group: &Group) -> bool {
+        let done = |queue: &Queue| queue.head == queue.next;
+        group.entries.iter().all(|entry| entry.owed.is_none() && entry.done_after.is_none())
+            && group.batch.records.iter().all(|r| done(&self.queues[usize::from(self.places[usize::from(r.queue)])]))
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        [Some(&self.pending), self.syncing.as_ref()].into_iter().flatten()
+    }
+
+    /// Which parts of queues are to be read, when it is time.
+    pub(super) fn wanted(&mut self, now: Tick) -> Option<Vec<Wanted>> {
+        if self.reading || self.unread == 0 || self.read_bytes > READ_BYTES_MAX / 2 || now < self.read_again {
+            return None;
+        }
+        let count = self.queues.len();
+        let mut wanted = Vec::new();
+        for at in 0..count {
+            let queue = &self.queues[(self.turn + at) % count];
+            let from = queue.read + queue.run.count;
+            if from < queue.stored && queue.run.bytes.len() - queue.at < QUANTUM {
+                let stream = StreamId { upstream: self.upstream, queue: queue.number };
+                wanted.push(Wanted { stream, from, bytes: QUANTUM });
+                if wanted.len() == READS_AT_ONCE {
+                    break;
+                }
+            }
+        }
+        self.reading = !wanted.is_empty();
+        self.reading.then_some(wanted)
+    }
+
+    /// What was read.
+    pub(super) fn fetched(&mut self, result: Result<Vec<Fetched>, &'static str>, now: Tick) {
+        self.reading = false;
+        let Ok(fetched) = result else {
+            // It was said in the log; the rest of the queues goes on when the disk does.
+            self.read_again = now.plus(READ_AGAIN_AFTER);
+            return;
+        };
+        for Fetched { queue, run } in fetched {
+            let Some(queue) = self.queues.get_mut(usize::from(self.places[usize::from(queue)])) else { continue };
+            if run.first != queue.read + queue.run.count {
+                continue;
+            }
+            queue.run.bytes.drain(..queue.at);
+            queue.at = 0;
+            if queue.run.count == 0 {
+                queue.run.first = run.first;
+            }
+            self.read_bytes += run.bytes.len();
+            queue.run.count += run.count;
+            queue.run.bytes.extend_from_slice(&run.bytes);
+            self.unread = self.unread.saturating_sub(run.count);
+        }
+    }
+
+    /// Offers what waits to the window, queue by queue, in equal shares of bytes.
+    pub(super) fn feed(&mut self, wall_ms: u64, take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed) {
+        if self.waiting == 0 {
+            return;
+        }
+        let (mut idle, count) = (0, self.queues.len());
+        while idle < count && self.read_bytes > 0 {
+            let place = self.turn % count;
+            match self.feed_queue(place, wall_ms, take) {
+                Some(0) => idle += 1,
+                Some(_) => idle = 0,
+                None => return,
+            }
+            self.turn = self.turn.wrapping_add(1);
+        }
+        if self.unread == 0 && self.read_bytes == 0 {
+            self.feed_from_memory(take);
+        }
+    }
+
+    /// Says how many records it offered; `None`: there is no place for more.
+    fn feed_queue(
+        &mut self,
+        place: usize,
+        wall_ms: u64,
+        take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed,
+    ) -> Option<usize> {
+        let queue = &mut self.queues[place];
+        if queue.run.count == 0 {
+            return Some(0);
+        }
+        queue.deficit = (queue.deficit + QUANTUM).min(2 * QUANTUM);
+        let mut fed = 0;
+        loop {
+            let queue = &mut self.queues[place];
+            let Some((record, len)) = parse_record(&queue.run.bytes[queue.at..]).filter(|_| queue.run.count > 0) else {
+                break;
+            };
+            if queue.deficit < len && fed > 0 {
+                break;
+            }
+            let disk = DiskRef { queue: place as u16, number: queue.read, group: 0, entry: 0, len: len as u32 };
+            let device = record.device;
+            let old = self.age_max_ms > 0 && record.received_ms.saturating_add(self.age_max_ms) < wall_ms;
+            let became = if old { Fed::NeverFits } else { take(&record, disk) };
+            let crowded = self.refused.is_some() || self.pending.batch.bytes.len() > GROUP_BYTES_MAX;
+            match became {
+                Fed::Full => return None,
+                Fed::NeverFits if crowded => return None,
+                Fed::NeverFits => self.pending.set_aside(&record, disk, device),
+                Fed::Window | Fed::Gone => {}
+            }
+            queue.deficit = queue.deficit.saturating_sub(len);
+            queue.at += len;
+            queue.read += 1;
+            queue.run.first += 1;
+            queue.run.count -= 1;
+            if queue.run.count == 0 {
+                queue.run.bytes = Vec::new();
+                (queue.at, queue.deficit) = (0, 0);
+            }
+            self.read_bytes -= len;
+            self.waiting -= 1;
+            fed += 1;
+            if became == Fed::Gone {
+                self.done(disk, device);
+            }
+        }
+        Some(fed)
+    }
+
+    /// All that is on the disk has its place: what is on its way there follows.
+    fn feed_from_memory(&mut self, take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed) {
+        for syncing in [true, false] {
+            let Some(group) = (if syncing { self.syncing.as_mut() } else { Some(&mut self.pending) }) else { continue };
+            let batch = group.batch.clone();
+            while let Some(at) = batch.records.get(group.loaded) {
+                let place = self.places.get(usize::from(at.queue)).copied().unwrap_or(u16::MAX);
+                let Some(queue) = self.queues.get_mut(usize::from(place)).filter(|queue| queue.read == at.number)
+                else {
+                    group.loaded += 1;
+                    continue;
+                };
+                let bytes = &batch.bytes[at.start as usize..];
+                let (record, len) = parse_record(bytes).expect("invariant: written by us");
+                let (number, entry) = (group.number, group.loaded as u32);
+                let disk = DiskRef { queue: place, number: at.number, group: number, entry, len: len as u32 };
+                let became = take(&record, disk);
+                // What the hub never takes is set aside when it comes back from the disk.
+                if matches!(became, Fed::Full | Fed::NeverFits) {
+                    return;
+                }
+                group.loaded += 1;
+                queue.read += 1;
+                queue.run.first = queue.read;
+                self.waiting -= 1;
+                if became == Fed::Gone {
+                    let queue = &mut self.queues[usize::from(place)];
+                    queue.done(at.number);
+                    queue.note(place, &mut self.acknowledged);
+                    take_bytes(&mut self.devices, record.device, len as u64);
+                }
+            }
+        }
+    }
+
+    /// The hub has the message. Whom to tell, if that is for the hub to say.
+    pub(super) fn taken_by_hub(&mut self, disk: DiskRef, device: u64) -> Option<Owed> {
+        let owed = match self.entry(disk) {
+            Some(entry) if entry.ack == Ack::Disk => None,
+            Some(entry) => entry.owed.take(),
+            None => self.owed_by_hub.remove(&(disk.queue, disk.number)),
+        };
+        self.done(disk, device);
+        owed
+    }
+
+    /// The hub refused the message: whom to tell, or, where the device was told that it is safe, it is set aside.
+    pub(super) fn refused_by_hub(&mut self, disk: DiskRef, record: &Record<'_>) -> Option<Owed> {
+        let owed = match self.entry(disk) {
+            Some(entry) => entry.owed.take(),
+            None => self.owed_by_hub.remove(&(disk.queue, disk.number)),
+        };
+        if owed.is_some() {
+            self.done(disk, record.device);
+        } else {
+            self.pending.set_aside(record, disk, record.device);
+        }
+        owed
+    }
+
+    fn entry(&mut self, disk: DiskRef) -> Option<&mut Entry> {
+        let group = [Some(&mut self.pending), self.syncing.as_mut()];
+        let group = group.into_iter().flatten().find(|group| group.number == disk.group)?;
+        group.entries.get_mut(disk.entry as usize)
+    }
+
+    fn done(&mut self, disk: DiskRef, device: u64) {
+        let queue = &mut self.queues[usize::from(disk.queue)];
+        queue.done(disk.number);
+        queue.note(disk.queue, &mut self.acknowledged);
+        take_bytes(&mut self.devices, device, disk.len.into());
+    }
+
+    /// What the spool need not keep any more.
+    pub(super) fn acknowledgements(&mut self) -> impl Iterator<Item = (StreamId, u64)> {
+        let (upstream, queues) = (self.upstream, &mut self.queues);
+        self.acknowledged.drain(..).map(move |place| {
+            let queue = &mut queues[usize::from(place)];
+            queue.dirty = false;
+            queue.told = queue.head.min(queue.stored);
+            (StreamId { upstream, queue: queue.number }, queue.told)
+        })
+    }
+
+    pub(super) fn has_acknowledgements(&self) -> bool {
+        !self.acknowledged.is_empty()
+    }
+
+    /// How much the spool still takes.
+    pub(super) fn set_free(&mut self, bytes: u64) {
+        self.free = bytes;
+    }
+
+    /// Whether messages may be set aside for their age while the hub is away.
+    pub(super) fn ages(&self) -> bool {
+        self.age_max_ms > 0
+    }
+}
+
+/// Together with the one that is being synced, what a link holds in memory for the disk.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// See [`Backlog::over_quota`].
+const FREE_SHARES: u64 = 4;
+/// What a queue sends before the next one has its turn.
+const QUANTUM: usize = 16 << 10;
+/// What is read before more is asked for.
+const READ_BYTES_MAX: usize = 2 << 20;
+/// Queues read at once: each brings a frame or more, of up to 64 KiB.
+const READS_AT_ONCE: usize = 16;
+/// Between two attempts to write to a disk that refused.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(5);

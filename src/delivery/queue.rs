@@ -1,0 +1,124 @@
+//! The queues of a link, and the groups that go to the disk: what [`Backlog`](super::backlog::Backlog) counts in.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    Settled,
+    slots::{DiskRef, Owed},
+    spool::{ASIDE, Batch, BatchRecord, Record, Run, write_record},
+};
+use crate::{route::Ack, time::Tick};
+
+/// One queue of the hub: numbers before `read` are in a window or done, before `stored` on the disk, before `next` given.
+pub(super) struct Queue {
+    pub(super) number: u16,
+    pub(super) head: u64,
+    pub(super) read: u64,
+    pub(super) stored: u64,
+    pub(super) next: u64,
+    /// From `head` on: which are done.
+    pub(super) done: VecDeque<bool>,
+    /// From `read` on: records that were read back.
+    pub(super) run: Run,
+    /// Where the first of `run` begins.
+    pub(super) at: usize,
+    /// Bytes it may send in its turn.
+    pub(super) deficit: usize,
+    /// Up to here the spool was told.
+    pub(super) told: u64,
+    pub(super) dirty: bool,
+}
+
+/// Messages that go to the disk together.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) number: u64,
+    pub(super) batch: Arc<Batch>,
+    pub(super) entries: Vec<Entry>,
+    /// Records before it are in a window.
+    pub(super) loaded: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) owed: Option<Owed>,
+    pub(super) ack: Ack,
+    pub(super) offered: Tick,
+    /// A message that is set aside: what it was before, done when it is on the disk.
+    pub(super) done_after: Option<(DiskRef, u64)>,
+}
+
+impl Queue {
+    /// A queue as a start found it.
+    pub(super) fn new(number: u16, head: u64, next: u64) -> Self {
+        Self {
+            number,
+            head,
+            read: head,
+            stored: next,
+            next,
+            done: VecDeque::new(),
+            run: Run { first: head, ..Run::default() },
+            at: 0,
+            deficit: 0,
+            told: head,
+            dirty: false,
+        }
+    }
+
+    pub(super) fn done(&mut self, number: u64) {
+        let Some(at) = number.checked_sub(self.head).and_then(|at| usize::try_from(at).ok()) else { return };
+        if self.done.len() <= at {
+            self.done.resize(at + 1, false);
+        }
+        self.done[at] = true;
+        while self.done.front() == Some(&true) {
+            self.done.pop_front();
+            self.head += 1;
+        }
+    }
+
+    /// The spool is to be told, once.
+    pub(super) fn note(&mut self, place: u16, acknowledged: &mut Vec<u16>) {
+        if !self.dirty && self.head.min(self.stored) > self.told {
+            self.dirty = true;
+            acknowledged.push(place);
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn write(&mut self, queue: u16, number: u64, record: &Record<'_>) -> u32 {
+        let batch = Arc::get_mut(&mut self.batch).expect("invariant: a group that is filled is shared with nobody");
+        let start = batch.bytes.len() as u32;
+        write_record(&mut batch.bytes, record);
+        let len = batch.bytes.len() as u32 - start;
+        batch.records.push(BatchRecord { queue, number, start, len });
+        len
+    }
+
+    pub(super) fn set_aside(&mut self, record: &Record<'_>, disk: DiskRef, device: u64) {
+        self.write(ASIDE, 0, record);
+        self.entries.push(Entry { done_after: Some((disk, device)), ..Entry::default() });
+    }
+}
+
+impl Owed {
+    pub(super) fn settled(self, outcome: Result<(), u8>, offered: Tick, now: Tick) -> Settled {
+        let took_ms = now.0.saturating_sub(offered.0);
+        Settled { session: self.session, packet_id: self.packet_id, outcome, took_ms }
+    }
+}
+
+/// So many bytes of a device do not wait any more.
+pub(super) fn take_bytes(devices: &mut HashMap<u64, u64>, device: u64, bytes: u64) {
+    if let Some(left) = devices.get_mut(&device) {
+        *left = left.saturating_sub(bytes);
+        if *left == 0 {
+            devices.remove(&device);
+        }
+    }
+}

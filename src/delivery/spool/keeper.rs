@@ -1,0 +1,281 @@
+//! The thread that writes, syncs and reads for all shards. What is asked of it stands in one place that holds at most one
+//! batch and one read of each link; what was asked while it synced becomes the next group.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{Batch, Fill, Run, Spool, SpoolError, StreamId};
+
+/// Which link is answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkAddress {
+    /// Its shard.
+    pub shard: usize,
+    /// Its hub.
+    pub upstream: usize,
+    /// Its place among the members of the shard.
+    pub member: usize,
+}
+
+/// A part of a stream that a link wants to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Which stream.
+    pub stream: StreamId,
+    /// From which record on.
+    pub from: u64,
+    /// About how many bytes.
+    pub bytes: usize,
+}
+
+/// A part of a stream that was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// Which queue.
+    pub queue: u16,
+    /// What was there.
+    pub run: Run,
+}
+
+/// What a link is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Its batch is on the disk, or is not.
+    Appended(Result<(), &'static str>),
+    /// What it wanted to read.
+    Read(Result<Vec<Fetched>, &'static str>),
+}
+
+/// What others ask of the spool. Cheap to clone; no call waits for the disk.
+#[derive(Clone, Debug)]
+pub struct SpoolHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    mail: Mutex<Mail>,
+    woken: Condvar,
+    seen: Mutex<Seen>,
+    free: AtomicU64,
+}
+
+/// What was asked and is not begun.
+#[derive(Debug, Default)]
+struct Mail {
+    appends: Vec<(LinkAddress, Arc<Batch>)>,
+    reads: Vec<(LinkAddress, Vec<Wanted>)>,
+    acknowledged: BTreeMap<StreamId, u64>,
+    ends: bool,
+}
+
+/// What others may see.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    fill: Fill,
+    trouble: Option<String>,
+    syncs: u64,
+}
+
+impl SpoolHandle {
+    /// Hands a batch over; an [`Answer::Appended`] will say. A link hands over one at a time.
+    pub fn append(&self, link: LinkAddress, batch: Arc<Batch>) {
+        self.mail().appends.push((link, batch));
+        self.shared.woken.notify_one();
+    }
+
+    /// Asks for records; an [`Answer::Read`] will bring them. A link asks once at a time.
+    pub fn read(&self, link: LinkAddress, wanted: Vec<Wanted>) {
+        self.mail().reads.push((link, wanted));
+        self.shared.woken.notify_one();
+    }
+
+    /// Records before `upto` are not wanted any more.
+    pub fn acknowledge(&self, streams: impl Iterator<Item = (StreamId, u64)>) {
+        // Nobody is woken: it goes with whatever is asked next, or by the clock.
+        self.mail().acknowledged.extend(streams);
+    }
+
+    /// Bytes that may still be appended, as of the last answer.
+    pub fn free(&self) -> u64 {
+        self.shared.free.load(Relaxed)
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        self.seen().fill.clone()
+    }
+
+    /// What the disk refused last, while it lasts.
+    pub fn trouble(&self) -> Option<String> {
+        self.seen().trouble.clone()
+    }
+
+    /// How often messages were written and synced.
+    pub fn syncs(&self) -> u64 {
+        self.seen().syncs
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.shared.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The spool before and while its thread runs. Dropped: what was asked is done, acknowledgements are made lasting.
+pub struct Keeper {
+    spool: Option<Box<dyn Spool>>,
+    handle: SpoolHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Keeps a spool; nothing is done before [`start`](Self::start).
+    pub fn new(spool: Box<dyn Spool>) -> Self {
+        let handle = SpoolHandle { shared: Arc::default() };
+        handle.note(&*spool, None);
+        Self { spool: Some(spool), handle, thread: None }
+    }
+
+    /// What others ask through.
+    pub fn handle(&self) -> SpoolHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the thread; `answer` is called on it.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn start(&mut self, answer: impl Fn(LinkAddress, Answer) + Send + 'static) -> std::io::Result<()> {
+        let Some(spool) = self.spool.take() else { return Ok(()) };
+        let handle = self.handle.clone();
+        let named = std::thread::Builder::new().name("tollgate-spool".into());
+        self.thread = Some(named.spawn(move || keep(spool, &handle, &answer))?);
+        Ok(())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.handle.mail().ends = true;
+        self.handle.shared.woken.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has been said where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAddress, Answer)) {
+    let mut flushed = Instant::now();
+    loop {
+        let mail = handle.wait(FLUSH_EVERY.saturating_sub(flushed.elapsed()));
+        for (stream, upto) in mail.acknowledged {
+            spool.acknowledge(stream, upto);
+        }
+        if !mail.appends.is_empty() {
+            append(&mut *spool, mail.appends, handle, answer);
+        }
+        for (link, wanted) in mail.reads {
+            answer(link, Answer::Read(read(&mut *spool, &wanted)));
+        }
+        if mail.ends || flushed.elapsed() >= FLUSH_EVERY {
+            let flush = spool.flush();
+            flushed = Instant::now();
+            // That a flush succeeds does not say that messages are taken.
+            handle.note(&*spool, flush.err().map(Some));
+            if handle.trouble().is_some() {
+                // Nobody may have anything to append: the disk is asked, so that the alarm ends with its cause.
+                let still = spool.append(&[]).err();
+                handle.note(&*spool, Some(still));
+            }
+        }
+        if mail.ends {
+            return;
+        }
+    }
+}
+
+/// Everything that waits becomes one group; where that does not fit, each batch is tried on its own.
+fn append(
+    spool: &mut dyn Spool,
+    appends: Vec<(LinkAddress, Arc<Batch>)>,
+    handle: &SpoolHandle,
+    answer: &dyn Fn(LinkAddress, Answer),
+) {
+    let batches: Vec<Arc<Batch>> = appends.iter().map(|(_, batch)| batch.clone()).collect();
+    let together = spool.append(&batches);
+    drop(batches);
+    handle.seen().syncs += 1;
+    let mut trouble = together.err();
+    if matches!(trouble, Some(SpoolError::SizeMax)) && appends.len() > 1 {
+        for (link, batch) in appends {
+            let refused = spool.append(&[batch]).err();
+            answer(link, Answer::Appended(told(refused.as_ref())));
+            trouble = refused.or(trouble);
+        }
+    } else {
+        appends.iter().for_each(|(link, _)| answer(*link, Answer::Appended(told(trouble.as_ref()))));
+    }
+    handle.note(spool, Some(trouble));
+}
+
+fn told(trouble: Option<&SpoolError>) -> Result<(), &'static str> {
+    trouble.map_or(Ok(()), |error| Err(error.tag()))
+}
+
+fn read(spool: &mut dyn Spool, wanted: &[Wanted]) -> Result<Vec<Fetched>, &'static str> {
+    let mut fetched = Vec::with_capacity(wanted.len());
+    for Wanted { stream, from, bytes } in wanted {
+        match spool.read(*stream, *from, *bytes) {
+            Ok(run) => fetched.push(Fetched { queue: stream.queue, run }),
+            Err(error) => {
+                tracing::error!(%error, "the spool cannot be read: messages wait that cannot be sent");
+                return Err(error.tag());
+            }
+        }
+    }
+    Ok(fetched)
+}
+
+impl SpoolHandle {
+    /// Waits for mail, and takes all of it.
+    fn wait(&self, at_most: Duration) -> Mail {
+        let mail = self.mail();
+        let idle = |mail: &mut Mail| mail.appends.is_empty() && mail.reads.is_empty() && !mail.ends;
+        let waited = self.shared.woken.wait_timeout_while(mail, at_most, idle);
+        let (mut mail, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let ends = mail.ends;
+        Mail { ends, ..std::mem::take(&mut *mail) }
+    }
+
+    /// Shows how full the spool is and, where there is news of it, what the disk refuses.
+    fn note(&self, spool: &dyn Spool, news: Option<Option<SpoolError>>) {
+        let fill = spool.fill();
+        self.shared.free.store(fill.free, Relaxed);
+        let mut seen = self.seen();
+        seen.fill = fill;
+        let Some(trouble) = news else { return };
+        let trouble = trouble.map(|error| error.to_string());
+        if trouble != seen.trouble {
+            match &trouble {
+                Some(what) => tracing::error!(error = what, "the spool takes nothing: devices wait"),
+                None => tracing::info!("the spool takes messages again"),
+            }
+            seen.trouble = trouble;
+        }
+    }
+}
+
+/// Acknowledgements are lasting so long after they came, at the latest: after a crash, what came since is sent again.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,140 @@
+//! One segment: its file, how much of it is wanted, and, for as long as it is read from, where its frames lie.
+
+use std::collections::HashMap;
+
+use super::{
+    SpoolError, StreamId,
+    disk::DiskFile,
+    format::{self, Check, Frame, GROUP_HEADER_BYTES, Kind, SEGMENT_HEADER_BYTES},
+};
+
+/// See the module.
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) file: Box<dyn DiskFile>,
+    pub(super) salt: u32,
+    /// Bytes that are answered for.
+    pub(super) end: u64,
+    /// Records in it that are not acknowledged and lie nowhere newer.
+    pub(super) live: u64,
+    /// Records that were ever written to it.
+    pub(super) records: u64,
+    pub(super) map: Option<Map>,
+    /// When it was last read from.
+    pub(super) read: u64,
+}
+
+/// Where the frames of each stream lie, by number.
+#[derive(Default)]
+pub(super) struct Map(HashMap<StreamId, Vec<FramePlace>>);
+
+/// A frame of records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FramePlace {
+    pub(super) first: u64,
+    pub(super) count: u32,
+    pub(super) at: u32,
+    pub(super) len: u32,
+}
+
+impl Map {
+    pub(super) fn add(&mut self, stream: StreamId, place: FramePlace) {
+        let places = self.0.entry(stream).or_default();
+        let at = places.partition_point(|known| known.first <= place.first);
+        places.insert(at, place);
+    }
+
+    /// The frame that holds record `number`. Of two the one that was written later.
+    pub(super) fn find(&self, stream: StreamId, number: u64) -> Option<FramePlace> {
+        let places = self.0.get(&stream)?;
+        let until = places.partition_point(|known| known.first <= number);
+        let holds = |place: &&FramePlace| number < place.first + u64::from(place.count);
+        places.get(..until)?.iter().rev().filter(holds).max_by_key(|place| place.at).copied()
+    }
+
+    /// The frames of every stream.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (StreamId, FramePlace)> {
+        self.0.iter().flat_map(|(stream, places)| places.iter().map(|place| (*stream, *place)))
+    }
+}
+
+impl Segment {
+    pub(super) fn name(&self) -> String {
+        segment_name(self.number)
+    }
+
+    /// Reads and checks one frame.
+    pub(super) fn frame<'b>(&self, place: FramePlace, buffer: &'b mut Vec<u8>) -> Result<Frame<'b>, SpoolError> {
+        buffer.clear();
+        buffer.resize(place.len as usize, 0);
+        let read = self.file.read_at(buffer, place.at.into());
+        read.map_err(|error| SpoolError::of("read a segment", error))?;
+        let frame = format::parse_frame(buffer, Check::Checksum(self.salt));
+        frame.filter(|frame| frame.first == place.first && frame.count == place.count).ok_or_else(|| {
+            SpoolError::Damaged { file: self.name(), offset: place.at.into(), what: "a frame is not what was written" }
+        })
+    }
+
+    /// Finds out where the frames lie.
+    pub(super) fn load_map(&mut self, id_of: &mut dyn FnMut(&str, u16) -> Option<StreamId>) -> Result<(), SpoolError> {
+        if self.map.is_some() {
+            return Ok(());
+        }
+        let mut bytes = vec![0; usize::try_from(self.end).unwrap_or(usize::MAX)];
+        self.file.read_at(&mut bytes, 0).map_err(|error| SpoolError::of("read a segment", error))?;
+        let mut map = Map::default();
+        let (mut at, name) = (SEGMENT_HEADER_BYTES, self.name());
+        while at < bytes.len() {
+            let damaged = || SpoolError::Damaged {
+                file: name.clone(),
+                offset: at as u64,
+                what: "a group is not what was written",
+            };
+            let group = format::parse_group(&bytes[at..], self.salt).ok_or_else(damaged)?;
+            for (offset, frame) in frames(group.body) {
+                let frame = frame.ok_or_else(damaged)?;
+                if frame.kind != Kind::Checkpoint
+                    && let Some(stream) = id_of(frame.upstream, frame.queue)
+                {
+                    map.add(stream, place_of(&frame, at + GROUP_HEADER_BYTES + offset));
+                }
+            }
+            at += group.len;
+        }
+        self.map = Some(map);
+        Ok(())
+    }
+}
+
+/// Where a frame lies that begins at byte `at` of its segment.
+pub(super) fn place_of(frame: &Frame<'_>, at: usize) -> FramePlace {
+    let in_segment = "invariant: a segment is far below 4 GiB";
+    FramePlace {
+        first: frame.first,
+        count: frame.count,
+        at: u32::try_from(at).expect(in_segment),
+        len: u32::try_from(frame.len).expect(in_segment),
+    }
+}
+
+/// The frames of a group and where in it they begin; `None` at the end where there is no frame.
+pub(super) fn frames(body: &[u8]) -> impl Iterator<Item = (usize, Option<Frame<'_>>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = body.get(at..).filter(|rest| !rest.is_empty())?;
+        let frame = format::parse_frame(rest, Check::Trusted);
+        let began = at;
+        at += frame.as_ref().map_or(rest.len(), |frame| frame.len);
+        Some((began, frame))
+    })
+}
+
+pub(super) fn segment_name(number: u64) -> String {
+    format!("{number:016}{SUFFIX}")
+}
+
+pub(super) fn segment_number(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 16)?.parse().ok()
+}
+
+const SUFFIX: &str = ".seg";

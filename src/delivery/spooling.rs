@@ -1,0 +1,292 @@
+//! When a link goes to the disk and when it comes back: [`Link`] where it concerns the spool.
+//!
+//! *Direct* while the hub acknowledges in time: nothing is written. When it is away, or acknowledges later than
+//! `spill_after`, or somebody has waited that long for a place in the window, everything that is pending is recorded in
+//! its order, and everything new behind it. What is in the window stays in flight; what waits is fed to it, from the disk
+//! and at the end from memory; when nothing waits, the link is direct again.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Link, LinkOutput,
+    backlog::{Fed, Recorded},
+    log::{Log, PublishFrame, Share},
+    slots::{DiskRef, Slot, Slots},
+    spool::{Batch, Fetched, Record, StreamId, Wanted},
+};
+use crate::{
+    packet::{ProtocolVersion, Publish, PublishRef, QoS, parse_publish, write_publish},
+    route::Ack,
+    session::client::Client,
+    time::Tick,
+};
+
+/// When to go to the disk.
+pub(super) struct Spilling {
+    /// Fixed by the configuration.
+    after: Option<Duration>,
+    /// Eighths of a millisecond: smoothed time from an offer to the hub's acknowledgement.
+    round_trip: Option<u64>,
+    /// The hub is away since then; none: it is there.
+    away: Option<Tick>,
+    /// The wall clock's milliseconds at tick 0.
+    epoch_ms: u64,
+    /// No pending message is older than this.
+    oldest: Tick,
+}
+
+impl Spilling {
+    pub(super) fn new(after: Option<Duration>) -> Self {
+        Self { after, round_trip: None, away: Some(Tick::default()), epoch_ms: 0, oldest: Tick::default() }
+    }
+
+    /// The wall clock at `now`, as it was last told.
+    pub(super) fn wall_ms(&self, now: Tick) -> u64 {
+        self.epoch_ms + now.0
+    }
+
+    /// The hub acknowledged a message so long after it was offered.
+    #[inline]
+    pub(super) fn measure(&mut self, took: Duration) {
+        let sample = u64::try_from(took.as_millis()).unwrap_or(u64::MAX / 8);
+        self.round_trip = Some(self.round_trip.map_or(sample * 8, |smoothed| smoothed - smoothed / 8 + sample));
+    }
+
+    /// The connection is lost; since when, the next tick knows.
+    pub(super) fn down(&mut self) {
+        self.away.get_or_insert(Tick(u64::MAX));
+    }
+
+    pub(super) fn up(&mut self) {
+        self.away = None;
+    }
+
+    /// How late the hub may be.
+    fn after(&self) -> Duration {
+        self.after.unwrap_or_else(|| {
+            let round_trip = Duration::from_millis(self.round_trip.unwrap_or(0) / 8);
+            (round_trip * ROUND_TRIPS).clamp(SPILL_AFTER_MIN, SPILL_AFTER_MAX)
+        })
+    }
+}
+
+impl Link {
+    /// What the clock has to do with the spool. `wall_ms` is the wall clock, `free` what the spool still takes.
+    pub fn spool_tick(&mut self, wall_ms: u64, free: u64, now: Tick) {
+        self.spilling.epoch_ms = wall_ms.saturating_sub(now.0);
+        if let Some(away) = &mut self.spilling.away {
+            *away = (*away).min(now);
+        }
+        let Some(backlog) = &mut self.backlog else { return };
+        backlog.set_free(free);
+        if backlog.may_spill() && self.is_late(now) {
+            self.spill();
+        }
+        self.feed(now);
+    }
+
+    /// What is to be appended to the spool next.
+    pub fn spool_batch(&mut self, now: Tick) -> Option<Arc<Batch>> {
+        self.backlog.as_mut()?.batch(now)
+    }
+
+    /// The batch that was handed over is on the disk, or it is not.
+    pub fn spool_stored(&mut self, result: Result<(), &'static str>, out: &mut LinkOutput, now: Tick) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.stored(result, out, now);
+        }
+        self.feed(now);
+    }
+
+    /// Which parts of the spool are to be read next.
+    pub fn spool_wanted(&mut self, now: Tick) -> Option<Vec<Wanted>> {
+        let backlog = self.backlog.as_mut()?;
+        if self.client.is_up() || backlog.ages() { backlog.wanted(now) } else { None }
+    }
+
+    /// What was asked for was read, or could not be.
+    pub fn spool_read(&mut self, result: Result<Vec<Fetched>, &'static str>, now: Tick) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.fetched(result, now);
+        }
+        self.feed(now);
+    }
+
+    /// What the spool need not keep any more.
+    pub fn spool_acknowledgements(&mut self) -> impl Iterator<Item = (StreamId, u64)> {
+        self.backlog.iter_mut().filter(|backlog| backlog.has_acknowledgements()).flat_map(|b| b.acknowledgements())
+    }
+
+    /// Whether there is anything to tell the spool, or to ask of it.
+    pub fn has_spool_work(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.is_direct() || backlog.has_acknowledgements())
+    }
+
+    /// Whether messages go to the disk.
+    pub fn is_spooling(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.is_direct())
+    }
+
+    /// Messages that wait on the disk, or on their way to it, for a place in the window.
+    pub fn spooled(&self) -> u64 {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.waiting())
+    }
+
+    /// Messages that a device waits for.
+    pub fn owed(&self) -> usize {
+        let of_window = self.slots.iter().filter(|slot| slot.owed.is_some()).count();
+        of_window + self.backlog.as_ref().map_or(0, |backlog| backlog.owed())
+    }
+
+    /// What the disk refused, while it does.
+    pub fn spool_refused(&self) -> Option<&'static str> {
+        self.backlog.as_ref().and_then(|backlog| backlog.refused())
+    }
+
+    /// The hub is away, or a message or a session has waited for too long.
+    fn is_late(&mut self, now: Tick) -> bool {
+        let after = self.spilling.after();
+        let late = |since: Tick| now.since(since) >= after;
+        if self.spilling.away.is_some_and(late) || self.turns.first().is_some_and(|turn| late(turn.since)) {
+            return true;
+        }
+        if !late(self.spilling.oldest) {
+            return false;
+        }
+        // Those that were offered since are younger: it is not asked again before they can be late.
+        let pending = self.slots.iter().filter(|slot| slot.owed.is_some() && slot.ack != Ack::Hub);
+        let oldest = pending.map(|slot| slot.offered).min().unwrap_or(now);
+        self.spilling.oldest = oldest;
+        late(oldest)
+    }
+
+    /// Everything that is pending is recorded, in its order.
+    fn spill(&mut self) {
+        let Self { log, slots, backlog, client, spilling, .. } = self;
+        let Some(backlog) = backlog else { return };
+        let version = client.version();
+        log.each(|frame, at| {
+            let Some(slot) = frame.packet_id().and_then(|id| slots.get_mut(id)) else { return };
+            if slot.at != at || slot.disk.is_some() {
+                return;
+            }
+            let publish = read_back(frame, version);
+            let record = record_again(&publish, slot.device, spilling.wall_ms(slot.offered));
+            let (ack, owed, offered) = (slot.ack, slot.owed.take(), slot.offered);
+            slot.disk = Some(backlog.record_in_window(&Recorded { record, ack, owed, offered }));
+        });
+        backlog.begin_spooling();
+    }
+
+    /// What waits takes the places that are free.
+    pub(super) fn feed(&mut self, now: Tick) {
+        let packet_bytes_max = self.packet_bytes_max();
+        let Self { log, slots, turns, backlog, client, spilling, .. } = self;
+        let Some(backlog) = backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return };
+        let is_up = client.is_up();
+        if !is_up && !backlog.ages() {
+            return;
+        }
+        let wall_ms = spilling.wall_ms(now);
+        backlog.feed(wall_ms, &mut |record, disk| {
+            if is_up { take(record, disk, (log, slots, client), packet_bytes_max, now) } else { Fed::Full }
+        });
+        // While the hub is as late as it was, the next message would only wait until it is spilled as well.
+        let after = spilling.after();
+        let is_prompt = || slots.iter().all(|slot| now.since(slot.offered) < after);
+        if is_up && backlog.waiting() == 0 && is_prompt() && backlog.end_spooling() {
+            // Those who wait for the spool find the window again.
+            for who in backlog.held() {
+                turns.enqueue(who, 0, Share::Whole, now);
+            }
+            spilling.oldest = now;
+        }
+        self.permit(now);
+    }
+}
+
+/// Gives a record a place in the window.
+fn take(
+    record: &Record<'_>,
+    disk: DiskRef,
+    (log, slots, client): (&mut Log, &mut Slots, &Client),
+    packet_bytes_max: usize,
+    now: Tick,
+) -> Fed {
+    let version = client.version();
+    let properties = [record.properties];
+    let mut publish = Publish {
+        dup: false,
+        qos: if record.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+        retain: record.retain && client.agreed().retain_available,
+        topic: record.topic,
+        packet_id: 0,
+        properties: &properties,
+        payload: record.payload,
+    };
+    let len = publish.encoded_len(version);
+    if len > packet_bytes_max {
+        return Fed::NeverFits;
+    }
+    if !log.fits(len, Share::Whole) || slots.places() == 0 {
+        return Fed::Full;
+    }
+    if publish.qos == QoS::AtMostOnce {
+        log.append(len, |frames| _ = write_publish(frames, version, &publish));
+        return Fed::Gone;
+    }
+    let Some(id) = slots.take_id() else { return Fed::Full };
+    publish.packet_id = id;
+    let at = log.append(len, |frames| _ = write_publish(frames, version, &publish));
+    log.retain(at);
+    let (device, disk) = (record.device, Some(disk));
+    slots.fill(id, Slot { owed: None, ack: Ack::Durable, device, disk, at, len, offered: now, resent: false });
+    Fed::Window
+}
+
+/// A message as a record. The properties are joined already.
+pub(super) fn record_of<'a>(publish: &Publish<'a>, properties: &'a [u8], device: u64, received_ms: u64) -> Record<'a> {
+    Record {
+        at_least_once: publish.qos != QoS::AtMostOnce,
+        retain: publish.retain,
+        received_ms,
+        device,
+        topic: publish.topic,
+        properties,
+        payload: publish.payload,
+    }
+}
+
+/// A message that was read back from the log, as a record.
+pub(super) fn record_again<'a>(publish: &PublishRef<'a>, device: u64, received_ms: u64) -> Record<'a> {
+    Record {
+        at_least_once: publish.qos != QoS::AtMostOnce,
+        retain: publish.retain,
+        received_ms,
+        device,
+        topic: std::str::from_utf8(publish.topic).expect("invariant: the log holds topics that were checked"),
+        properties: publish.properties,
+        payload: publish.payload,
+    }
+}
+
+pub(super) fn read_back(frame: PublishFrame<'_>, version: ProtocolVersion) -> PublishRef<'_> {
+    parse_publish(frame.frame(), version).expect("invariant: the log holds whole frames of our own")
+}
+
+/// All properties in one piece; none where the hub has no word for them.
+pub(super) fn joined(version: ProtocolVersion, properties: &[&[u8]]) -> Vec<u8> {
+    if version == ProtocolVersion::V5_0 { properties.concat() } else { Vec::new() }
+}
+
+/// Bytes of [`joined`].
+pub(super) fn properties_len(version: ProtocolVersion, properties: &[&[u8]]) -> usize {
+    if version == ProtocolVersion::V5_0 { properties.iter().map(|piece| piece.len()).sum() } else { 0 }
+}
+
+/// `spill_after = "auto"`: so many round trips, within bounds.
+const ROUND_TRIPS: u32 = 4;
+/// Below it, a hub on the same machine that is busy for a moment would cause disk writes.
+const SPILL_AFTER_MIN: Duration = Duration::from_millis(250);
+/// Above it, devices with a short patience would send again.
+const SPILL_AFTER_MAX: Duration = Duration::from_secs(2);

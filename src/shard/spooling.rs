@@ -1,0 +1,74 @@
+//! Between the links of a shard and the spool's thread: what they have for it is handed over when all sessions that are
+//! ready have offered what they hold, so that it becomes one group; its answers come through the inbox.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use super::{Shard, pump};
+use crate::delivery::spool::Answer;
+
+/// That a link may have something for the disk.
+#[derive(Default)]
+pub(super) struct Hint {
+    work: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Hint {
+    /// The links are looked at after everything that is ready now.
+    #[inline]
+    pub(super) fn work(&self) {
+        if !self.work.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Hands over, for as long as the shard lives.
+pub(super) async fn run(shard: Rc<Shard>) {
+    std::future::poll_fn(|cx| {
+        *shard.spooling.waker.borrow_mut() = Some(cx.waker().clone());
+        while shard.spooling.work.take() {
+            shard.members.iter().flatten().for_each(|member| hand_over(&shard, member));
+        }
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+/// The spool answers a link.
+pub(super) fn answered(shard: &Rc<Shard>, upstream: usize, member: usize, answer: Answer) {
+    let Some(member) = shard.members.get(upstream).and_then(|members| members.get(member)) else { return };
+    let now = shard.site.now();
+    {
+        let mut link = member.link.borrow_mut();
+        match answer {
+            Answer::Appended(result) => link.spool_stored(result, &mut member.output.borrow_mut(), now),
+            Answer::Read(result) => link.spool_read(result, now),
+        }
+    }
+    pump::settle(shard, member);
+    pump::grant(shard, member, &mut member.link.borrow_mut(), now);
+    member.wake();
+    hand_over(shard, member);
+}
+
+fn hand_over(shard: &Shard, member: &pump::Member) {
+    let Some(spool) = &shard.site.spool else { return };
+    let now = shard.site.now();
+    let mut link = member.link.borrow_mut();
+    if link.has_spool_work() {
+        spool.acknowledge(link.spool_acknowledgements());
+    }
+    if let Some(batch) = link.spool_batch(now) {
+        spool.append(member.address, batch);
+    }
+    if let Some(wanted) = link.spool_wanted(now) {
+        spool.read(member.address, wanted);
+    }
+}
