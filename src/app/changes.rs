@@ -12,7 +12,7 @@ use super::{certificates::Certificates, list::List, same_file};
 use crate::{
     audit::{Action, Audit},
     config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
-    credential::{Lifted, Replaced, RevocationList},
+    credential::{Lifted, Replaced, RevocationList, Whose},
     denial::CloseReason,
     feed::{Follower, KeySetState, KeySets},
     gate::{Identities, Standing},
@@ -308,7 +308,7 @@ impl Changes {
         let registry = &self.site.registry;
         // Beyond so many entries it costs less to ask every session.
         let added = list.added_since(old, registry.len().max(ENTRIES_LOOKED_FOR));
-        let concerned = if added.everybody || !added.keys.is_empty() || !added.times.is_empty() {
+        let concerned = if added.everybody || added.times.contains(&Whose::All) {
             let now = self.site.clock.now();
             let mut concerned = self.all_sessions();
             concerned.retain(|live| live.grant().all_facts().any(|facts| list.revokes(&facts, now)));
@@ -317,7 +317,14 @@ impl Changes {
             let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
             let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
             let jtis = added.jtis.iter().flat_map(|jti| registry.of_jti(*jti));
-            devices.chain(tokens).chain(jtis).collect()
+            let keys = added.keys.iter().flat_map(|key| registry.of_key(key));
+            let times = added.times.iter().flat_map(|whose| match whose {
+                Whose::All => Vec::new(),
+                Whose::Device(device) => registry.within_device(device.as_str()),
+                Whose::Issuer(name) => registry.of_owner(&format!("issuer:{name}")),
+                Whose::Policy(name) => registry.of_owner(&format!("policy:{name}")),
+            });
+            devices.chain(tokens).chain(jtis).chain(keys).chain(times).collect()
         };
         // Here, and not on a shard that happened to hold it last.
         drop(freed);
