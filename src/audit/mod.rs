@@ -14,7 +14,6 @@ mod verify;
 
 use std::{
     fmt,
-    fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -165,7 +164,7 @@ impl Audit {
     /// Whose keys, of these owners (`device:pump-17`), were replaced last, and when (RFC 3339): as the newest file of the
     /// log tells, whose chain is not checked here. `None` where it tells nothing or cannot be read.
     pub fn last_rotation(&self, owners: &[String]) -> Option<(String, String)> {
-        let file = BufReader::new(File::open(self.file()).ok()?);
+        let file = BufReader::new(std::fs::File::open(self.file()).ok()?);
         let rotations = [Action::KeyRotated.as_str(), Action::KeysReplaced.as_str()];
         let entries = file.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str::<Entry>(&line).ok());
         let ours = entries.filter(|entry| rotations.contains(&&*entry.action) && owners.contains(&entry.object));

@@ -22,7 +22,7 @@ use super::super::{
     local::{reachable, token_from_input},
     mint::{self, Mint},
 };
-use crate::{config::Config, listener};
+use crate::{config::Config, gate::Profile, listener};
 
 /// What the gateway answers, and what becomes of what was sent.
 #[derive(Debug)]
@@ -72,7 +72,11 @@ impl Target {
         let (token, token_from) = token(at, asked)?;
         let (host, port) = address(asked, config.as_ref())?;
         let tls = if asked.tls { Some(trust(&asked.ca)?) } else { None };
-        let device = asked.device.to_string();
+        let mut device = asked.device.to_string();
+        let registry = config.as_ref().filter(|config| config.gate.profile == Profile::Google);
+        if let Some(registry) = registry.and_then(|config| config.gate.google_registries.first()) {
+            device = format!("{registry}/devices/{device}");
+        }
         Ok(Self { device, token, token_from, host, port, tls, is_v5: asked.mqtt == 5 })
     }
 }

@@ -23,8 +23,8 @@ use words::{connack_v4, reason};
 /// `tollgate pub`.
 pub(super) fn publish(at: &ConfigFile, asked: &PublishArguments) -> Result<(), Outcome> {
     let payload = payload(asked)?;
-    let device = &asked.connect.device;
-    let topic = asked.topic.clone().unwrap_or_else(|| format!("devices/{device}/messages/events/"));
+    let topic =
+        asked.topic.clone().unwrap_or_else(|| format!("{}/messages/events/", own_topics(&asked.connect.device)));
     let message = Message { topic, payload, qos: asked.qos, retain: asked.retain };
     run(async {
         let mut client = Client::connect(at, &asked.connect, Console::Answers).await?;
@@ -34,8 +34,8 @@ pub(super) fn publish(at: &ConfigFile, asked: &PublishArguments) -> Result<(), O
 
 /// `tollgate sub`.
 pub(super) fn subscribe(at: &ConfigFile, asked: &SubscribeArguments) -> Result<(), Outcome> {
-    let device = &asked.connect.device;
-    let filter = asked.topic.clone().unwrap_or_else(|| format!("devices/{device}/messages/devicebound/#"));
+    let own = own_topics(&asked.connect.device);
+    let filter = asked.topic.clone().unwrap_or_else(|| format!("{own}/messages/devicebound/#"));
     run(async {
         let mut client = Client::connect(at, &asked.connect, Console::Messages).await?;
         client.subscribe(&filter, asked.qos).await?;
@@ -64,6 +64,12 @@ impl Console {
             Self::Messages => eprintln!("{line}"),
         }
     }
+}
+
+/// Where the default scope has what is a device's, or a module's, own.
+fn own_topics(id: &DeviceId) -> String {
+    let module = id.module().map_or_else(String::new, |module| format!("/modules/{module}"));
+    format!("devices/{}{module}", id.device())
 }
 
 /// A device that is connected.
