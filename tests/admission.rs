@@ -445,13 +445,8 @@ fn assert_shown(gateway: &Gateway, device: &str, denial: Denial) {
     });
 }
 
-/// Not told to a device in MQTT, or held by a test without a socket; and by which.
-const ELSEWHERE: [(Denial, &str); 4] = [
-    (Denial::UpgradeDeclined, "answered in HTTP: tests/websocket.rs"),
-    (Denial::CertificateRequired, "src/credential/certificate/tests.rs"),
-    (Denial::CertificateUntrusted, "src/credential/certificate/tests.rs"),
-    (Denial::CertificateMismatch, "src/credential/certificate/tests.rs"),
-];
+/// Not told in MQTT; and by what it is held.
+const ELSEWHERE: [(Denial, &str); 1] = [(Denial::UpgradeDeclined, "answered in HTTP: tests/websocket.rs")];
 
 const SUBSCRIPTIONS_MAX: usize = 5;
 /// Checks of public keys that a banned address has at once, and more.
