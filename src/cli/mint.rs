@@ -7,7 +7,6 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{
@@ -16,13 +15,13 @@ use super::{
     local::now,
 };
 use crate::{
-    config::{Config, load_identities},
+    config::{Config, load_identities, read_signing},
     credential::{
-        Credential, Issuer, JwtClaims, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_jwt, mint_sas,
-        resource_of, verify,
+        Credential, Issuer, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_sas, resource_of, verify,
     },
     id::DeviceId,
     time::UnixSeconds,
+    token_service::{JwtOrder, OWN_ISSUER, random_jti, sign_jwt},
 };
 
 /// What to make.
@@ -144,33 +143,24 @@ fn jwt(
     let (issuer, key) = signer(config, keyring, request)?;
     let jti = match &request.jti {
         Some(jti) => jti.clone(),
-        None => random_jti()?,
+        None => random_jti().map_err(Outcome::failed)?,
     };
-    let audience = issuer.audience.first().map_or(config.gate.hostname.as_str(), |audience| audience);
-    let mut claims = JwtClaims::default()
-        .with("iss", &*issuer.iss)
-        .with("aud", audience)
-        .with(&issuer.device_claim, request.device.as_str())
-        .with("iat", now.0)
-        .with("exp", expires_at.0)
-        .with("jti", jti);
-    if let Some(rights) = request.rights.filter(|rights| *rights != Rights::ALL) {
-        let no_claim = || format!("the issuer {:?} has no `scope_claim`: its tokens give all rights", issuer.name);
-        let claim = issuer.scope_claim.as_deref().ok_or_else(|| Outcome::Failed(no_claim()))?;
-        claims = claims.with(claim, narrowing(rights));
-    }
-    mint_jwt(&claims, &key).map(Zeroizing::new).map_err(Outcome::failed)
-}
-
-/// `scope_claim` without what the rights do not hold; the other side stays as the device has it.
-fn narrowing(rights: Rights) -> Value {
-    let held = [("pub", rights.publish), ("sub", rights.subscribe)];
-    let none = held.into_iter().filter(|(_, held)| !held);
-    none.map(|(side, _)| (side.to_owned(), Value::Array(Vec::new()))).collect::<Map<String, Value>>().into()
+    let rights = request.rights.unwrap_or(Rights::ALL);
+    let device = &request.device;
+    let order = JwtOrder { device, audience: None, rights, jti: &jti, issued_at: now, expires_at };
+    sign_jwt(issuer, &key, &order).map_err(Outcome::failed)
 }
 
 /// The issuer that is meant and a key of it that can sign.
 fn signer<'k>(config: &Config, keyring: &'k Keyring, request: &Mint) -> Result<(&'k Issuer, SigningKey), Outcome> {
+    // Never without its name: whoever asks for a JWT means an issuer of the site.
+    if let (Some(OWN_ISSUER), Some(service)) = (request.issuer.as_deref(), &config.token_service) {
+        let signing = read_signing(service, &config.gate).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+        let own = keyring.issuers().find(|issuer| &*issuer.name == OWN_ISSUER);
+        let own =
+            own.ok_or_else(|| Outcome::Failed("the token service was never started: it has no key yet".into()))?;
+        return Ok((own, signing.key().clone()));
+    }
     let mut able: Vec<(&Issuer, SigningKey)> = Vec::new();
     let sources = sources(&config.gateway.identities)?;
     for issuer in keyring.issuers().filter(|issuer| request.issuer.as_ref().is_none_or(|name| **name == *issuer.name)) {
@@ -245,12 +235,6 @@ fn sources(identities: &Path) -> Result<Vec<Source>, Outcome> {
 fn from_pem(file: &Path, kid: Option<&str>, key: &VerifyingKey) -> Option<SigningKey> {
     let pem = Zeroizing::new(fs::read_to_string(file).ok()?);
     SigningKey::from_pem(key.algorithm(), &pem, kid).ok()
-}
-
-fn random_jti() -> Result<String, Outcome> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Outcome::Failed(format!("no randomness: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// As the help of `token mint` says.

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use crate::{
     credential::{
         Issuer, JwtClaims, Keyring, Policy, Resource, Rights, SecretKey, SigningKey, VerifyRules, mint_jwt, mint_sas,
+        resource_of,
     },
     id::DeviceId,
     time::UnixSeconds,
@@ -179,14 +180,6 @@ impl fmt::Display for NoSigner {
 }
 
 impl std::error::Error for NoSigner {}
-
-/// `sr` of a token for one device or module, not encoded yet.
-fn resource_of(host: &str, device: &DeviceId) -> String {
-    match device.as_str().split_once('/') {
-        Some((device, module)) => format!("{host}/devices/{device}/modules/{module}"),
-        None => format!("{host}/devices/{device}"),
-    }
-}
 
 /// The first by name, so that the same request has the same answer.
 fn policy_with<'k>(
