@@ -445,8 +445,11 @@ fn assert_shown(gateway: &Gateway, device: &str, denial: Denial) {
     });
 }
 
-/// Not told in MQTT; and by what it is held.
-const ELSEWHERE: [(Denial, &str); 1] = [(Denial::UpgradeDeclined, "answered in HTTP: tests/websocket.rs")];
+/// Known to tests over a socket by what the device is answered, not by name; and by which.
+const ELSEWHERE: [(Denial, &str); 2] = [
+    (Denial::UpgradeDeclined, "answered in HTTP: tests/websocket.rs"),
+    (Denial::RenewalMethod, "ends a session by its code: the tests of renewal"),
+];
 
 const SUBSCRIPTIONS_MAX: usize = 5;
 /// Checks of public keys that a banned address has at once, and more.
