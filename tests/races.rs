@@ -118,7 +118,7 @@ impl Race {
         let (mut held, mut accepted_after) = (live.grant(), 0);
         for frame in 0..FRAMES {
             if frame % renews_every == 0 {
-                let token = if frame / renews_every % 2 == 0 { &self.second } else { &self.first };
+                let token = if (frame / renews_every).is_multiple_of(2) { &self.second } else { &self.first };
                 match self.renew(&live, token) {
                     Some(renewed) => held = renewed,
                     None => return accepted_after,

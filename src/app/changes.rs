@@ -35,8 +35,11 @@ pub(super) struct Changes {
     schedules: ArcSwap<Vec<Schedule>>,
     follower: OnceLock<Follower>,
     /// What else is read anew when the operator asks for it.
-    beside: OnceLock<Box<dyn Fn(&mut Outcome) + Send + Sync>>,
+    beside: OnceLock<ReadAnew>,
 }
+
+/// Reads something of its own anew, and says what came of it.
+type ReadAnew = Box<dyn Fn(&mut Outcome) + Send + Sync>;
 
 /// What a reload did.
 pub(super) struct Outcome {

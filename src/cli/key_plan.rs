@@ -74,7 +74,7 @@ impl Plan {
         let rotated_at = key.rotated_at.as_deref().and_then(|at| UnixSeconds::parse_rfc3339(at).ok());
         let sessions = |slot: &Option<SlotView>| slot.as_ref().map_or(Some(0), |slot| slot.sessions);
         let (primary_sessions, secondary_sessions) = (sessions(&key.primary), sessions(&key.secondary));
-        let ends = key.secondary.as_ref().and_then(|_| rotated_at).map(|at| at.plus(lifetime));
+        let ends = key.secondary.as_ref().and(rotated_at).map(|at| at.plus(lifetime));
         let mut plan = Self {
             name: key.name.clone(),
             token_lifetime_max_seconds: key.token_lifetime_max_seconds,

@@ -88,7 +88,7 @@ impl RefreshToken {
 
     /// What is kept of it.
     pub(super) fn hash(&self) -> String {
-        hex(&Sha256::digest(&*self.secret))
+        hex(&Sha256::digest(*self.secret))
     }
 }
 

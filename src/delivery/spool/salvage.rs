@@ -72,11 +72,14 @@ pub fn salvage(path: &Path, limits: Limits) -> Result<Salvaged, SpoolError> {
 /// All that is whole.
 #[derive(Default)]
 struct Found {
-    /// Head, and records by number.
-    streams: BTreeMap<(String, u16), (u64, BTreeMap<u64, Vec<u8>>)>,
+    /// By hub and queue.
+    streams: BTreeMap<(String, u16), Stream>,
     damage: Vec<(String, u64, &'static str)>,
     lost: u64,
 }
+
+/// Head, and records by number.
+type Stream = (u64, BTreeMap<u64, Vec<u8>>);
 
 impl Found {
     fn read(&mut self, directory: &Directory, number: u64) -> Result<(), SpoolError> {

@@ -227,5 +227,5 @@ fn there_are_so_many_lines_in_all() {
     begin(&store, "b");
     let terms = LineTerms { kind: Kind::Sas, publish: true, subscribe: true, policy: None, audience: None };
     let full = store.begin(&device("c"), (Origin::Caller("x".into()), terms), made("x"), END, NOW);
-    assert!(full.err().expect("full").to_string().contains("2 lines"));
+    assert!(full.expect_err("full").to_string().contains("2 lines"));
 }

@@ -81,7 +81,7 @@ impl World {
         match step {
             Step::Append { queues, records, len } => {
                 let batch = self.refused.take().unwrap_or_else(|| self.batch(queues, *records, *len));
-                match self.log.append(&[batch.clone()]) {
+                match self.log.append(std::slice::from_ref(&batch)) {
                     Ok(()) => self.stored(&batch),
                     Err(_) => self.refused = Some(batch),
                 }
@@ -179,7 +179,7 @@ proptest! {
         // And the log goes on.
         world.disk.world().bytes_max = None;
         let last = world.batch(&[0, 1, 2, 3], 1, 10);
-        world.log.append(&[last.clone()]).expect("a healthy disk takes");
+        world.log.append(std::slice::from_ref(&last)).expect("a healthy disk takes");
         world.stored(&last);
         for queue in 0..4 {
             let head = world.queues[&queue].head;
