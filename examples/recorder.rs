@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     env,
     fmt::Write as _,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead as _, ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     process,
@@ -29,7 +29,7 @@ fn main() -> io::Result<()> {
         process::exit(2);
     };
     let listener = TcpListener::bind(address)?;
-    let log = OpenOptions::new().create(true).append(true).open(log)?;
+    let log = open_log(log)?;
     let hub = Arc::new(Hub { log: Mutex::new(log), ack_after_ms: 0.into(), close_every: 0.into(), seen: 0.into() });
     println!("ready");
     let accepting = hub.clone();
@@ -44,6 +44,15 @@ fn main() -> io::Result<()> {
         println!("done");
     }
     Ok(())
+}
+
+/// What a kill tore off is cut: it was never synced as a whole, and so never acknowledged.
+fn open_log(path: &str) -> io::Result<File> {
+    let log = OpenOptions::new().create(true).append(true).open(path)?;
+    let whole = fs::read(path)?.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    log.set_len(whole as u64)?;
+    log.sync_all()?;
+    Ok(log)
 }
 
 /// What all connections share.
