@@ -11,6 +11,7 @@ use crate::{
     policy::{FilterTemplate, Rights},
 };
 
+mod bounds;
 mod device_keys;
 mod modules;
 

@@ -24,23 +24,23 @@ fn identities(enabled: bool, es256: Option<Validity>) -> Arc<Identities> {
     Arc::new(Identities::new(ring.build(), vec![ScopeTemplate::default()]))
 }
 
-fn gate_for(config: GateConfig) -> Gate {
+pub(super) fn gate_for(config: GateConfig) -> Gate {
     let gate = Gate::new(config);
     gate.load_identities(identities(true, Some(VALIDITY)));
     gate.load_revocations(Arc::default());
     gate
 }
 
-fn google() -> GateConfig {
+pub(super) fn google() -> GateConfig {
     let google_registries = vec!["projects/acme/locations/europe-west1/registries/line".into()];
     GateConfig { hostname: "localhost".into(), google_registries, ..GateConfig::default() }
 }
 
-fn token(what: &str) -> &'static str {
+pub(super) fn token(what: &str) -> &'static str {
     TOKENS.iter().find(|(name, _)| *name == what).map(|(_, token)| *token).expect(what)
 }
 
-fn as_google(gate: &Gate, token: &str, now: UnixSeconds) -> Result<Grant, Denial> {
+pub(super) fn as_google(gate: &Gate, token: &str, now: UnixSeconds) -> Result<Grant, Denial> {
     let asked = Admission { profile: Profile::Google, user_name: Some("unused"), ..ask(CLIENT, token) };
     gate.admit(&asked, now).map_err(|refused| refused.denial)
 }
