@@ -9,7 +9,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -271,6 +274,37 @@ fn a_token_whose_key_left_at_a_rotation_is_told_when_that_was() {
     );
 }
 
+#[test]
+fn what_a_good_token_needs_besides_itself_is_said() {
+    let room = room();
+    let accept = |kind: &str| format!("[[device]]\nid = \"with-{kind}\"\naccept = [\"certificate+{kind}\"]\n");
+    let mut identities = fs::read_to_string(room.join("config/identities.toml")).expect("read");
+    identities.push_str(&format!("{}primary_key = \"{}\"\n", accept("sas"), device_key("with-sas")));
+    identities.push_str(&accept("jwt"));
+    fs::write(room.join("config/identities.toml"), identities).expect("written");
+    let digest = [0xA5; 32];
+    let bound = json!({"cnf": {"x5t#S256": BASE64_URL_SAFE_NO_PAD.encode(digest)}});
+    let (beside, binding) = ("beside a client certificate only", "bound to one client certificate (`cnf`)");
+    for (device, token, said, unsaid) in [
+        ("pump-17", sas("pump-17"), vec![], vec![beside, binding]),
+        ("pump-17", jwt_with("pump-17", json!({})), vec![], vec![beside, binding]),
+        ("with-sas", sas("with-sas"), vec![beside, "\"sas\"", "the certificate of with-sas"], vec![binding]),
+        ("with-jwt", jwt_with("with-jwt", json!({})), vec![beside, "\"jwt\""], vec![binding]),
+        ("pump-17", jwt_with("pump-17", bound.clone()), vec![binding, THUMBPRINT], vec![beside]),
+        ("with-jwt", jwt_with("with-jwt", bound), vec![beside, binding, THUMBPRINT], vec![]),
+    ] {
+        let ran = tollgate(&room, &token, &["token", "explain", "-", "--device", device, "--json"]);
+        let answer: Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        assert_eq!((&answer["admitted"], ran.status.code()), (&json!(true), Some(0)), "{device}: {answer}");
+        let notes = answer["near_misses"].to_string().replace("\\\"", "\"");
+        assert!(said.iter().all(|what| notes.contains(what)), "{device}: {said:?} in {notes}");
+        assert!(!unsaid.iter().any(|what| notes.contains(what)), "{device}: none of {unsaid:?} in {notes}");
+    }
+    let ran = tollgate(&room, &sas("with-sas"), &["token", "explain", "-", "--device", "with-sas"]);
+    let text = String::from_utf8_lossy(&ran.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("admitted as with-sas ! `accept` takes a token of the kind \"sas\" beside"), "{text}");
+}
+
 #[track_caller]
 fn check(room: &Path, what: &str, token: &str, device: &str, denial: &str, named: &str) {
     let ran = tollgate(room, token, &["token", "explain", "-", "--device", device, "--json"]);
@@ -331,6 +365,9 @@ fn private(path: &Path, text: &str) {
 }
 
 const GATEWAY: &str = "[[listener]]\nbind = \"127.0.0.1:1883\"\ntransport = \"tcp\"\n";
+
+/// Of 32 bytes `A5`.
+const THUMBPRINT: &str = "a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5";
 
 const IDENTITIES: &str = r#"
 [[device]]

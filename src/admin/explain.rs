@@ -36,7 +36,7 @@ pub struct Explained {
     pub device: Option<String>,
     /// What was checked, in the order of the gate, up to what failed.
     pub steps: Vec<ExplainedStep>,
-    /// Which mistake it is: each was tried and found true.
+    /// Which mistake it is: each was tried and found true. Of a good token: what else its device should know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub near_misses: Vec<String>,
     /// What to do about it.

@@ -2,7 +2,7 @@
 //! is. Never on the connection path: it tries what the gate must not try.
 
 use super::{
-    Credential, Facts, Identity, Keyring, Refused, RevocationList, Trace, VerifyRules,
+    Credential, Facts, Identity, Keyring, Refused, RevocationList, Thumbprint, Trace, VerifyRules,
     near_miss::{Asked, near_misses},
     verify_traced,
 };
@@ -15,7 +15,7 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// What the gate would say.
     pub verdict: Result<Identity, Refused>,
-    /// Which mistake it is: each was tried and found true.
+    /// Which mistake it is: each was tried and found true. Of a good token: what else its device should know.
     pub near_misses: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub fn explain(
     let mut steps = Steps::default();
     let verdict = decide(text, device, keyring, rules, list, &mut steps, now);
     let near_misses = match &verdict {
-        Ok(identity) => slot_note(identity).into_iter().collect(),
+        Ok(identity) => notes(identity, keyring, rules),
         Err(refused) => {
             steps.0.push(Step { what: failed_step(refused.denial), ok: false, detail: refused.detail.clone() });
             near_misses(text, refused, &Asked { device, keyring, rules }, now)
@@ -143,6 +143,32 @@ fn decide(
             Ok(identity)
         }
     }
+}
+
+fn notes(identity: &Identity, keyring: &Keyring, rules: &VerifyRules) -> Vec<String> {
+    [needed_note(identity, keyring, rules), binding_note(identity), slot_note(identity)].into_iter().flatten().collect()
+}
+
+/// A token alone is believed; the gate asks the connection for the rest.
+fn needed_note(identity: &Identity, keyring: &Keyring, rules: &VerifyRules) -> Option<String> {
+    let found = keyring.find(&identity.device)?;
+    found.needs_certificate(identity.kind, &rules.accept).then(|| {
+        let (kind, device) = (identity.kind.as_str(), &identity.device);
+        format!(
+            "`accept` takes a token of the kind {kind:?} beside a client certificate only: the connection must show the \
+             certificate of {device}, too."
+        )
+    })
+}
+
+/// RFC 8705 §3.
+fn binding_note(identity: &Identity) -> Option<String> {
+    identity.certificate_binding.map(|digest| {
+        format!(
+            "The token is bound to one client certificate (`cnf`): the connection must show that with the SHA-256 {}.",
+            Thumbprint::from(digest)
+        )
+    })
 }
 
 fn slot_note(identity: &Identity) -> Option<String> {
