@@ -87,7 +87,7 @@ fn listing(list: &KeyList) -> String {
             rows.push(row(&key.name, slot, view, list.counted_since.as_deref()));
         }
     }
-    let mut text = table(&rows);
+    let mut text = key_table(rows);
     for key in list.keys.iter().filter(|key| key.rotated_at.is_some() || key.next_rotation.is_some()) {
         text.push_str(&folded(&turns(key), ""));
     }
@@ -98,6 +98,15 @@ fn listing(list: &KeyList) -> String {
         text.push_str(&format!("… and {} more: --last {}\n", list.total - list.keys.len(), list.total));
     }
     text
+}
+
+/// A name that is too long for the others' column stands in a line of its own, before what is said about it.
+fn key_table(mut rows: Vec<[String; 5]>) -> String {
+    let long: Vec<Option<String>> =
+        rows.iter_mut().map(|[name, ..]| (name.chars().count() > NAME_COLUMNS).then(|| std::mem::take(name))).collect();
+    let text = table(&rows);
+    let lines = text.lines().zip(long);
+    lines.map(|(line, name)| name.map_or(String::new(), |name| format!("{name}\n")) + line + "\n").collect()
 }
 
 fn row(name: &str, slot: &str, view: &SlotView, counted_since: Option<&str>) -> [String; 5] {
@@ -291,3 +300,5 @@ const SHOWN: usize = 20;
 /// A gateway looks at its files twice a second.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Of the names in a listing, so that 100 columns hold a row.
+const NAME_COLUMNS: usize = 38;

@@ -126,6 +126,15 @@ pub(super) fn folded(text: &str, indent: &str) -> String {
     if line.is_empty() { all } else { format!("{all}{indent}{line}\n") }
 }
 
+/// Each line as [`folded`], where it is too wide, under its own indent.
+pub(super) fn wrapped(text: &str) -> String {
+    let line = |line: &str| {
+        let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+        if line.chars().count() > COLUMNS { folded(line, &indent) } else { format!("{line}\n") }
+    };
+    text.lines().map(line).collect()
+}
+
 fn session_row(session: &SessionView) -> [String; 5] {
     let SessionView { device, peer, mqtt, expires_at, key, .. } = session;
     [device.clone(), peer.clone(), mqtt.clone(), expires_at.clone(), key.clone()]

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use super::list::wrapped;
 use crate::config::Mistake;
 
 /// Why a command is not done.
@@ -31,7 +32,7 @@ impl Outcome {
     pub(super) fn print(&self) {
         match self {
             Self::Refused => {}
-            Self::Failed(why) | Self::Usage(why) => eprintln!("{why}"),
+            Self::Failed(why) | Self::Usage(why) => eprint!("{}", wrapped(why)),
         }
     }
 }

@@ -98,7 +98,7 @@ fn prune(config: &Config, by: Option<String>, sign: &SignAgain) -> Result<(), Ou
     let pruned = ledger.prune(now, signature_of(&signer).as_ref()).map_err(Outcome::failed)?;
     let (by, object) = (by.unwrap_or_else(who), format!("file:{}", path.display()));
     audited(config, Action::RevocationsPruned, &by, &object, &format!("{pruned} entries that had ended by {now}"));
-    print(&format!("{pruned} entries of {} had ended by {now} and are taken out\n", path.display()));
+    print(&format!("taken out of {}: {}, ended by {now}\n", path.display(), entries(pruned)));
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn import(config: &Config, file: &Path, by: Option<String>, sign: &SignAgain) ->
         let detail = format!("{} entries of {}", added.len(), file.display());
         audited(config, Action::RevocationsImported, &by, &object, &detail);
     }
-    print(&format!("{} entries of {} are added to {}\n", added.len(), file.display(), path.display()));
+    print(&format!("added to {}: {} of {}\n", path.display(), entries(added.len()), file.display()));
     Ok(())
 }
 
@@ -179,27 +179,28 @@ fn sign(at: &ConfigFile, asked: &SignArguments) -> Result<(), Outcome> {
         let object = format!("file:{}", target.display());
         audited(&config, Action::RevocationsSigned, &who(), &object, &detail);
     }
-    print(&format!(
-        "{} is signed by {:016x}: epoch {}, sequence {}, {} entries, expires {}\n",
+    let told = format!(
+        "{} is signed by {:016x}: epoch {}, sequence {}, {}, expires {}",
         target.display(),
         signer.id(),
         claimed.epoch,
         claimed.sequence,
-        claimed.entries,
+        entries(claimed.entries),
         claimed.expires_at
-    ));
+    );
+    print(&folded(&told, ""));
     Ok(())
 }
 
 fn keygen(file: &Path) -> Result<(), Outcome> {
     let (public, id) = signature::make_pair(file)?;
-    print(&format!(
-        "the key {id:016x}: {} stays where lists are signed, {} goes to the gateways:\n    [credentials]\n    \
-         revocation_keys = [\"{}\"]\n",
+    let told = format!(
+        "the key {id:016x}: {} stays where lists are signed, {} goes to the gateways:",
         file.display(),
-        public.display(),
         public.display()
-    ));
+    );
+    print(&folded(&told, ""));
+    print(&format!("    [credentials]\n    revocation_keys = [\"{}\"]\n", public.display()));
     Ok(())
 }
 
@@ -208,6 +209,11 @@ fn told_if_empty(ledger: &Ledger) -> Result<(), Outcome> {
         print("the list is empty: a running gateway raises the alarm `list` until it is reloaded (SIGHUP)\n");
     }
     Ok(())
+}
+
+fn entries(count: impl std::fmt::Display) -> String {
+    let count = count.to_string();
+    if count == "1" { "1 entry".into() } else { format!("{count} entries") }
 }
 
 fn signature_of(signer: &Option<Signer>) -> Option<Signature<'_>> {

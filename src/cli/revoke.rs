@@ -11,9 +11,10 @@ use super::{
 use crate::{
     admin::{Keep, Ledger, NewRevocation, Revocation, RevocationAdded},
     audit::{Action, Audit},
-    config::Config,
+    config::{self, Config},
     credential::Credential,
     id::DeviceId,
+    time::UnixSeconds,
 };
 
 /// `tollgate revoke …`.
@@ -29,6 +30,12 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
         ..selected
     };
     let revocation = Revocation::new(&entry).map_err(Outcome::Usage)?;
+    let until = entry.until.as_deref().and_then(|time| UnixSeconds::parse_rfc3339(time).ok());
+    if let Some(until) = until.filter(|until| *until <= now()) {
+        return Err(Outcome::Usage(format!(
+            "nothing is written: --until {until} is past, and the entry would revoke nothing"
+        )));
+    }
     let path = &config.gateway.revocations;
     let ledger = Ledger::new(path);
     let signer = signature::of_list(&config, &ledger, &why.sign)?;
@@ -42,6 +49,9 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     audited(&config, Action::RevocationAdded, &by, &format!("revocation:{}", revocation.id), &revocation.line);
     print(&format!("entry {} is written to {}\n", revocation.id, path.display()));
     told.iter().for_each(|sentence| print(&folded(sentence, "")));
+    if let Some(note) = unknown(&config, &entry) {
+        eprint!("{}", folded(&note, ""));
+    }
     Ok(())
 }
 
@@ -81,6 +91,31 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
             (NewRevocation { expires_before: Some(time), policy, ..entry }, why)
         }
     })
+}
+
+/// An entry may name who is not here yet, or is here no more; more often it is a slip of the hand.
+fn unknown(config: &Config, entry: &NewRevocation) -> Option<String> {
+    let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok()?;
+    let keyring = loaded.identities.keyring();
+    let of_key = entry.key.as_deref().and_then(|key| key.split_once(':'));
+    let (owner, slot) = of_key.map_or(("", ""), |(_, name)| name.rsplit_once('/').unwrap_or((name, "")));
+    let is_slot = matches!(slot, "primary" | "secondary");
+    let device = match of_key {
+        Some(("device" | "certificate", _)) if is_slot => Some(owner),
+        _ => entry.device.as_deref(),
+    };
+    let policy = match of_key {
+        Some(("policy", _)) => Some(owner),
+        _ => entry.policy.as_deref(),
+    };
+    let stranger = device.and_then(|id| DeviceId::try_from(id).ok()).filter(|id| keyring.find(id).is_none());
+    let who = match (stranger, policy.filter(|name| keyring.policy(name).is_none())) {
+        (Some(id), _) => format!("device {id}"),
+        (None, Some(name)) => format!("policy {name}"),
+        (None, None) => return None,
+    };
+    let file = config.gateway.identities.display();
+    Some(format!("note: {file} has no {who}; if that was a slip, `tollgate revocations remove` takes the entry out"))
 }
 
 /// Which live sessions the entry will cut, as far as a running gateway can be asked. A revocation is never held up by it.

@@ -72,10 +72,22 @@ fn explanation(explained: &Explained) -> String {
     for near_miss in &explained.near_misses {
         text.push_str(&folded(&format!("! {near_miss}"), "  "));
     }
-    if !explained.remedy.is_empty() {
-        text.push_str(&folded(&format!("→ {}", explained.remedy), "  "));
+    if let Some(remedy) = remedy(explained) {
+        text.push_str(&folded(&format!("→ {remedy}"), "  "));
     }
     text
+}
+
+/// What to do, for somebody who has asked this very command already.
+fn remedy(explained: &Explained) -> Option<&str> {
+    let is_this_command = explained.remedy.contains("token explain");
+    match (is_this_command, explained.near_misses.is_empty()) {
+        (false, _) => Some(explained.remedy.as_str()).filter(|remedy| !remedy.is_empty()),
+        (true, true) if explained.denial.as_deref() == Some("signature_invalid") => {
+            Some("It is none of the usual mistakes: another key has signed it, or it was changed on its way.")
+        }
+        (true, _) => None,
+    }
 }
 
 /// As wide as a sign and the name of a step.

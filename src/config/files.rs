@@ -12,7 +12,9 @@ use tokio_rustls::rustls::{
     self, CertificateError, Error,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject,
+    },
     sign::CertifiedKey,
 };
 use zeroize::Zeroizing;
@@ -184,7 +186,7 @@ fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>,
     let remedy = "It must hold revocation lists in PEM: -----BEGIN X509 CRL-----.";
     let lists = CertificateRevocationListDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| fault(path, &format!("is no PEM: {error}"), remedy))?;
+        .map_err(|error| fault(path, &format!("is no PEM: {}", pem_sentence(&error)), remedy))?;
     if lists.is_empty() { Err(fault(path, "holds no revocation list", remedy)) } else { Ok(lists) }
 }
 
@@ -237,12 +239,19 @@ fn out_of_date(leaf: &CertificateDer<'static>, at: UnixTime) -> Option<&'static 
     }
 }
 
+fn pem_sentence(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it stops before the -----END line of a section".into(),
+        other => other.to_string(),
+    }
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
     let remedy = "It must hold certificates in PEM: -----BEGIN CERTIFICATE-----.";
     let chain = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| fault(path, &format!("is no PEM: {error}"), remedy))?;
+        .map_err(|error| fault(path, &format!("is no PEM: {}", pem_sentence(&error)), remedy))?;
     if chain.is_empty() {
         return Err(fault(path, "holds no certificate", remedy));
     }

@@ -60,7 +60,12 @@ pub fn load_identities(path: &Path, gate: &GateConfig) -> Result<LoadedIdentitie
             return Err(vec![Mistake::of_file(path, what, "Correct `identities` under [gateway], or make the file.")]);
         }
     };
-    let notes = Notes::new(path, &text);
+    read_identities(path, &text, gate)
+}
+
+/// As [`load_identities`], of a text that is in this file or is about to be.
+pub(super) fn read_identities(path: &Path, text: &str, gate: &GateConfig) -> Result<LoadedIdentities, Vec<Mistake>> {
+    let notes = Notes::new(path, text);
     let document = notes.parse();
     let file = Table::new(&notes, &FILE, document.get_ref(), 1);
     let mut reader = Reader::new(&notes, gate);

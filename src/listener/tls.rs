@@ -291,6 +291,7 @@ fn pem_sentence(error: &pem::Error) -> String {
     match error {
         pem::Error::NoItemsFound => "it holds no such PEM section".into(),
         pem::Error::Io(e) => e.to_string(),
+        pem::Error::MissingSectionEnd { .. } => "it stops before the -----END line of a section".into(),
         other => format!("it is no PEM file: {other}"),
     }
 }

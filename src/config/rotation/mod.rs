@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Config, identities::load_identities};
+use super::{
+    Config,
+    identities::{load_identities, read_identities},
+};
 use crate::{
     admin::Ledger,
     audit::{Action, Audit},
@@ -198,6 +201,8 @@ pub fn add(
             primary = key;
         }
     }
+    // A file with a mistake would be refused by the next start, and by every command until it is corrected.
+    read_identities(&site.identities, &file.text(), &site.gate).map_err(RotateError::Mistakes)?;
     Step::Write(site.identities.clone(), file.text()).run()?;
     let after = survey::fingerprints(&load(site)?, owner);
     audit(site, Action::KeyAdded, (owner, by), &survey::told(held, after), now);

@@ -292,6 +292,20 @@ fn keys_are_added_where_there_are_none() {
     );
 }
 
+#[test]
+fn what_would_be_a_mistake_is_not_added() {
+    let room = Room::new(INLINE);
+    let before = room.read("identities.toml");
+    for (owner, more, why) in
+        [("device:ghost/mic", &[][..], "there is no such device"), ("policy:blank", &[("resource", "")], "resource")]
+    {
+        let refused = add(&room.site, &named(owner), more, "test", NOW).expect_err(owner).to_string();
+        assert!(refused.contains(why) && refused.contains("no key was changed"), "{owner}: {refused}");
+        assert_eq!(room.read("identities.toml"), before, "{owner}");
+    }
+    assert!(room.loaded().is_ok() && room.audited().is_empty());
+}
+
 const TURNER: Turner<'static> = Turner { by: "test", now: &|| NOW, written: &|| {} };
 const NOW: UnixSeconds = UnixSeconds(1_795_251_600);
 

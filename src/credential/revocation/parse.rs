@@ -255,7 +255,9 @@ fn is_comment(line: &[u8]) -> bool {
 }
 
 fn read_line(text: &str) -> Result<(Entry, Option<Cow<'_, str>>), String> {
-    let line: Line<'_> = serde_json::from_str(text).map_err(|error| format!("The line is no entry: {error}."))?;
+    let line: Line<'_> = serde_json::from_str(text).map_err(|error| {
+        format!("The line is no entry: {}.", error.to_string().replace(" at line 1 column ", " at column "))
+    })?;
     let time = |text: &Text<'_>| text.0.as_deref().map(UnixSeconds::parse_rfc3339).transpose();
     let until = time(&line.until)?.map_or(Until::FOR_EVER, Until::at);
     time(&line.at)?;
@@ -312,7 +314,9 @@ fn read_key(name: &str) -> Result<What, String> {
     let known = ["device:", "policy:", "group:", "issuer:", "certificate:"].iter().any(|kind| name.starts_with(kind));
     match name.rsplit_once('/') {
         Some((owner, slot)) if known && !slot.is_empty() => Ok(What::Key(KeyName::new(owner, slot))),
-        _ => Err("`key` is not device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT or issuer:NAME/KID.".into()),
+        _ => Err("`key` is not device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT, issuer:NAME/KID or \
+                  certificate:ID/SLOT."
+            .into()),
     }
 }
 
