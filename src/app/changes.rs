@@ -165,6 +165,17 @@ impl Changes {
         let _ = self.beside.set(Box::new(read));
     }
 
+    /// As asked for by SIGHUP: its answer is the log.
+    pub(super) fn reload_by_signal(&self) {
+        let Outcome { applied, mistakes, .. } = self.reload();
+        let detail = match mistakes.len() {
+            0 => applied.join(", "),
+            n => format!("{n} mistakes: what has mistakes is not applied"),
+        };
+        let now = self.site.clock.now();
+        Audit::open(&self.config.gateway.state_dir).note(Action::Reloaded, "SIGHUP", "files", &detail, now);
+    }
+
     /// What stands in the way of serving.
     pub(super) fn missing(&self) -> Vec<String> {
         let identities = self.site.gate.identities().is_none().then(|| "identities are not loaded".to_owned());

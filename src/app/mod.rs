@@ -402,7 +402,7 @@ impl Gateway {
                 _ = int.recv() => return Ok(()),
                 _ = hup.recv() => {
                     let changes = self.changes.clone();
-                    let _ = tokio::task::spawn_blocking(move || changes.reload()).await;
+                    let _ = tokio::task::spawn_blocking(move || changes.reload_by_signal()).await;
                 }
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);

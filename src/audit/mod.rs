@@ -32,14 +32,8 @@ pub struct Audit {
 /// What was done. The words are stable: they stand in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
-    /// The gateway began to serve.
-    GatewayStarted,
     /// Files were read again because somebody asked for it.
     Reloaded,
-    /// A changed `identities.toml`, or a key file that it names, came in force.
-    IdentitiesApplied,
-    /// A changed certificate or CA came in force.
-    CertificateApplied,
     /// A session was closed by the operator.
     SessionClosed,
     /// A key was given to somebody who had none.
@@ -74,10 +68,7 @@ impl Action {
     /// As it stands in the log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::GatewayStarted => "gateway_started",
             Self::Reloaded => "reloaded",
-            Self::IdentitiesApplied => "identities_applied",
-            Self::CertificateApplied => "certificate_applied",
             Self::SessionClosed => "session_closed",
             Self::KeyAdded => "key_added",
             Self::KeyRotated => "key_rotated",
