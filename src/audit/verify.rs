@@ -50,12 +50,12 @@ impl fmt::Display for Fault {
 pub(super) fn verify(directory: &Path) -> io::Result<Verified> {
     let mut check = Check { head: Head::read(directory)?, ..Check::default() };
     let head_file = directory.join(HEAD);
-    if check.head.is_none() {
+    let mut lines = read_all(directory, &mut check.found.notes)?;
+    if check.head.is_none() && !lines.is_empty() {
         let what = if head_file.exists() { "is damaged" } else { "is missing" };
         let note = format!("{} {what}: entries that are missing at the end cannot be told.", head_file.display());
         check.found.notes.push(note);
     }
-    let mut lines = read_all(directory, &mut check.found.notes)?;
     lines.push(Line { file: directory.join(LOG), number: None, text: Vec::new() });
     for pair in lines.windows(2) {
         let [line, next] = pair else { continue };
