@@ -163,7 +163,7 @@ fn an_entry_ends_by_its_until_and_prune_takes_out_no_other() {
     assert!(unix_now() >= end, "not before its end");
     assert_eq!(log_in(&gateway, "d1", &sas("d1")), Answer::Connack(0x87));
     let pruned = run(&gateway.folder, "", &["revocations", "prune"]);
-    assert!(pruned.status.success() && text(&pruned.stdout).starts_with("1 entries"), "{pruned:?}");
+    assert!(pruned.status.success() && text(&pruned.stdout).contains(": 1 entry"), "{pruned:?}");
     assert_eq!(fs::read_to_string(&list).unwrap(), kept);
     let again = run(&gateway.folder, "", &["revocations", "prune"]);
     assert!(again.status.success() && text(&again.stdout).starts_with("no entry"), "{again:?}");
@@ -179,7 +179,7 @@ fn a_list_is_exported_and_imported_once() {
         .unwrap();
     let file = other.to_str().unwrap();
     let imported = run(&gateway.folder, "", &["revocations", "import", file]);
-    assert!(imported.status.success() && text(&imported.stdout).starts_with("1 entries"), "{imported:?}");
+    assert!(imported.status.success() && text(&imported.stdout).contains(": 1 entry"), "{imported:?}");
     assert_eq!(fs::read_to_string(&list).unwrap(), "# by hand\n{\"device\": \"d0\"}\n{\"jti\": \"x\"}\n");
     let exported = run(&gateway.folder, "", &["revocations", "export", "-"]);
     assert_eq!(text(&exported.stdout), fs::read_to_string(&list).unwrap());
