@@ -35,7 +35,7 @@ fn text(audit: &Audit, found: &Verified) -> String {
             text.push_str(&format!("  {} entries before it hold\n", found.entries));
         }
         (None, Some((first, last)), Some(sha256)) => {
-            text.push_str(&format!("✓ {} entries hold, {first} to {last}\n", found.entries));
+            text.push_str(&format!("✓ the chain holds from entry {first} to entry {last}\n"));
             text.push_str(&format!("  the last is sha256:{sha256}\n"));
         }
         (None, ..) => text.push_str(&format!("nothing was recorded in {} yet\n", audit.file().display())),
