@@ -378,7 +378,8 @@ mod tests {
                     match client.read() {
                         Ok(Message::Close(frame)) => return frame.map(|frame| frame.code),
                         Ok(_) => {}
-                        Err(Error::Io(_)) => return Some(code),
+                        // With what it still sends unread, the client may be reset before it reads the Close.
+                        Err(Error::Io(_)) if code == CloseCode::Size => return Some(code),
                         Err(error) => panic!("{error}"),
                     }
                 }
