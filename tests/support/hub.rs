@@ -100,6 +100,11 @@ impl Recorder {
         fs::read(self.log()).map_or(0, |log| log.iter().filter(|byte| **byte == b'\n').count())
     }
 
+    /// Bytes that it wrote down.
+    pub fn size(&self) -> u64 {
+        fs::metadata(self.log()).map_or(0, |log| log.len())
+    }
+
     fn read_lines(&self, payload_bytes_max: usize, wanted: impl Fn(&str) -> bool) -> Vec<Recorded> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
