@@ -3,26 +3,27 @@
 use std::time::Duration;
 
 use super::{
-    LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef,
+    Incoming, LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Taken, Wish,
     backlog::{Backlog, Recorded},
+    holds::Holds,
     log::{Log, PublishFrame, Share},
     slots::{Owed, Slot, Slots},
     spool::record_len,
     spooling::{Spilling, joined, properties_len, read_back, record_again, record_of},
     stamp::Stamper,
-    subscriptions::{HubCopy, Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
+    subscriptions::{Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
 };
 use crate::{
-    packet::{Frame, ProtocolVersion, Publish, PublishRef, QoS, VARINT_MAX, next_frame, write_publish},
+    packet::{Frame, ProtocolVersion, Publish, QoS, VARINT_MAX, next_frame, write_publish},
     route::Ack,
     session::client::{Client, ClientError, Event, PACKET_BYTES_MAX},
     time::Tick,
-    topic::{TopicFilter, TopicName},
+    topic::TopicFilter,
 };
 
-/// A message of the hub, for one session at one QoS.
-pub type Deliver<'d> = dyn FnMut(SessionRef, QoS, &PublishRef<'_>) + 'd;
+/// A message of the hub, for one session.
+pub type Deliver<'d> = dyn FnMut(SessionRef, &Incoming<'_>) -> Taken + 'd;
 
 /// One connection after another to a hub, and what must outlive them. See the module's parent.
 pub struct Link {
@@ -30,7 +31,9 @@ pub struct Link {
     pub(super) log: Log,
     pub(super) slots: Slots,
     pub(super) turns: Turns,
-    subscriptions: Subscriptions,
+    pub(super) subscriptions: Subscriptions,
+    /// Messages of the hub that devices are to get.
+    pub(super) holds: Holds,
     stamper: Stamper,
     /// The spool's side; none where no message may be acknowledged from the disk.
     pub(super) backlog: Option<Box<Backlog>>,
@@ -40,8 +43,8 @@ pub struct Link {
     /// When the hub last acknowledged something, or first had something to acknowledge.
     progress: Tick,
     wrote: bool,
-    found: Vec<(SessionRef, QoS)>,
-    subscription_ids: Vec<u32>,
+    pub(super) found: Vec<(SessionRef, QoS)>,
+    pub(super) subscription_ids: Vec<u32>,
 }
 
 impl Link {
@@ -54,6 +57,7 @@ impl Link {
             slots: Slots::new(u16::try_from(window).expect("invariant: clamped")),
             turns: Turns::default(),
             subscriptions: Subscriptions::default(),
+            holds: Holds::default(),
             stamper: Stamper::new(&config.id_prefix),
             spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),
             backlog: config.spool.as_ref().map(|spool| Box::new(Backlog::new(spool))),
@@ -198,6 +202,11 @@ impl Link {
         self.ask(now);
     }
 
+    /// What one session holds on the hub is another's from here on: it goes on where that one ended.
+    pub fn hand_over(&mut self, from: SessionRef, to: SessionRef) {
+        self.subscriptions.hand_over(from, to);
+    }
+
     /// Who it says it is from the next [`start`](Self::start) on.
     pub fn set_credentials(&mut self, user_name: &str, password: &[u8]) {
         self.client.set_credentials(user_name, password);
@@ -215,6 +224,7 @@ impl Link {
         self.on_wire = 0;
         self.client.down();
         self.subscriptions.down(out);
+        self.holds.down();
     }
 
     /// Says good-bye to the hub, which keeps the session.
@@ -275,10 +285,10 @@ impl Link {
         Ok(used)
     }
 
-    /// Asks for a filter on behalf of a session; `token` comes back in [`Placed`](super::Placed).
-    pub fn subscribe(&mut self, who: SessionRef, filter: &TopicFilter, qos: QoS, token: u64, now: Tick) -> Placement {
+    /// Asks for a filter on behalf of a session.
+    pub fn subscribe(&mut self, who: SessionRef, filter: &TopicFilter, wish: Wish, now: Tick) -> Placement {
         let link = if self.is_up() { LinkState::Up } else { LinkState::Down };
-        let placement = self.subscriptions.subscribe(who, filter, qos, token, link);
+        let placement = self.subscriptions.subscribe(who, filter, wish, link);
         self.ask(now);
         placement
     }
@@ -351,10 +361,10 @@ impl Link {
         match self.client.handle(frame, now)? {
             Event::Connected => self.connected(out, now),
             Event::Acknowledged(ack) => self.acknowledged(ack.packet_id, ack.reason, out, now)?,
-            Event::Message(publish) => self.message(&publish, out, deliver)?,
+            Event::Message(publish) => self.message(&publish, out, deliver, now)?,
             Event::Subscribed(suback) => {
                 self.progress = now;
-                if !self.subscriptions.subscribed(suback.packet_id, &suback.codes, out) {
+                if !self.subscriptions.subscribed(suback.packet_id, &suback.codes, out, now) {
                     return Err(ClientError::Protocol("a SUBACK that was not asked for").into());
                 }
             }
@@ -393,6 +403,7 @@ impl Link {
         });
         if !resumed {
             self.subscriptions.hub_forgot();
+            self.holds.hub_forgot();
         }
         self.on_wire = 0;
         self.progress = now;
@@ -425,30 +436,6 @@ impl Link {
         self.log.release(slot.at);
         self.on_wire -= 1;
         self.progress = now;
-        Ok(())
-    }
-
-    /// Each session with a matching filter gets one copy; then the hub is told that it arrived.
-    fn message(
-        &mut self,
-        publish: &PublishRef<'_>,
-        out: &mut LinkOutput,
-        deliver: &mut Deliver<'_>,
-    ) -> Result<(), LinkError> {
-        let topic = TopicName::new(publish.topic).map_err(|_| ClientError::Protocol("an invalid topic name"))?;
-        let mut found = std::mem::take(&mut self.found);
-        self.subscription_ids.clear();
-        publish.subscription_ids(|id| self.subscription_ids.push(id));
-        let copy = HubCopy { topic, retained: publish.retain, subscription_ids: &self.subscription_ids };
-        self.subscriptions.matches(&copy, &mut found);
-        out.unclaimed += u64::from(found.is_empty());
-        for (session, qos) in &found {
-            deliver(*session, publish.qos.min(*qos), publish);
-        }
-        self.found = found;
-        if publish.qos == QoS::AtLeastOnce {
-            self.client.acknowledge(publish.packet_id)?;
-        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! does not take in time goes to the disk and waits there.
 
 mod backlog;
+mod holds;
 mod link;
 mod log;
 mod queue;
@@ -15,6 +16,7 @@ mod subscriptions;
 mod turns;
 
 pub use backlog::BacklogConfig;
+pub use holds::{Incoming, Taken, Ticket};
 pub use link::Link;
 pub use stamp::session_stamp;
 
@@ -88,6 +90,26 @@ pub enum Offer {
     TooLarge,
 }
 
+/// What a session wishes of a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// At most.
+    pub qos: QoS,
+    /// Whether it is to get what the hub retains for it.
+    pub retained: Retained,
+    /// Comes back in [`Placed`].
+    pub token: u64,
+}
+
+/// Whether messages are wanted that a hub retained before it was asked for their filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retained {
+    /// The hub is asked, also where it holds the filter already for another session.
+    Wanted,
+    /// A subscription that goes on, or whose subscriber does without.
+    Unwanted,
+}
+
 /// What became of a wish to subscribe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -131,7 +153,7 @@ pub struct Settled {
 pub struct Placed {
     /// Whose subscription.
     pub session: SessionRef,
-    /// As given to [`Link::subscribe`].
+    /// As the [`Wish`] had it.
     pub token: u64,
     /// What was granted, or the hub's reason code.
     pub granted: Result<QoS, u8>,

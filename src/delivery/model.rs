@@ -327,7 +327,7 @@ impl World {
     }
 
     fn hub_sends(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let used = self.link.on_bytes(bytes, &mut self.out, &mut |_, _, _: &PublishRef<'_>| {}, self.now)?;
+        let used = self.link.on_bytes(bytes, &mut self.out, &mut |_, _: &Incoming<'_>| Taken::Whole, self.now)?;
         assert_eq!(used, bytes.len());
         for settled in self.out.settled.drain(..) {
             let message = self.expected.remove(&(settled.session, settled.packet_id)).expect("settled once");

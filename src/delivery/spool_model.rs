@@ -15,9 +15,7 @@ use super::{
     *,
 };
 use crate::{
-    packet::{
-        Connack, PacketType, ProtocolVersion, PublishRef, next_frame, parse_publish, write_connack, write_puback,
-    },
+    packet::{Connack, PacketType, ProtocolVersion, next_frame, parse_publish, write_connack, write_puback},
     time::Tick,
 };
 
@@ -328,7 +326,7 @@ impl World {
     }
 
     fn hub_sends(&mut self, bytes: &[u8]) {
-        let used = self.link.on_bytes(bytes, &mut self.out, &mut |_, _, _: &PublishRef<'_>| {}, self.now);
+        let used = self.link.on_bytes(bytes, &mut self.out, &mut |_, _: &Incoming<'_>| Taken::Whole, self.now);
         assert_eq!(used, Ok(bytes.len()));
         self.settle();
     }

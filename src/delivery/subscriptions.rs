@@ -4,15 +4,21 @@
 //! Where filters overlap, a hub may send a copy for each of them (MQTT 5.0 §3.3.4); mosquitto does so on 5.0. Every copy
 //! then says by its subscription identifiers for which filters it is, and each session gets the one that is for the best
 //! of its own. On 3.1.1 copies cannot be told apart, and each is delivered.
+//!
+//! A hub sends what it retains for a filter whenever it is asked for the filter. It is asked again for each session that
+//! wants that, and only those get it who have just subscribed: a copy with RETAIN is such a message, since the hub is
+//! never asked to leave RETAIN as published.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    time::Duration,
 };
 
-use super::{LinkOutput, Placed, Placement, SessionRef, Withdrawn};
+use super::{LinkOutput, Placed, Placement, Retained, SessionRef, Wish, Withdrawn};
 use crate::{
     packet::{QoS, VARINT_MAX},
+    time::Tick,
     topic::{FilterTree, TopicFilter, TopicName},
 };
 
@@ -33,6 +39,10 @@ pub(super) struct Subscriptions {
     given_back: VecDeque<(u16, Vec<TopicFilter>)>,
     last_id: u16,
     matching: Vec<Holder>,
+    /// Who gets what the hub retains, by session and identifier of the filter: until then, once the hub has answered.
+    awaiting: HashMap<(SessionRef, u32), Option<Tick>>,
+    /// When they got it, the earliest first.
+    awaited: VecDeque<(Tick, (SessionRef, u32))>,
 }
 
 /// A request for the hub.
@@ -103,15 +113,18 @@ impl Subscriptions {
         &mut self,
         who: SessionRef,
         filter: &TopicFilter,
-        qos: QoS,
-        token: u64,
+        wish: Wish,
         link: LinkState,
     ) -> Placement {
-        let qos = qos.min(QoS::AtLeastOnce);
+        let qos = wish.qos.min(QoS::AtLeastOnce);
         // Who asks twice is answered twice.
         self.replace_holder(who, filter);
         self.unwanted.remove(filter);
         let holder = Holder { session: who, qos, id: subscription_id(filter) };
+        match wish.retained {
+            Retained::Wanted => _ = self.awaiting.insert((who, holder.id), None),
+            Retained::Unwanted => _ = self.awaiting.remove(&(who, holder.id)),
+        }
         self.holders.insert(filter, holder);
         self.by_session.entry(who).or_default().insert(filter.clone());
         let entry = self.entries.entry(filter.clone()).or_default();
@@ -119,15 +132,19 @@ impl Subscriptions {
         if let Some((asked, granted)) = entry.held
             && asked >= qos
         {
+            if wish.retained == Retained::Wanted {
+                self.wanted.insert(filter.clone());
+            }
             return Placement::Granted(granted.min(qos));
         }
+        // A request that is on its way brings what is retained to whoever waits for it by then.
         if entry.asked.is_none_or(|(_, asked)| asked < qos) {
             self.wanted.insert(filter.clone());
         }
         if link == LinkState::Down {
             return Placement::Granted(qos);
         }
-        entry.waiting.push((who, token));
+        entry.waiting.push((who, wish.token));
         Placement::Pending
     }
 
@@ -149,6 +166,25 @@ impl Subscriptions {
             self.drop_holder(who, &filter);
             self.drop_entry_without_holder(&filter);
         }
+    }
+
+    /// What one session holds is another's from here on. Nobody waits for an answer any more.
+    pub(super) fn hand_over(&mut self, from: SessionRef, to: SessionRef) {
+        let Some(filters) = self.by_session.remove(&from) else { return };
+        for filter in &filters {
+            let Some(entry) = self.entries.get_mut(filter) else { continue };
+            entry.waiting.retain(|(session, _)| *session != from);
+            for holder in entry.holders.iter_mut().filter(|holder| holder.session == from) {
+                self.holders.remove(filter, holder);
+                holder.session = to;
+                self.holders.insert(filter, *holder);
+                if let Some(until) = self.awaiting.remove(&(from, holder.id)) {
+                    self.awaiting.insert((to, holder.id), until);
+                    self.awaited.extend(until.map(|until| (until, (to, holder.id))));
+                }
+            }
+        }
+        self.by_session.insert(to, filters);
     }
 
     /// The next request for the hub and its packet id.
@@ -182,8 +218,9 @@ impl Subscriptions {
 
     /// The hub's answer to a SUBSCRIBE: a code for each filter. Says whether it was asked for.
     #[must_use]
-    pub(super) fn subscribed(&mut self, id: u16, codes: &[u8], out: &mut LinkOutput) -> bool {
+    pub(super) fn subscribed(&mut self, id: u16, codes: &[u8], out: &mut LinkOutput, now: Tick) -> bool {
         let Some(filters) = self.asked.remove(&id) else { return false };
+        self.forget_awaited(now);
         // MQTT 5.0 [MQTT-3.8.4-6]: one code for each filter.
         if codes.len() != filters.len() {
             return false;
@@ -197,6 +234,13 @@ impl Subscriptions {
                 0..=2 => {
                     let granted = if code == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
                     entry.held = Some((*asked, granted));
+                    let until = now.plus(RETAINED_WITHIN);
+                    for key in entry.holders.iter().map(|holder| (holder.session, holder.id)) {
+                        if let Some(waits @ None) = self.awaiting.get_mut(&key) {
+                            *waits = Some(until);
+                            self.awaited.push_back((until, key));
+                        }
+                    }
                     for (session, token) in std::mem::take(&mut entry.waiting) {
                         let qos = entry.qos_of(session).unwrap_or(QoS::AtMostOnce);
                         out.placed.push(Placed { session, token, granted: Ok(granted.min(qos)) });
@@ -219,6 +263,8 @@ impl Subscriptions {
         for (filter, entry) in &mut self.entries {
             entry.held = None;
             self.wanted.insert(filter.clone());
+            // What changed meanwhile was missed.
+            self.awaiting.extend(entry.holders.iter().map(|holder| ((holder.session, holder.id), None)));
         }
     }
 
@@ -247,11 +293,19 @@ impl Subscriptions {
         }
     }
 
-    /// Who gets this copy: of all copies of a message, each session gets one, at the highest QoS of its filters.
-    pub(super) fn matches(&mut self, copy: &HubCopy<'_>, found: &mut Vec<(SessionRef, QoS)>) {
+    /// Who gets this copy: of all copies of a message, each session gets one, at the highest QoS of its filters. Says
+    /// whether anybody has a filter for it.
+    pub(super) fn matches(&mut self, copy: &HubCopy<'_>, found: &mut Vec<(SessionRef, QoS)>, now: Tick) -> bool {
+        if copy.retained {
+            self.forget_awaited(now);
+        }
         let matching = &mut self.matching;
         matching.clear();
         self.holders.for_each_match(copy.topic, |holder| matching.push(*holder));
+        let claimed = !matching.is_empty();
+        if copy.retained {
+            matching.retain(|holder| self.awaiting.contains_key(&(holder.session, holder.id)));
+        }
         let is_named = |holder: &Holder| copy.subscription_ids.contains(&holder.id);
         // Identifiers that name none of these filters are of another time: the topic decides.
         let named = matching.iter().any(is_named);
@@ -267,6 +321,18 @@ impl Subscriptions {
         }
         found.clear();
         found.extend(matching.iter().map(|holder| (holder.session, holder.qos)));
+        claimed
+    }
+
+    fn forget_awaited(&mut self, now: Tick) {
+        while let Some((until, key)) = self.awaited.front().copied()
+            && until <= now
+        {
+            self.awaited.pop_front();
+            if self.awaiting.get(&key) == Some(&Some(until)) {
+                self.awaiting.remove(&key);
+            }
+        }
     }
 
     fn next_subscribe(&mut self, id: u16, filters_max: usize) -> Option<Vec<(TopicFilter, QoS)>> {
@@ -292,6 +358,7 @@ impl Subscriptions {
         }
         for holder in entry.holders {
             self.holders.remove(filter, &holder);
+            self.awaiting.remove(&(holder.session, holder.id));
             if let Some(filters) = self.by_session.get_mut(&holder.session) {
                 filters.remove(filter);
                 if filters.is_empty() {
@@ -317,6 +384,7 @@ impl Subscriptions {
         if let Some(at) = entry.holders.iter().position(|h| h.session == who) {
             let holder = entry.holders.swap_remove(at);
             self.holders.remove(filter, &holder);
+            self.awaiting.remove(&(who, holder.id));
         }
     }
 
@@ -351,6 +419,9 @@ fn subscription_id(filter: &TopicFilter) -> u32 {
     ((hash >> 28) ^ (hash & VARINT_MAX)).max(1)
 }
 
+/// What a hub retains follows its SUBACK within this; a broker sends it at once.
+const RETAINED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Packet ids of requests; those of messages are below.
 pub(super) const REQUEST_ID_FIRST: u16 = 60_001;
 
@@ -361,173 +432,4 @@ const REQUESTS_MAX: usize = 64;
 const FILTERS_PER_REQUEST: usize = 32;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session(slot: u32) -> SessionRef {
-        SessionRef { slot, generation: 0 }
-    }
-
-    fn filter(text: &str) -> TopicFilter {
-        TopicFilter::try_from(text).expect(text)
-    }
-
-    fn matched(subscriptions: &mut Subscriptions, topic: &str) -> Vec<(u32, u8)> {
-        matched_copy(subscriptions, topic, false, &[])
-    }
-
-    fn matched_copy(subscriptions: &mut Subscriptions, topic: &str, retained: bool, of: &[&str]) -> Vec<(u32, u8)> {
-        let mut found = vec![];
-        let subscription_ids: Vec<_> = of.iter().map(|f| subscription_id(&filter(f))).collect();
-        let topic = TopicName::new(topic.as_bytes()).expect(topic);
-        subscriptions.matches(&HubCopy { topic, retained, subscription_ids: &subscription_ids }, &mut found);
-        found.iter().map(|(session, qos)| (session.slot, *qos as u8)).collect()
-    }
-
-    /// Asks the hub for all that is wanted and lets it answer with `code`.
-    fn settle(subscriptions: &mut Subscriptions, code: u8) -> (Vec<Request>, LinkOutput) {
-        let (mut requests, mut out) = (vec![], LinkOutput::default());
-        while let Some((id, request)) = subscriptions.next_request(Identifiers::None) {
-            match &request {
-                Request::Subscribe(_, f) => assert!(subscriptions.subscribed(id, &vec![code; f.len()], &mut out)),
-                Request::Unsubscribe(_) => subscriptions.unsubscribed(id),
-            }
-            requests.push(request);
-        }
-        (requests, out)
-    }
-
-    const Q0: QoS = QoS::AtMostOnce;
-    const Q1: QoS = QoS::AtLeastOnce;
-
-    #[test]
-    fn a_filter_is_placed_once_for_all_who_hold_it_and_leaves_with_the_last() {
-        let mut s = Subscriptions::default();
-        assert_eq!(s.subscribe(session(1), &filter("a/#"), Q1, 7, LinkState::Up), Placement::Pending);
-        let (requests, out) = settle(&mut s, 1);
-        assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a/#"), Q1)])]);
-        assert_eq!(out.placed, [Placed { session: session(1), token: 7, granted: Ok(Q1) }]);
-        assert_eq!(s.subscribe(session(2), &filter("a/#"), Q0, 8, LinkState::Up), Placement::Granted(Q0));
-        assert_eq!(settle(&mut s, 1).0, []);
-        assert_eq!(matched(&mut s, "a/x"), [(1, 1), (2, 0)]);
-        s.unsubscribe(session(1), &filter("a/#"));
-        assert_eq!((settle(&mut s, 1).0, matched(&mut s, "a/x")), (vec![], vec![(2, 0)]));
-        s.session_gone(session(2));
-        assert_eq!(settle(&mut s, 1).0, [Request::Unsubscribe(vec![filter("a/#")])]);
-        assert!(s.entries.is_empty() && s.by_session.is_empty() && matched(&mut s, "a/x").is_empty());
-    }
-
-    #[test]
-    fn who_asks_twice_before_the_hub_answers_is_answered_twice() {
-        let mut s = Subscriptions::default();
-        assert_eq!(s.subscribe(session(1), &filter("a"), Q0, 7, LinkState::Up), Placement::Pending);
-        assert_eq!(s.subscribe(session(1), &filter("a"), Q1, 8, LinkState::Up), Placement::Pending);
-        let placed = |token| Placed { session: session(1), token, granted: Ok(Q1) };
-        assert_eq!(settle(&mut s, 1).1.placed, [placed(7), placed(8)]);
-        assert_eq!(matched(&mut s, "a"), [(1, 1)]);
-    }
-
-    #[test]
-    fn a_higher_qos_is_asked_for_again() {
-        let mut s = Subscriptions::default();
-        let _ = s.subscribe(session(1), &filter("a"), Q0, 0, LinkState::Up);
-        settle(&mut s, 0);
-        assert_eq!(s.subscribe(session(2), &filter("a"), QoS::ExactlyOnce, 1, LinkState::Up), Placement::Pending);
-        let (requests, out) = settle(&mut s, 1);
-        assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a"), Q1)])]);
-        assert_eq!(out.placed, [Placed { session: session(2), token: 1, granted: Ok(Q1) }]);
-    }
-
-    #[test]
-    fn a_session_with_several_filters_gets_one_copy_at_the_highest_qos() {
-        let mut s = Subscriptions::default();
-        for (f, qos) in [("a/b", Q0), ("a/+", Q1), ("#", Q0)] {
-            let _ = s.subscribe(session(1), &filter(f), qos, 0, LinkState::Up);
-        }
-        assert_eq!(matched(&mut s, "a/b"), [(1, 1)]);
-        assert_eq!(matched(&mut s, "c"), [(1, 0)]);
-    }
-
-    #[test]
-    fn of_the_copies_that_a_hub_sends_for_overlapping_filters_each_session_gets_one() {
-        let mut s = Subscriptions::default();
-        for (who, f, qos) in [(1, "a/#", Q1), (2, "a/b", Q0), (3, "a/#", Q0), (3, "a/b", Q1)] {
-            let _ = s.subscribe(session(who), &filter(f), qos, 0, LinkState::Up);
-        }
-        let (id, request) = s.next_request(Identifiers::Named).expect("a request");
-        assert_eq!(request, Request::Subscribe(Some(subscription_id(&filter("a/#"))), vec![(filter("a/#"), Q1)]));
-        assert!(s.subscribed(id, &[1], &mut LinkOutput::default()));
-        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/#"]), [(1, 1)]);
-        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/b"]), [(2, 0), (3, 1)]);
-        assert_eq!(matched_copy(&mut s, "a/b", false, &["a/b", "a/#"]), [(1, 1), (2, 0), (3, 1)], "one copy for both");
-        assert_eq!(matched_copy(&mut s, "a/b", true, &["a/#"]), [(1, 1), (3, 0)], "retained, for who asked for a/#");
-        assert_eq!(matched_copy(&mut s, "a/b", false, &["left/long/ago"]), [(1, 1), (2, 0), (3, 1)]);
-        assert_ne!(subscription_id(&filter("a/#")), subscription_id(&filter("a/b")));
-    }
-
-    #[test]
-    fn a_refusal_reaches_who_waits_and_takes_from_who_had() {
-        let mut s = Subscriptions::default();
-        let _ = s.subscribe(session(1), &filter("a"), Q1, 5, LinkState::Down);
-        let _ = s.subscribe(session(2), &filter("a"), Q1, 6, LinkState::Up);
-        let (_, out) = settle(&mut s, 0x87);
-        assert_eq!(out.placed, [Placed { session: session(2), token: 6, granted: Err(0x87) }]);
-        assert_eq!(out.withdrawn, [Withdrawn { session: session(1), filter: filter("a"), reason: 0x87 }]);
-        assert!(matched(&mut s, "a").is_empty() && s.by_session.is_empty());
-    }
-
-    #[test]
-    fn what_changed_while_the_link_was_down_is_asked_when_it_is_up() {
-        let mut s = Subscriptions::default();
-        for f in ["kept", "left"] {
-            let _ = s.subscribe(session(1), &filter(f), Q1, 0, LinkState::Up);
-        }
-        settle(&mut s, 1);
-        let _ = s.subscribe(session(1), &filter("asked"), Q1, 9, LinkState::Up);
-        s.next_request(Identifiers::None).expect("a request");
-        let mut out = LinkOutput::default();
-        s.down(&mut out);
-        assert_eq!(out.placed, [Placed { session: session(1), token: 9, granted: Ok(Q1) }]);
-        s.unsubscribe(session(1), &filter("left"));
-        assert_eq!(s.subscribe(session(1), &filter("new"), Q1, 0, LinkState::Down), Placement::Granted(Q1));
-        let (requests, out) = settle(&mut s, 1);
-        let asked = vec![(filter("asked"), Q1), (filter("new"), Q1)];
-        assert_eq!(requests, [Request::Unsubscribe(vec![filter("left")]), Request::Subscribe(None, asked)]);
-        assert_eq!(out.placed, []);
-        s.down(&mut LinkOutput::default());
-        s.hub_forgot();
-        let all = ["asked", "kept", "new"].map(|f| (filter(f), Q1)).to_vec();
-        assert_eq!(settle(&mut s, 1).0, [Request::Subscribe(None, all)]);
-    }
-
-    #[test]
-    fn a_hub_that_answers_no_unsubscribe_holds_nothing_up_and_is_asked_again() {
-        let mut s = Subscriptions::default();
-        for i in 0..2 * REQUESTS_MAX {
-            let f = filter(&format!("f/{i}"));
-            let _ = s.subscribe(session(1), &f, Q1, 0, LinkState::Up);
-            let (id, _) = s.next_request(Identifiers::None).expect("a SUBSCRIBE");
-            assert!(s.subscribed(id, &[1], &mut LinkOutput::default()));
-            s.unsubscribe(session(1), &f);
-            assert!(s.next_request(Identifiers::None).is_some(), "an UNSUBSCRIBE");
-        }
-        assert_eq!((s.unanswered(), s.given_back.len()), (0, REQUESTS_MAX));
-        s.down(&mut LinkOutput::default());
-        assert_eq!(s.unwanted.len(), REQUESTS_MAX);
-    }
-
-    #[test]
-    fn many_filters_go_in_few_requests_and_an_answer_to_nothing_is_noticed() {
-        let mut s = Subscriptions::default();
-        for i in 0..REQUESTS_MAX * FILTERS_PER_REQUEST + 1 {
-            let _ = s.subscribe(session(1), &filter(&format!("f/{i}")), Q1, 0, LinkState::Down);
-        }
-        let requests: Vec<_> = std::iter::from_fn(|| s.next_request(Identifiers::None)).collect();
-        assert_eq!((requests.len(), s.unanswered(), s.wanted.len()), (REQUESTS_MAX, REQUESTS_MAX, 1));
-        let mut out = LinkOutput::default();
-        assert!(!s.subscribed(1, &[0], &mut out), "never asked");
-        assert!(!s.subscribed(requests[0].0, &[0], &mut out), "one code for 32 filters");
-        s.unsubscribed(requests[1].0);
-        assert_eq!(s.unanswered(), REQUESTS_MAX - 1, "that was a SUBSCRIBE");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     packet::{
-        Connack, Frame, Password, ProtocolVersion, PublishRef, next_frame, parse_publish, write_connack, write_puback,
+        Connack, Frame, Password, ProtocolVersion, next_frame, parse_publish, write_connack, write_puback,
         write_publish, write_suback,
     },
     route::Ack,
@@ -23,6 +23,10 @@ pub(super) fn config(version: ProtocolVersion, window: usize, log_bytes_max: usi
         password: Some(Password::new(b"secret")),
     };
     LinkConfig { client, window, log_bytes_max, id_prefix: "edge-1-0-f00d".into(), spool: None }
+}
+
+fn wish(token: u64) -> Wish {
+    Wish { qos: Q1, retained: Retained::Wanted, token }
 }
 
 pub(super) fn session(slot: u32) -> SessionRef {
@@ -57,6 +61,8 @@ struct Bench {
     version: ProtocolVersion,
     out: LinkOutput,
     delivered: Vec<(SessionRef, QoS, Vec<u8>)>,
+    /// Tickets, where sessions hold what they are given.
+    held: Option<Vec<Ticket>>,
     now: Tick,
 }
 
@@ -67,7 +73,14 @@ impl Bench {
 
     fn with(config: LinkConfig) -> Self {
         let version = config.client.version;
-        Self { link: Link::new(config), version, out: LinkOutput::default(), delivered: vec![], now: Tick(0) }
+        Self {
+            link: Link::new(config),
+            version,
+            out: LinkOutput::default(),
+            delivered: vec![],
+            held: None,
+            now: Tick(0),
+        }
     }
 
     fn connect(&mut self, connack: &Connack) {
@@ -85,8 +98,13 @@ impl Bench {
     }
 
     fn hub(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
-        let delivered = &mut self.delivered;
-        let mut deliver = |who, qos, publish: &PublishRef<'_>| delivered.push((who, qos, publish.payload.to_vec()));
+        let Self { delivered, held, .. } = self;
+        let mut deliver = |who, incoming: &Incoming<'_>| {
+            delivered.push((who, incoming.qos, incoming.publish.payload.to_vec()));
+            let Some((held, ticket)) = held.as_mut().zip(incoming.ticket) else { return Taken::Whole };
+            held.push(ticket);
+            Taken::Held
+        };
         self.link.on_bytes(bytes, &mut self.out, &mut deliver, self.now)
     }
 
@@ -331,7 +349,7 @@ fn control_packets_stand_between_messages_never_in_one() {
     b.now = Tick(30_000);
     b.link.tick(b.now).expect("bytes are still being written");
     let filter = TopicFilter::try_from("a/#").expect("a filter");
-    assert_eq!(b.link.subscribe(session(1), &filter, Q1, 0, b.now), Placement::Pending);
+    assert_eq!(b.link.subscribe(session(1), &filter, wish(0), b.now), Placement::Pending);
     while !b.link.unsent().is_empty() {
         bytes.push(b.link.unsent()[0]);
         b.link.wrote(1);
@@ -405,12 +423,50 @@ fn a_slow_line_that_still_takes_bytes_is_given_time() {
 }
 
 #[test]
+fn the_hub_is_told_when_the_device_has_it_and_sends_it_again_until_then() {
+    for version in [V3, V5] {
+        let mut b = Bench::new(version, 10).up();
+        b.held = Some(vec![]);
+        let filter = TopicFilter::try_from("devices/d/#").expect("a filter");
+        let _ = b.link.subscribe(session(4), &filter, wish(1), b.now);
+        b.written();
+        let command = |dup, packet_id| {
+            let payload = b"open";
+            let topic = "devices/d/cmd";
+            let publish =
+                crate::packet::Publish { dup, qos: Q1, retain: false, topic, packet_id, properties: &[], payload };
+            let mut bytes = vec![];
+            write_publish(&mut bytes, version, &publish);
+            bytes
+        };
+        for packet_id in [1, 2] {
+            b.hub(&command(false, packet_id)).expect("well-formed");
+        }
+        let [first, second] = b.held.take().expect("held").try_into().expect("two");
+        b.link.release(second).expect("up");
+        assert!(b.written().is_empty(), "in the order in which they came");
+        b.held = Some(vec![]);
+        b.link.down(&mut b.out);
+        b.connect(&Connack { session_present: true, ..Connack::new(0) });
+        b.written();
+        for packet_id in [1, 2] {
+            b.hub(&command(true, packet_id)).expect("well-formed");
+        }
+        assert_eq!((b.delivered.len(), b.link.held()), (2, 2), "no second copy");
+        b.link.release(first).expect("up");
+        assert_eq!((b.written(), b.link.held()), (vec![vec![0x40, 2, 0, 1], vec![0x40, 2, 0, 2]], 0));
+        b.hub(&command(true, 1)).expect("well-formed");
+        assert_eq!(b.delivered.len(), 3, "it was answered for, and is another");
+    }
+}
+
+#[test]
 fn a_subscription_is_placed_and_its_messages_reach_the_session_once() {
     for version in [V3, V5] {
         let mut b = Bench::new(version, 10).up();
         for (token, f) in [(1, "devices/d/#"), (2, "devices/+/cmd")] {
             let filter = TopicFilter::try_from(f).expect(f);
-            assert_eq!(b.link.subscribe(session(4), &filter, Q1, token, b.now), Placement::Pending);
+            assert_eq!(b.link.subscribe(session(4), &filter, wish(token), b.now), Placement::Pending);
         }
         assert_eq!(b.written().len(), 2);
         let mut bytes = vec![];
@@ -449,7 +505,7 @@ fn subscriptions_are_placed_again_when_the_hub_has_forgotten_them() {
     for (session_present, asked) in [(false, 1), (true, 0)] {
         let mut b = Bench::new(V3, 10).up();
         let filter = TopicFilter::try_from("a/#").expect("a filter");
-        assert_eq!(b.link.subscribe(session(1), &filter, Q1, 0, b.now), Placement::Pending);
+        assert_eq!(b.link.subscribe(session(1), &filter, wish(0), b.now), Placement::Pending);
         b.written();
         b.hub(b"\x90\x03\xea\x61\x01").expect("a SUBACK");
         b.lose();

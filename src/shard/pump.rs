@@ -21,10 +21,12 @@ use tokio::{
 
 use super::{Shard, Upstream, queues_of, sessions::SessionCell, spooling, subscribe};
 use crate::{
-    delivery::{Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled, spool::LinkAddress},
+    delivery::{
+        Incoming, Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled, Wish,
+        spool::LinkAddress,
+    },
     denial::Denial,
     meter,
-    packet::{PublishRef, QoS},
     route::Ack,
     time::{Tick, UnixSeconds},
     topic::TopicFilter,
@@ -175,16 +177,9 @@ impl Member {
         }
     }
 
-    pub(super) fn subscribe(
-        &self,
-        who: SessionRef,
-        filter: &TopicFilter,
-        qos: QoS,
-        token: u64,
-        now: Tick,
-    ) -> Placement {
+    pub(super) fn subscribe(&self, who: SessionRef, filter: &TopicFilter, wish: Wish, now: Tick) -> Placement {
         self.wake();
-        self.link.borrow_mut().subscribe(who, filter, qos, token, now)
+        self.link.borrow_mut().subscribe(who, filter, wish, now)
     }
 
     pub(super) fn unsubscribe(&self, who: SessionRef, filter: &TopicFilter, now: Tick) {
@@ -427,7 +422,7 @@ fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Resu
     let mut link = member.link.borrow_mut();
     let mut output = member.output.borrow_mut();
     let upstream = member.upstream;
-    let mut deliver = |who, qos, publish: &PublishRef<'_>| subscribe::deliver(shard, upstream, who, qos, publish);
+    let mut deliver = |who, incoming: &Incoming<'_>| subscribe::deliver(shard, upstream, who, incoming);
     let used = link.on_bytes(bytes, &mut output, &mut deliver, now).map_err(Ended::Link)?;
     if link.is_up() && !member.status.connected.swap(true, Relaxed) {
         metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);

@@ -6,9 +6,9 @@ use super::{
     sessions::{SessionCell, State, Subscribing},
 };
 use crate::{
-    delivery::{Placed, Placement, SessionRef},
+    delivery::{Incoming, Placed, Placement, Retained, SessionRef, Taken, Wish},
     denial::{CloseReason, Denial},
-    packet::{PublishRef, QoS, Subscribe, Unsubscribe},
+    packet::{QoS, Subscribe, Unsubscribe},
     policy::Scope,
     registry::Attention,
     session::server::{Delivered, OutgoingMessage, SubscribeOutcome},
@@ -155,22 +155,25 @@ fn take_outcome(shard: &Shard, cell: &SessionCell, state: &mut State, placed: &P
 }
 
 /// A message of a hub for one session.
-pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS, publish: &PublishRef<'_>) {
-    let Some(cell) = shard.session(who) else { return };
+pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming: &Incoming<'_>) -> Taken {
+    let Some(cell) = shard.session(who) else { return Taken::Whole };
     match cell.live.attention() {
         None => {}
-        Some(Attention::Cut(_)) => return,
+        Some(Attention::Cut(_)) => return Taken::Whole,
         Some(Attention::Regranted) => {
             renewal::narrowed(shard, &cell, &mut cell.state.borrow_mut(), shard.site.now());
         }
     }
-    let Ok(there) = TopicName::new(publish.topic) else { return };
+    let Incoming { qos, publish, .. } = *incoming;
+    let Ok(there) = TopicName::new(publish.topic) else { return Taken::Whole };
     let mut buffer = shard.topic.borrow_mut();
     let Some(topic) = shard.site.routes.to_device(upstream, there, &mut buffer) else {
-        return shard.meter.dropped("not_routed_back", 1);
+        shard.meter.dropped("not_routed_back", 1);
+        return Taken::Whole;
     };
     if cell.narrowed.get() && !may_receive(&cell.grant().scope, topic) {
-        return shard.meter.dropped("scope_narrowed", 1);
+        shard.meter.dropped("scope_narrowed", 1);
+        return Taken::Whole;
     }
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
@@ -183,6 +186,7 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, qos: QoS,
         Delivered::Queued => {}
         Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
     }
+    Taken::Whole
 }
 
 /// SUBACKs leave as soon as they are complete, in the order in which they became so.
@@ -215,7 +219,7 @@ fn place(
     if !member.takes(there.as_str()) {
         return Err(Denial::HubRefused);
     }
-    Ok(member.subscribe(cell.who, &there, qos, token, now))
+    Ok(member.subscribe(cell.who, &there, Wish { qos, retained: Retained::Wanted, token }, now))
 }
 
 fn refuse(shard: &Shard, cell: &SessionCell, denial: Denial, filter: Option<&TopicFilter>) -> SubscribeOutcome {
