@@ -14,10 +14,12 @@
 mod answer;
 mod inbound;
 mod outbound;
+mod state;
 mod subscriptions;
 
 pub use answer::write_refusal;
 pub use outbound::{Delivered, DropReason, OutgoingMessage};
+pub use state::{Change, InFlight, Message, Receipt, SessionState, Stage};
 pub use subscriptions::{SubscribeOutcome, Subscription};
 
 use std::time::Duration;
@@ -240,7 +242,12 @@ impl Session {
             codes.push(match (&request.filter, outcome) {
                 (Ok(filter), SubscribeOutcome::Granted(qos)) => {
                     let qos = *qos.min(&request.qos).min(&self.qos_max());
-                    self.subscriptions.insert(Subscription::granted(filter.clone(), qos, request));
+                    self.subscriptions.insert(Subscription::granted(
+                        filter.clone(),
+                        qos,
+                        subscribe.subscription_id,
+                        request,
+                    ));
                     qos as u8
                 }
                 (Err(denial), _) | (Ok(_), SubscribeOutcome::Refused(denial)) => {

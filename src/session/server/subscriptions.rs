@@ -1,5 +1,7 @@
 //! What the device has subscribed to.
 
+use std::num::NonZeroU32;
+
 use crate::{
     denial::Denial,
     packet::{QoS, SubscriptionRequest},
@@ -19,16 +21,19 @@ pub struct Subscription {
     pub retain_as_published: bool,
     /// 5.0: 0: retained messages at once; 1: only if the subscription is new; 2: none.
     pub retain_handling: u8,
+    /// 5.0: named in every message for it.
+    pub id: Option<NonZeroU32>,
 }
 
 impl Subscription {
-    pub(super) fn granted(filter: TopicFilter, qos: QoS, request: &SubscriptionRequest) -> Self {
+    pub(super) fn granted(filter: TopicFilter, qos: QoS, id: Option<u32>, request: &SubscriptionRequest) -> Self {
         Self {
             filter,
             qos,
             no_local: request.no_local,
             retain_as_published: request.retain_as_published,
             retain_handling: request.retain_handling,
+            id: id.and_then(NonZeroU32::new),
         }
     }
 }
