@@ -33,6 +33,8 @@ pub enum Denial {
     ConnectTimeout = 123,
     /// An HTTP request that does not become a WebSocket with MQTT in it.
     UpgradeDeclined = 124,
+    /// A packet that can be read and says what it may not say.
+    ProtocolViolation = 125,
     /// No such device.
     DeviceUnknown = 200,
     /// The signature does not verify under any key that may have made it.
@@ -395,6 +397,14 @@ const DENIALS: &[DenialRow] = &[
         None,
         "The HTTP request does not become a WebSocket: path, Origin, sub-protocol or head. The client has the status.",
         "Use a path of `paths` and the sub-protocol mqtt, list the page's Origin in `origins`, keep tokens out of the URL.",
+    ),
+    row(
+        Denial::ProtocolViolation,
+        "protocol_violation",
+        (None, 0x82),
+        None,
+        "CONNECT can be read, but says what the specification forbids: a property twice, or a value that may not be.",
+        "Update or reconfigure the client's MQTT library.",
     ),
     row(
         Denial::DeviceUnknown,

@@ -42,10 +42,12 @@ fn what_is_no_connect_of_ours_is_refused_before_any_credential_is_looked_at() {
     too_long.splice(1..4, [0xFF, 0xFF, 0x7F]);
     let old = b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a".to_vec();
     let newer = b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01a".to_vec();
-    let cases: [(Denial, Version, Vec<u8>, Answer); 5] = [
+    let twice = b"\x10\x14\x00\x04MQTT\x05\x02\x00\x3c\x06\x21\x00\x01\x21\x00\x01\x00\x01a".to_vec();
+    let cases: [(Denial, Version, Vec<u8>, Answer); 6] = [
         (Denial::ProtocolVersion, Version::V4, old, Answer::Connack(1)),
         (Denial::ProtocolVersion, Version::V5, newer, Answer::Connack(0x84)),
         (Denial::Malformed, Version::V4, vec![0x10, 0], Answer::Closed),
+        (Denial::ProtocolViolation, Version::V5, twice, Answer::Connack(0x82)),
         (Denial::PacketTooLarge, Version::V4, too_long, Answer::Closed),
         (Denial::ConnectTimeout, Version::V4, vec![0x10], Answer::Closed),
     ];

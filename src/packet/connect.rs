@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Frame, PacketError, ProtocolVersion, QoS,
-    property::{Property, read_properties, set},
+    property::{Property, check_response_topic, read_properties, set},
     wire::{Reader, put_binary, put_packet, put_sized, put_u16},
 };
 use crate::topic::TopicName;
@@ -273,10 +273,15 @@ fn read_will(reader: &mut Reader<'_>, version: ProtocolVersion, qos: QoS, retain
                         properties.extend_from_slice(raw);
                     }
                 }
-                Property::ResponseTopic(topic) if topic.contains(['+', '#']) => {
-                    return Err(PacketError::Protocol("a response topic with a wildcard"));
+                Property::ResponseTopic(topic) => {
+                    check_response_topic(topic)?;
+                    properties.extend_from_slice(raw);
                 }
                 _ => properties.extend_from_slice(raw),
+            }
+            // MQTT 5.0 §1.5.4
+            if property.has_control_characters() {
+                return Err(PacketError::Malformed("a control character in a property of the will"));
             }
             Ok(())
         })?;

@@ -31,13 +31,17 @@ pub struct Auth {
 /// Parses a DISCONNECT of either end.
 ///
 /// # Errors
-/// Malformed: bytes behind the end, in 3.1.1 any body, a property that is none of it.
+/// Malformed: bytes behind the end, in 3.1.1 any body, a reason or a property that is none of it.
 pub fn parse_disconnect(frame: Frame<'_>, version: ProtocolVersion) -> Result<Disconnect, PacketError> {
     let mut reader = Reader::new(frame.body());
     let mut disconnect = Disconnect { reason: 0, session_expiry: None, reason_string: None };
     // MQTT 5.0 §3.14.2.1: left out, the reason is 0.
     if version == ProtocolVersion::V5_0 && !reader.is_empty() {
         disconnect.reason = reader.u8()?;
+        // MQTT 5.0 [MQTT-3.14.2-1]
+        if !DISCONNECT_REASONS.contains(&disconnect.reason) {
+            return Err(PacketError::Malformed("a reason code that is none of DISCONNECT"));
+        }
         if !reader.is_empty() {
             read_properties(&mut reader, DISCONNECT_PROPERTIES, |property, _| {
                 match property {
@@ -122,5 +126,10 @@ pub fn write_pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xD0, 0]);
 }
 
+/// §3.14.2.1, of either end.
+const DISCONNECT_REASONS: [u8; 29] = [
+    0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98,
+    0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
+];
 const DISCONNECT_PROPERTIES: u64 = set(&[0x11, 0x1C, 0x1F, 0x26]);
 const AUTH_PROPERTIES: u64 = set(&[0x15, 0x16, 0x1F, 0x26]);

@@ -108,7 +108,8 @@ impl PacketError {
     /// The refusal of a CONNECT that failed so.
     pub const fn denial(self) -> Denial {
         match self {
-            Self::Malformed(_) | Self::Protocol(_) => Denial::Malformed,
+            Self::Malformed(_) => Denial::Malformed,
+            Self::Protocol(_) => Denial::ProtocolViolation,
             Self::TooLarge(_) => Denial::PacketTooLarge,
             Self::UnsupportedVersion => Denial::ProtocolVersion,
             Self::TopicInvalid => Denial::TopicInvalid,

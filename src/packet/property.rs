@@ -5,6 +5,7 @@ use super::{
     frame::write_varint,
     wire::{Reader, put_binary, put_u16},
 };
+use crate::topic::has_control_characters;
 
 /// One property with its value, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +136,15 @@ impl<'a> Property<'a> {
         }
     }
 
+    /// In one of the strings of a message, which are forwarded.
+    pub(super) fn has_control_characters(&self) -> bool {
+        match self {
+            Self::ContentType(text) | Self::ResponseTopic(text) => has_control_characters(text),
+            Self::User(name, value) => has_control_characters(name) || has_control_characters(value),
+            _ => false,
+        }
+    }
+
     const fn id(&self) -> u8 {
         match self {
             Self::PayloadFormat(_) => 0x01,
@@ -166,6 +176,14 @@ impl<'a> Property<'a> {
             Self::SharedAvailable(_) => 0x2A,
         }
     }
+}
+
+/// A response topic is a topic name [MQTT-3.3.2-14], [MQTT-4.7.3-1].
+pub(super) fn check_response_topic(topic: &str) -> Result<(), PacketError> {
+    if topic.is_empty() || topic.contains(['+', '#']) {
+        return Err(PacketError::Protocol("a response topic that is no topic name"));
+    }
+    Ok(())
 }
 
 /// The set of these identifiers.

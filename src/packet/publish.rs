@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Frame, PacketError, ProtocolVersion, QoS,
     frame::{varint_len, write_varint},
-    property::{Property, read_properties, set},
+    property::{Property, check_response_topic, read_properties, set},
     wire::{Reader, put_binary, put_u16},
 };
 
@@ -32,6 +32,8 @@ pub struct PublishRef<'a> {
     pub user_properties: u32,
     /// 5.0: a subscription identifier is there, which only a server may send [MQTT-3.3.4-6].
     pub has_subscription_id: bool,
+    /// 5.0: a string of the properties holds what a receiver may refuse (§1.5.4).
+    pub has_control_characters: bool,
     forwardable_as_is: bool,
 }
 
@@ -104,7 +106,7 @@ impl fmt::Debug for PublishRef<'_> {
 ///
 /// # Errors
 /// Malformed: QoS 3 [MQTT-3.3.1-4], DUP with QoS 0 [MQTT-3.3.1-2], packet identifier 0 [MQTT-2.2.1-3], a property that is
-/// none of PUBLISH. Protocol error: a property twice, a response topic with a wildcard [MQTT-3.3.2-14].
+/// none of PUBLISH. Protocol error: a property twice, a response topic that is empty or has a wildcard [MQTT-3.3.2-14].
 #[inline]
 pub fn parse_publish(frame: Frame<'_>, version: ProtocolVersion) -> Result<PublishRef<'_>, PacketError> {
     let first = frame.first();
@@ -127,6 +129,7 @@ pub fn parse_publish(frame: Frame<'_>, version: ProtocolVersion) -> Result<Publi
         payload: &[],
         user_properties: 0,
         has_subscription_id: false,
+        has_control_characters: false,
         forwardable_as_is: true,
     };
     if version == ProtocolVersion::V5_0 {
@@ -147,11 +150,10 @@ fn read_publish_properties<'a>(reader: &mut Reader<'a>, publish: &mut PublishRef
             Property::TopicAlias(alias) => publish.topic_alias = Some(alias),
             Property::SubscriptionId(_) => publish.has_subscription_id = true,
             Property::User(..) => publish.user_properties += 1,
-            Property::ResponseTopic(topic) if topic.contains(['+', '#']) => {
-                return Err(PacketError::Protocol("a response topic with a wildcard"));
-            }
+            Property::ResponseTopic(topic) => check_response_topic(topic)?,
             _ => {}
         }
+        publish.has_control_characters |= property.has_control_characters();
         publish.forwardable_as_is &= is_forwardable(&property);
         Ok(())
     })?;

@@ -202,7 +202,7 @@ fn read_options(
     if options & reserved != 0 {
         return Err(PacketError::Malformed("reserved bits of subscription options"));
     }
-    let qos = QoS::from_bits(options & 3).ok_or(PacketError::Malformed("a subscription of QoS 3"))?;
+    let qos = QoS::from_bits(options & 3).ok_or(PacketError::Protocol("a subscription of QoS 3"))?;
     let no_local = options & 0x04 != 0;
     // MQTT 5.0 [MQTT-3.8.3-4]
     if no_local && filter == Err(Denial::SharedSubscriptionNotOffered) {

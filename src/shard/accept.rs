@@ -27,7 +27,8 @@ use crate::{
         parse_connect,
     },
     policy::Grant,
-    session::server::write_refusal,
+    session::server::{Session, SessionLimits, SessionPresent, write_refusal},
+    time::Tick,
 };
 
 /// An admitted connection on its way to its home shard.
@@ -386,13 +387,28 @@ fn ask_gate(shard: &Shard, connect: &Connect, request: &Admission<'_>) -> Result
     }
     let grant = shard.site.gate.admit(request, shard.site.clock.now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
-    if connect.version == ProtocolVersion::V5_0
-        && let Err(denial) = shard.site.session_limits(request.profile, &grant.scope).check_will(connect)
-    {
-        let refused = Refused::new(denial, "The will asks for what CONNACK would not offer.");
-        return Err(refused.about(grant.token_id, Some(&grant.device)));
+    if connect.version == ProtocolVersion::V5_0 {
+        let limits = shard.site.session_limits(request.profile, &grant.scope);
+        check_offer(connect, &limits, shard.site.now())
+            .map_err(|refused| refused.about(grant.token_id, Some(&grant.device)))?;
     }
     Ok(grant)
+}
+
+fn check_offer(connect: &Connect, limits: &SessionLimits, now: Tick) -> Result<(), Refused> {
+    limits
+        .check_will(connect)
+        .map_err(|denial| Refused::new(denial, "The will asks for what CONNACK would not offer."))?;
+    // MQTT 5.0 [MQTT-3.1.2-24]: who takes no CONNACK can be told nothing else either.
+    if let Some(bytes_max) = connect.maximum_packet_size.filter(|bytes| *bytes < LARGE_CONNACK) {
+        let mut connack = Vec::new();
+        Session::accept(connect, limits, now).connack(SessionPresent::No, &mut connack);
+        if connack.len() > bytes_max as usize {
+            let detail = format!("Its Maximum Packet Size is {bytes_max}; CONNACK has {} bytes.", connack.len());
+            return Err(Refused::new(Denial::PacketTooLarge, detail));
+        }
+    }
+    Ok(())
 }
 
 fn admission<'a>(
@@ -417,6 +433,15 @@ fn admission<'a>(
 pub(super) fn refusal(connect: &Connect, profile: Profile, denial: Denial) -> Vec<u8> {
     let mut answer = Vec::new();
     write_refusal(connect.version, denial, connect.problem_information, &mut answer);
+    let bytes_max = connect.maximum_packet_size.unwrap_or(u32::MAX) as usize;
+    // MQTT 5.0 [MQTT-3.2.2-19], [MQTT-3.1.2-24]: without the reason string, or without a word.
+    if answer.len() > bytes_max {
+        answer.clear();
+        write_refusal(connect.version, denial, ProblemInformation::Declined, &mut answer);
+    }
+    if answer.len() > bytes_max {
+        answer.clear();
+    }
     let identifier_rejected = denial.row().connack_v4 == Some(2);
     if connect.version == ProtocolVersion::V3_1_1
         && profile == Profile::Azure
@@ -458,6 +483,8 @@ const AUTHENTICATION_METHODS: [&str; 2] = ["SAS", "JWT"];
 const CONNECT_FIRST: u8 = 0x10;
 /// A CONNECT with a SAS token or a small JWT.
 const CONNECT_BYTES: usize = 1024;
+/// No CONNACK of ours is larger: a client id and an authentication method are its longest parts.
+const LARGE_CONNACK: u32 = 512;
 /// After a failure to accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// How long a peer may take to take its leave.

@@ -503,10 +503,9 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
                 Asked::Now => {}
                 Asked::Later => break pause_for_hubs(cell),
             },
-            Step::Disconnect(Disconnect { reason: DISCONNECT_WITH_WILL, .. }) => {
-                return Err(CloseReason::ConnectionLost);
-            }
-            Step::Disconnect(_) => return Err(CloseReason::ClientDisconnect),
+            Step::Disconnect(Disconnect { reason: 0, .. }) => return Err(CloseReason::ClientDisconnect),
+            // MQTT 5.0 [MQTT-3.1.2-8]: any other reason leaves the will, as if the connection had been lost.
+            Step::Disconnect(_) => return Err(CloseReason::ConnectionLost),
         }
         used += frame.bytes().len();
     };
@@ -544,8 +543,6 @@ fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<
 
 /// A session that was silent so long gives its rings and queues back.
 const IDLE: Duration = Duration::from_secs(5);
-/// MQTT 5.0 §3.14.2.1: the session ends as if the connection had been lost.
-const DISCONNECT_WITH_WILL: u8 = 0x04;
 /// Bytes that may be owed to a device before it is read from again.
 const OUT_BYTES_MAX: usize = 64 << 10;
 /// What an idle session keeps of its buffer.

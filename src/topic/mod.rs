@@ -14,9 +14,13 @@ impl<'a> TopicName<'a> {
     /// Checks bytes of a peer.
     ///
     /// # Errors
-    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000 or a wildcard.
+    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000, a control character or a wildcard, more
+    /// than 200 levels.
     pub fn new(bytes: &'a [u8]) -> Result<Self, TopicError> {
         let text = checked_text(bytes)?;
+        if bytes.iter().filter(|b| **b == b'/').count() >= LEVELS_MAX {
+            return Err(TopicError::TooDeep);
+        }
         // MQTT 5.0 [MQTT-3.3.2-2], [MQTT-4.7.1-1]
         if bytes.iter().any(|b| matches!(b, b'+' | b'#')) {
             return Err(TopicError::Wildcard);
@@ -79,12 +83,12 @@ impl TopicFilter {
     /// Checks bytes of a peer.
     ///
     /// # Errors
-    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000, more than 200 levels, or a wildcard
-    /// that is not a whole level, or `#` before the last level.
+    /// [`TopicError`]: empty, longer than 65,535 bytes, not UTF-8, holding U+0000 or a control character, more than 200
+    /// levels, or a wildcard that is not a whole level, or `#` before the last level.
     pub fn new(bytes: &[u8]) -> Result<Self, TopicError> {
         let text = checked_text(bytes)?;
         // Each level is a step down in tables that are searched and freed by recursion.
-        if text.split('/').count() > FILTER_LEVELS_MAX {
+        if text.split('/').count() > LEVELS_MAX {
             return Err(TopicError::TooDeep);
         }
         let mut levels = text.split('/').peekable();
@@ -175,7 +179,9 @@ pub enum TopicError {
     NotUtf8,
     /// Holds U+0000 [MQTT-4.7.3-2].
     Nul,
-    /// A filter of more than 200 levels.
+    /// Holds a control character or a code point that is no character.
+    Control,
+    /// More than 200 levels.
     TooDeep,
     /// A wildcard where none may stand.
     Wildcard,
@@ -188,6 +194,7 @@ impl fmt::Display for TopicError {
             Self::TooLong => "it is longer than 65,535 bytes",
             Self::NotUtf8 => "it is not UTF-8",
             Self::Nul => "it holds U+0000",
+            Self::Control => "it holds a control character",
             Self::TooDeep => "it has more than 200 levels",
             Self::Wildcard => "it has a wildcard where none may stand",
         })
@@ -195,6 +202,16 @@ impl fmt::Display for TopicError {
 }
 
 impl std::error::Error for TopicError {}
+
+/// Whether a text holds what MQTT 5.0 §1.5.4 and MQTT 3.1.1 §1.5.3 let a receiver refuse: control characters and code
+/// points that are no characters. Hubs do refuse it, by closing a connection that many devices share.
+#[inline]
+pub fn has_control_characters(text: &str) -> bool {
+    if text.is_ascii() {
+        return text.bytes().any(|byte| byte.is_ascii_control());
+    }
+    text.chars().any(|c| c.is_control() || matches!(u32::from(c), 0xFDD0..=0xFDEF) || u32::from(c) & 0xFFFE == 0xFFFE)
+}
 
 fn checked_text(bytes: &[u8]) -> Result<&str, TopicError> {
     if bytes.is_empty() {
@@ -206,11 +223,12 @@ fn checked_text(bytes: &[u8]) -> Result<&str, TopicError> {
     if bytes.contains(&0) {
         return Err(TopicError::Nul);
     }
-    std::str::from_utf8(bytes).map_err(|_| TopicError::NotUtf8)
+    let text = std::str::from_utf8(bytes).map_err(|_| TopicError::NotUtf8)?;
+    if has_control_characters(text) { Err(TopicError::Control) } else { Ok(text) }
 }
 
-/// Deeper than any device needs, and far less than a thread's stack bears.
-const FILTER_LEVELS_MAX: usize = 200;
+/// Deeper than any device needs, far less than a thread's stack bears, and what mosquitto takes as a hub.
+const LEVELS_MAX: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +246,15 @@ mod tests {
     #[test]
     fn names_and_filters_are_refused_by_the_rule_they_break() {
         assert_eq!(TopicName::new(b""), Err(TopicError::Empty));
+        for control in ["a\u{1}", "\u{1F}", "a/\u{7F}/b", "é\u{9F}", "\u{FDD0}", "\u{FFFF}", "\u{1FFFE}"] {
+            assert_eq!(TopicName::new(control.as_bytes()), Err(TopicError::Control), "{control:?}");
+            assert_eq!(TopicFilter::new(control.as_bytes()), Err(TopicError::Control), "{control:?}");
+        }
+        for good in ["a b~", "é\u{A0}", "\u{FEFF}a", "\u{2A6D4}"] {
+            assert_eq!(TopicName::new(good.as_bytes()).map(TopicName::as_str), Ok(good));
+        }
+        assert!(TopicName::new("/".repeat(199).as_bytes()).is_ok());
+        assert_eq!(TopicName::new("/".repeat(200).as_bytes()), Err(TopicError::TooDeep));
         assert_eq!(TopicName::new(&[b'x'; 65_536]), Err(TopicError::TooLong));
         assert_eq!(TopicName::new(b"a\0"), Err(TopicError::Nul));
         assert_eq!(TopicName::new(b"a/\xff"), Err(TopicError::NotUtf8));

@@ -80,10 +80,42 @@ fn publish_is_refused_by_the_clause_it_breaks() {
     // [MQTT-3.3.2-14]
     check(0x30, b"\x00\x01a\x04\x08\x00\x01b", V5, true);
     check(0x30, b"\x00\x01a\x04\x08\x00\x01+", V5, false);
+    check(0x30, b"\x00\x01a\x03\x08\x00\x00", V5, false);
     // U+0000 and invalid UTF-8 in a user property
     check(0x30, b"\x00\x01a\x06\x26\x00\x01b\x00\x00", V5, true);
     check(0x30, b"\x00\x01a\x06\x26\x00\x01\x00\x00\x00", V5, false);
     check(0x30, b"\x00\x01a\x06\x26\x00\x01\xFF\x00\x00", V5, false);
+}
+
+#[test]
+fn control_characters_in_what_is_forwarded_are_seen() {
+    // MQTT 5.0 §1.5.4: U+0001 to U+001F, U+007F to U+009F, and what is no character.
+    let user = |value: &str| [&[0x26, 0, 1, b'k', 0, value.len() as u8], value.as_bytes()].concat();
+    let seen = |property: &[u8]| {
+        let bytes = framed(0x30, &[&b"\x00\x01a"[..], &[property.len() as u8], property].concat());
+        parse_publish(frame(&bytes), V5).expect("a good PUBLISH").has_control_characters
+    };
+    for (value, expected) in
+        [("é ~\u{A0}\u{FEFF}", false), ("\t", true), ("\u{7F}", true), ("\u{9F}", true), ("\u{FFFF}", true)]
+    {
+        assert_eq!(seen(&user(value)), expected, "{value:?}");
+    }
+    assert!(seen(b"\x03\x00\x01\x1F") && seen(b"\x08\x00\x01\x01") && !seen(b"\x03\x00\x01a"));
+    assert!(!seen(b"\x09\x00\x01\x01"), "correlation data are bytes");
+    // A will is refused at once: it has no other moment.
+    let will = |property: &[u8]| {
+        let parts = [
+            &b"\x00\x04MQTT\x05\x06\x00\x3C\x00\x00\x01d"[..],
+            &[property.len() as u8],
+            property,
+            b"\x00\x01w\x00\x00",
+        ];
+        let bytes = framed(0x10, &parts.concat());
+        parse_connect(frame(&bytes)).map(|_| ())
+    };
+    assert_eq!(will(&user("ok")), Ok(()));
+    assert!(matches!(will(&user("\u{1}")), Err(PacketError::Malformed(_))));
+    assert!(matches!(will(b"\x08\x00\x00"), Err(PacketError::Protocol(_))), "an empty response topic");
 }
 
 #[test]
@@ -316,6 +348,9 @@ fn disconnect_and_auth_may_leave_out_their_ends() {
     assert_eq!(disconnect(b"\x04", V5), Ok(4));
     assert_eq!(disconnect(b"\x04\x00", V5), Ok(4));
     assert!(disconnect(b"\x04\x00\x00", V5).is_err());
+    // [MQTT-3.14.2-1]
+    assert_eq!(disconnect(b"\x81", V5), Ok(0x81));
+    assert!(disconnect(b"\x01", V5).is_err() && disconnect(b"\x86", V5).is_err() && disconnect(b"\xFF", V5).is_err());
     let auth = |body: &[u8]| parse_auth(frame(&framed(0xF0, body))).map(|a| (a.reason, a.method));
     assert_eq!(auth(b""), Ok((0, None)));
     assert_eq!(auth(b"\x19\x06\x15\x00\x03JWT"), Ok((0x19, Some("JWT".to_owned()))));

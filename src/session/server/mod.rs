@@ -95,7 +95,7 @@ pub enum Step<'a> {
     Unsubscribe(Unsubscribe),
     /// A fresh token, by AUTH: [`Session::renewed`], or close.
     Renew(Password),
-    /// Close. The reason 0x04 asks for the will, any other drops it (MQTT 5.0 [MQTT-3.14.4-3]).
+    /// Close. The reason 0 drops the will, any other leaves it (MQTT 5.0 [MQTT-3.14.4-3], [MQTT-3.1.2-8]).
     Disconnect(Disconnect),
 }
 
@@ -384,6 +384,10 @@ impl Session {
         // MQTT 5.0 [MQTT-3.3.4-6]
         if publish.has_subscription_id {
             return Err(CloseReason::ProtocolError);
+        }
+        // MQTT 5.0 §1.5.4
+        if publish.has_control_characters {
+            return Err(CloseReason::Malformed);
         }
         if publish.user_properties > USER_PROPERTIES_MAX {
             return Err(CloseReason::PacketTooLarge);
