@@ -271,6 +271,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rmqtt_codec", &["packet"]),
     ("httparse", &["listener"]),
     ("jsonwebtoken", &["credential"]),
+    ("listenfd", &["listener"]),
     ("ppp", &["listener"]),
     ("sha1", &["listener"]),
     ("hmac", &["credential", "token_service"]),

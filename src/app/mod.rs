@@ -3,10 +3,12 @@
 mod certificates;
 mod changes;
 mod desk;
+mod end;
 mod keys;
 mod list;
 mod screen;
 mod spool;
+mod supervisor;
 mod tokens;
 
 use std::{
@@ -16,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -29,18 +30,20 @@ use crate::{
     feed::{Files, Watch},
     gate::{Backoff, ConnectLimiter, Gate},
     journal::Journal,
-    listener::{self, Connections, Tls, Transport},
+    listener::{self, Activated, ActivationError, Connections, Tls, Transport},
     meter::{self, Meters},
     packet::{Password, ProtocolVersion},
     registry::Registry,
     route::Routes,
     session::client::ClientConfig,
-    shard::{self, Door, Entrance, HubPlace, MemberStatus, Shards, Site, Upstream},
+    shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
     upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
     usage::KeyUses,
 };
 use certificates::Certificates;
 use changes::Changes;
+use end::{Asked, Signals};
+use supervisor::Supervisor;
 
 /// What `tollgate run` was told.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         Named::No => config::first_run(&options.config, SystemTime::now()).map_err(StartError::Mistakes)?,
         Named::Yes => FirstRun::default(),
     };
+    let supervisor = Supervisor::from_environment();
+    let activated = Activated::from_environment().map_err(StartError::Activation)?;
     let loaded = Config::load(&options.config).map_err(StartError::Mistakes)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     credential::self_test().map_err(StartError::SelfTest)?;
@@ -77,13 +82,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let config = Arc::new(config);
     raise_file_limit(&config);
     let meters = meter::install().map_err(|error| StartError::Io("cannot count", io::Error::other(error)))?;
-    let gateway = start(options, &config, &meters)?;
+    let gateway = start(options, &config, activated, &meters)?;
     gateway.wait_for_own_hub();
     screen::print(&config, &gateway.changes, &gateway.bound, &first_run, options.named);
-    gateway.serve(meters)
+    gateway.serve(&supervisor, meters)
 }
 
-/// Why the gateway did not start.
+/// Why the gateway did not start, or did not end in order.
 #[derive(Debug)]
 pub enum StartError {
     /// Mistakes in files.
@@ -99,6 +104,12 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// A socket that systemd passed cannot be used.
+    Activation(ActivationError),
+    /// Sockets that systemd passed, by name and address, and no `bind` names: whoever connects there would wait for ever.
+    NoBind(Vec<(String, std::net::SocketAddr)>),
+    /// It served, and ended before everything was closed.
+    CutShort(&'static str),
     /// The spool cannot be opened, and what to do about it.
     Spool(String),
     /// Something else the system refused.
@@ -124,6 +135,20 @@ impl fmt::Display for StartError {
             ),
             Self::Bind { address, section, error } => {
                 write!(f, "cannot listen on {address} (`bind` under {section} in gateway.toml): {error}")
+            }
+            Self::Activation(error) => write!(f, "socket activation: {error}"),
+            Self::NoBind(sockets) => {
+                let sockets: Vec<String> =
+                    sockets.iter().map(|(name, address)| format!("{address} ({name})")).collect();
+                let sockets = sockets.join(", ");
+                write!(
+                    f,
+                    "systemd passed {sockets}, and no `bind` in gateway.toml is that address: write the same address in \
+                     ListenStream= of the socket unit and in `bind`"
+                )
+            }
+            Self::CutShort(why) => {
+                write!(f, "ended before everything was closed: {why}. What devices and hubs were told is safe")
             }
             Self::Spool(what) => f.write_str(what),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
@@ -157,16 +182,25 @@ struct Bound {
     tokens: Option<std::net::SocketAddr>,
 }
 
-fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gateway, StartError> {
+fn start(
+    options: &Options,
+    config: &Arc<Config>,
+    mut activated: Activated,
+    meters: &Meters,
+) -> Result<Gateway, StartError> {
     let watched = [config.gateway.identities.clone(), config.gateway.revocations.clone()];
     let files = Files::observe(watched.into_iter().chain(config.tls_files()));
     let shards = match config.gateway.shards {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let (doors, tls, listeners) = doors(config, shards)?;
-    let (admin, admin_address) = bind_admin(config)?;
-    let tokens = tokens::bind(config)?;
+    let (doors, tls, listeners) = doors(config, shards, &mut activated)?;
+    let (admin, admin_address) = bind_admin(config, &mut activated)?;
+    let tokens = tokens::bind(config, &mut activated)?;
+    let left: Vec<_> = activated.left().map(|(name, address)| (name.to_owned(), address)).collect();
+    if !left.is_empty() {
+        return Err(StartError::NoBind(left));
+    }
     let all_tls = tls.into_iter().chain(tokens.as_ref().map(|tokens| tokens.tls.clone())).collect();
     let spool = spool::open(config)?;
     let (upstreams, hubs) = upstreams(config, shards, spool.as_ref())?;
@@ -185,6 +219,7 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
         upstreams,
         spool: keeper.as_ref().map(Keeper::handle),
         draining: AtomicBool::new(false),
+        server_reference: config.gateway.server_reference.clone(),
         key_uses: KeyUses::new(clock.now()),
         clock,
     });
@@ -216,6 +251,7 @@ fn start(options: &Options, config: &Arc<Config>, meters: &Meters) -> Result<Gat
 fn doors(
     config: &Config,
     shards: usize,
+    activated: &mut Activated,
 ) -> Result<(Vec<Vec<Door>>, Vec<Arc<Tls>>, Vec<std::net::SocketAddr>), StartError> {
     let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
     let (mut all_tls, mut bound) = (Vec::new(), Vec::new());
@@ -229,7 +265,11 @@ fn doors(
         };
         all_tls.extend(tls.clone());
         let refused = |error| StartError::Bind { address: listener.bind, section: "[[listener]]", error };
-        let sockets = listener::bind(listener.bind, shards).map_err(refused)?;
+        let (sockets, held_by) = match activated.take(listener.bind) {
+            Some(socket) => (listener::share(socket, shards), HeldBy::Systemd),
+            None => (listener::bind(listener.bind, shards), HeldBy::Gateway),
+        };
+        let sockets = sockets.map_err(refused)?;
         bound.push(sockets.first().map_or(Ok(listener.bind), std::net::TcpListener::local_addr).map_err(refused)?);
         let entrance = Arc::new(Entrance {
             proxies: listener.proxies.clone(),
@@ -238,18 +278,29 @@ fn doors(
             profile: listener.profile,
         });
         for (doors, socket) in doors.iter_mut().zip(sockets) {
-            doors.push(Door { listener: socket, entrance: entrance.clone() });
+            doors.push(Door { listener: socket, held_by, entrance: entrance.clone() });
         }
     }
     Ok((doors, all_tls, bound))
 }
 
-fn bind_admin(config: &Config) -> Result<(std::net::TcpListener, std::net::SocketAddr), StartError> {
+fn bind_admin(
+    config: &Config,
+    activated: &mut Activated,
+) -> Result<(std::net::TcpListener, std::net::SocketAddr), StartError> {
     let refused = |error| StartError::Bind { address: config.admin_bind, section: "[admin]", error };
-    let mut sockets = listener::bind(config.admin_bind, 1).map_err(refused)?;
-    let socket = sockets.pop().expect("invariant: one was asked for");
+    let socket = bind_one(config.admin_bind, activated).map_err(refused)?;
     let address = socket.local_addr().map_err(refused)?;
     Ok((socket, address))
+}
+
+/// A socket that no shards share.
+fn bind_one(address: std::net::SocketAddr, activated: &mut Activated) -> io::Result<std::net::TcpListener> {
+    if let Some(socket) = activated.take(address) {
+        return Ok(socket);
+    }
+    let mut sockets = listener::bind(address, 1)?;
+    Ok(sockets.pop().expect("invariant: one was asked for"))
 }
 
 fn upstreams(
@@ -338,72 +389,77 @@ impl Gateway {
             kinds.filter(|(config, _)| config.kind == UpstreamKind::Embedded).map(|(_, hub)| hub).collect();
         let is_there = || own.iter().all(|hub| hub.status.iter().all(|member| member.is_connected()));
         while !is_there() && Instant::now() < until {
-            std::thread::sleep(DRAIN_LOOK);
+            std::thread::sleep(OWN_HUB_LOOK);
         }
     }
 
-    /// Serves the desk until a signal comes, then ends in order: no new sessions, sessions closed, hubs told.
-    fn serve(self, meters: Meters) -> Result<(), StartError> {
+    /// Serves the desk until a signal comes, then ends in order: no new connections, sessions closed, hubs told, the spool
+    /// closed. A second signal, or the end of `drain_timeout`, ends it where it stands: what was acknowledged is safe.
+    fn serve(mut self, supervisor: &Supervisor, meters: Meters) -> Result<(), StartError> {
         let failed = |error| StartError::Io("cannot serve the admin API", error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime
-            .block_on(async {
-                let listener = tokio::net::TcpListener::from_std(self.admin.try_clone()?)?;
-                let token = std::fs::read_to_string(config::admin_token_file(&self.config))?;
-                let backend = admin::Backend {
-                    gateway: self.config.gateway.name.as_str().into(),
-                    token: Arc::new(Zeroizing::new(token.trim().to_owned())),
-                    gate: self.site.gate.clone(),
-                    registry: self.site.registry.clone(),
-                    journal: self.site.journal.clone(),
-                    clock: self.site.clock.clone(),
-                    meters: meters.clone(),
-                    audit: Audit::open(&self.config.gateway.state_dir),
-                    revocations: self.config.gateway.revocations.clone(),
-                    control: Arc::new(desk::Desk::new(
-                        &self.config,
-                        &self.site,
-                        &self.shards,
-                        &self.changes,
-                        &self.keys,
-                    )),
-                };
-                let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-                let served = tokio::spawn(admin::serve(listener, backend, async {
-                    // A sender that is gone means the same.
-                    let _ = stopped.await;
-                }));
-                self.until_signal().await?;
-                self.drain().await;
-                drop(stop);
-                let _ = tokio::time::timeout(DRAIN_STEP, served).await;
-                io::Result::Ok(())
+        let ended = runtime.block_on(async {
+            let mut signals = Signals::new()?;
+            let listener = tokio::net::TcpListener::from_std(self.admin.try_clone()?)?;
+            let backend = self.backend(meters)?;
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let served = tokio::spawn(admin::serve(listener, backend, async {
+                // A sender that is gone means the same.
+                let _ = stopped.await;
+            }));
+            tokio::spawn(supervisor.clone().watch(self.shards.clone()));
+            supervisor.ready();
+            self.until_signal(&mut signals, supervisor).await;
+            let limit = self.config.gateway.drain_timeout;
+            supervisor.stopping(self.site.registry.len(), limit + CLOSE_WITHIN);
+            io::Result::Ok(tokio::select! {
+                biased;
+                () = signals.next_end() => Err("a second signal"),
+                () = tokio::time::sleep(limit + CLOSE_WITHIN) => Err("`drain_timeout` has passed"),
+                () = self.end(limit, stop, served) => Ok(()),
             })
-            .map_err(failed)?;
-        if let Some(tokens) = self.tokens {
-            tokens.stop();
+        });
+        if let Err(why) = ended.map_err(failed)? {
+            // Nothing is waited for any more, no thread and no disk.
+            std::mem::forget(self);
+            runtime.shutdown_background();
+            return Err(StartError::CutShort(why));
         }
-        self.site.clock.keep();
-        drop(self.keeper);
-        drop(self.hubs);
         Ok(())
     }
 
+    fn backend(&self, meters: Meters) -> io::Result<admin::Backend> {
+        let token = std::fs::read_to_string(config::admin_token_file(&self.config))?;
+        Ok(admin::Backend {
+            gateway: self.config.gateway.name.as_str().into(),
+            token: Arc::new(Zeroizing::new(token.trim().to_owned())),
+            gate: self.site.gate.clone(),
+            registry: self.site.registry.clone(),
+            journal: self.site.journal.clone(),
+            clock: self.site.clock.clone(),
+            meters,
+            audit: Audit::open(&self.config.gateway.state_dir),
+            revocations: self.config.gateway.revocations.clone(),
+            control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
+        })
+    }
+
     /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
-    async fn until_signal(&self) -> io::Result<()> {
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hup = signal(SignalKind::hangup())?;
+    async fn until_signal(&self, signals: &mut Signals, supervisor: &Supervisor) {
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
         let mut kept = tokio::time::interval(CLOCK_KEPT_EVERY);
         let mut keys = tokio::time::interval(KEYS_TURNED_EVERY);
         loop {
             tokio::select! {
-                _ = term.recv() => return Ok(()),
-                _ = int.recv() => return Ok(()),
-                _ = hup.recv() => {
-                    let changes = self.changes.clone();
-                    let _ = tokio::task::spawn_blocking(move || changes.reload_by_signal()).await;
-                }
+                asked = signals.next() => match asked {
+                    Asked::End => return,
+                    Asked::Reload => {
+                        supervisor.reloading();
+                        let changes = self.changes.clone();
+                        let _ = tokio::task::spawn_blocking(move || changes.reload_by_signal()).await;
+                        supervisor.ready();
+                    }
+                },
                 _ = gauges.tick() => {
                     desk::gauge(&self.site, &self.changes);
                     self.changes.certificates().look_at_dates(self.site.clock.now());
@@ -421,25 +477,6 @@ impl Gateway {
                 }
             }
         }
-    }
-
-    async fn drain(&self) {
-        tracing::info!(sessions = self.site.registry.len(), "draining");
-        self.shards.drain();
-        let until = Instant::now() + DRAIN_STEP;
-        // What only the disk still holds waits there for the next start.
-        let settled = || self.site.registry.is_empty() && self.site.upstreams.iter().all(|u| desk::owed(u) == 0);
-        while !settled() && Instant::now() < until {
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-        self.shards.leave();
-        let connected = || self.site.upstreams.iter().any(|u| u.status.iter().any(|member| member.is_connected()));
-        let until = Instant::now() + LEAVE_STEP;
-        while connected() && Instant::now() < until {
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-        let unsettled: usize = self.site.upstreams.iter().map(desk::owed).sum();
-        tracing::info!(sessions = self.site.registry.len(), unsettled, "stopped");
     }
 }
 
@@ -480,14 +517,12 @@ const HUB_KEEP_ALIVE: u16 = 30;
 const HUB_SESSION_EXPIRY: u32 = 86_400;
 /// Bytes of messages that one member retains; a full one stops reading from devices.
 const LINK_LOG_BYTES_MAX: usize = 8 << 20;
-/// Each step of the drain takes at most this long.
-const DRAIN_STEP: Duration = Duration::from_secs(5);
+/// After the drain: the desk, the token service, the spool.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// As a rule a tenth of a second.
 const OWN_HUB_WITHIN: Duration = Duration::from_secs(3);
-/// Hubs are told within this.
-const LEAVE_STEP: Duration = Duration::from_secs(1);
-/// How often the drain looks.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How often it is asked whether it is there.
+const OWN_HUB_LOOK: Duration = Duration::from_millis(20);
 /// How often the highest time goes to disk: after a crash and with a clock that was turned back, guarded time begins this
 /// much too early at most.
 const CLOCK_KEPT_EVERY: Duration = Duration::from_secs(60);

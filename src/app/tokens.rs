@@ -10,14 +10,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    StartError,
+    StartError, bind_one,
     changes::{Changes, Outcome},
 };
 use crate::{
     admin::{Ledger, NewRevocation, Revocation},
     audit::Audit,
     config::{self, Config, Mistake},
-    listener::{self, Tls},
+    listener::{Activated, Tls},
     shard::Site,
     time::UnixSeconds,
     token_service::{self, Backend, Control, OWN_ISSUER, Revoked, Service, Settings, TokenName, TokenServiceConfig},
@@ -38,15 +38,14 @@ pub(super) struct Running {
 }
 
 /// Binds the socket and reads the certificates, where there is to be a token service.
-pub(super) fn bind(config: &Config) -> Result<Option<Bound>, StartError> {
+pub(super) fn bind(config: &Config, activated: &mut Activated) -> Result<Option<Bound>, StartError> {
     let Some(service) = &config.token_service else { return Ok(None) };
     let tls = Tls::load(&service.tls).map_err(|fault| {
         let remedy = "Name certificates and keys in PEM.";
         StartError::Mistakes(vec![Mistake::of_file(&fault.file, format!("{}.", fault.what), remedy)])
     })?;
     let refused = |error| StartError::Bind { address: service.bind, section: "[token_service]", error };
-    let socket = listener::bind(service.bind, 1).map_err(refused)?.pop();
-    let socket = socket.expect("invariant: one was asked for");
+    let socket = bind_one(service.bind, activated).map_err(refused)?;
     Ok(Some(Bound { address: socket.local_addr().map_err(refused)?, socket, tls }))
 }
 

@@ -63,6 +63,10 @@ pub struct GatewayConfig {
     pub profile: Profile,
     /// Shards, each with a thread of its own. Default 0: one per core.
     pub shards: usize,
+    /// From the signal to the last session closed and hubs told. Default 15 s.
+    pub drain_timeout: Duration,
+    /// Where devices are told to go when this gateway ends (MQTT 5.0 §4.11). Default: nowhere.
+    pub server_reference: Option<String>,
     /// What the gateway itself writes. Default `var`.
     pub state_dir: PathBuf,
     /// Devices, policies, issuers. Default `config/identities.toml`.
@@ -97,6 +101,8 @@ impl Default for GatewayConfig {
             name: "edge-1".into(),
             profile: Profile::default(),
             shards: 0,
+            drain_timeout: Duration::from_secs(15),
+            server_reference: None,
             state_dir: "var".into(),
             identities: "config/identities.toml".into(),
             revocations: "config/revocations.jsonl".into(),
@@ -158,6 +164,8 @@ fn read_gateway(notes: &Notes<'_>, file: &Table<'_>) -> (GatewayConfig, GateConf
         gateway.name = table.parsed("name", plain_name).map_or(gateway.name, |found| found.value);
         gateway.profile = table.one_of("profile", &PROFILES).map_or(gateway.profile, |found| found.value);
         gateway.shards = table.number("shards", 0..=SHARDS_MAX).map_or(gateway.shards, |found| found.value);
+        set(&mut gateway.drain_timeout, table.duration("drain_timeout", DRAIN_TIMEOUT_MIN..=DRAIN_TIMEOUT_MAX));
+        gateway.server_reference = table.parsed("server_reference", server_reference).map(|found| found.value);
         for (key, path) in [
             ("state_dir", &mut gateway.state_dir),
             ("identities", &mut gateway.identities),
@@ -378,9 +386,35 @@ fn hostname(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is no host name: it has no scheme, port or path"))
 }
 
+/// MQTT 5.0 §4.11: names with or without a port, set apart by spaces. Not what a URL is.
+fn server_reference(text: &str) -> Result<String, String> {
+    let is_place = |place: &str| {
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+            _ => (place, None),
+        };
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_host = address.map_or_else(
+            || hostname(host).is_ok() && !host.contains(':'),
+            |address| address.parse::<std::net::Ipv6Addr>().is_ok(),
+        );
+        is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    if text.len() <= SERVER_REFERENCE_BYTES_MAX && !text.is_empty() && text.split(' ').all(is_place) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no host name or address with or without a port, nor several of them between blanks"))
+}
+
 pub(super) const PROFILES: [(&str, Profile); 3] =
     [("strict", Profile::Strict), ("azure", Profile::Azure), ("google", Profile::Google)];
 
+/// Shorter, and no hub could be waited for.
+const DRAIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// Longer, and a gateway that is to be replaced is in the way.
+const DRAIN_TIMEOUT_MAX: Duration = Duration::from_mins(10);
+/// It stands in a packet for devices that may take small ones only.
+const SERVER_REFERENCE_BYTES_MAX: usize = 512;
 /// More threads than this are a slip of the pen.
 const SHARDS_MAX: usize = 256;
 /// A clock that is further off than this is to be set, not to be borne with.
@@ -474,6 +508,19 @@ mod tests {
         let set = gate("[credentials]\nclock_skew = '5s'\n");
         for profile in Profile::ALL {
             assert_eq!(set.rules(profile).clock_skew.as_secs(), 5);
+        }
+    }
+
+    #[test]
+    fn a_server_reference_names_hosts() {
+        let named = |text: &str| format!("[gateway]\nserver_reference = '{text}'\n");
+        for good in ["edge-2.example", "edge-2.example:8883", "10.0.0.2:8883 [fe80::2]:8883", "[::1]"] {
+            let parsed = parse(Path::new("g.toml"), &named(good));
+            assert_eq!((parsed.mistakes, parsed.config.gateway.server_reference.as_deref()), (vec![], Some(good)));
+        }
+        for bad in ["", "mqtts://edge-2", "edge-2:", "edge-2:0", "edge-2:99999", "a  b", "::1", "[::1", "a/b"] {
+            let found = mistakes(&named(bad));
+            assert!(found.len() == 1 && found[0].contains("server_reference"), "{bad}: {found:?}");
         }
     }
 

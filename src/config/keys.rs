@@ -29,6 +29,8 @@ pub(super) const GATEWAY: Section = Section {
         "profile",
         "google_registries",
         "shards",
+        "drain_timeout",
+        "server_reference",
         "state_dir",
         "identities",
         "revocations",

@@ -194,10 +194,7 @@ impl Link {
 
     /// The session is over: it waits for nothing, and its subscriptions end. Its messages stay.
     pub fn session_gone(&mut self, who: SessionRef, now: Tick) {
-        self.turns.forget(who);
-        if let Some(backlog) = &mut self.backlog {
-            backlog.forget(who);
-        }
+        self.gives_up(who);
         self.subscriptions.session_gone(who);
         self.ask(now);
     }

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Link, LinkOutput,
+    Link, LinkOutput, SessionRef,
     backlog::{Fed, Recorded},
     log::{Log, PublishFrame, Share},
     slots::{DiskRef, Slot, Slots},
@@ -83,6 +83,15 @@ impl Link {
             self.spill();
         }
         self.feed(now);
+    }
+
+    /// The session offers nothing more: it waits for no place, in the window or on the disk. What it has offered is
+    /// settled as before.
+    pub fn gives_up(&mut self, who: SessionRef) {
+        self.turns.forget(who);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.forget(who);
+        }
     }
 
     /// What is to be appended to the spool next.

@@ -1,5 +1,6 @@
 //! Accepting: sockets, TLS, and what a peer may take before it is known.
 
+mod activation;
 mod config;
 mod proxy;
 mod stream;
@@ -7,6 +8,7 @@ mod tls;
 mod websocket;
 mod witness;
 
+pub use activation::{Activated, ActivationError, share};
 pub use config::{ClientFiles, LimitsConfig, ListenerConfig, TlsFiles, Transport};
 pub use proxy::{Proxies, ProxyError, read_proxy_header};
 pub use stream::Stream;

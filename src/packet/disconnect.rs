@@ -15,6 +15,8 @@ pub struct Disconnect {
     pub session_expiry: Option<u32>,
     /// 5.0: the sentence beside the reason.
     pub reason_string: Option<String>,
+    /// 5.0: where to go instead (§3.14.2.2.5).
+    pub server_reference: Option<String>,
 }
 
 /// An AUTH (5.0 only).
@@ -34,7 +36,7 @@ pub struct Auth {
 /// Malformed: bytes behind the end, in 3.1.1 any body, a reason or a property that is none of it.
 pub fn parse_disconnect(frame: Frame<'_>, version: ProtocolVersion) -> Result<Disconnect, PacketError> {
     let mut reader = Reader::new(frame.body());
-    let mut disconnect = Disconnect { reason: 0, session_expiry: None, reason_string: None };
+    let mut disconnect = Disconnect { reason: 0, session_expiry: None, reason_string: None, server_reference: None };
     // MQTT 5.0 §3.14.2.1: left out, the reason is 0.
     if version == ProtocolVersion::V5_0 && !reader.is_empty() {
         disconnect.reason = reader.u8()?;
@@ -47,6 +49,7 @@ pub fn parse_disconnect(frame: Frame<'_>, version: ProtocolVersion) -> Result<Di
                 match property {
                     Property::SessionExpiry(seconds) => disconnect.session_expiry = Some(seconds),
                     Property::ReasonString(text) => disconnect.reason_string = Some(text.to_owned()),
+                    Property::ServerReference(text) => disconnect.server_reference = Some(text.to_owned()),
                     _ => {}
                 }
                 Ok(())
@@ -91,19 +94,26 @@ pub fn parse_empty(frame: Frame<'_>) -> Result<(), PacketError> {
     Reader::new(frame.body()).finish()
 }
 
-/// Appends a DISCONNECT. 3.1.1 has neither reason nor string.
-pub fn write_disconnect(out: &mut Vec<u8>, version: ProtocolVersion, reason: u8, reason_string: Option<&str>) {
+/// Appends a DISCONNECT. 3.1.1 has neither reason nor properties.
+pub fn write_disconnect(
+    out: &mut Vec<u8>,
+    version: ProtocolVersion,
+    reason: u8,
+    reason_string: Option<&str>,
+    server_reference: Option<&str>,
+) {
     put_packet(out, 0xE0, |out| {
         if version == ProtocolVersion::V3_1_1 {
             return;
         }
-        match reason_string {
-            Some(text) => {
-                out.push(reason);
-                put_sized(out, |out| Property::ReasonString(text).write(out));
-            }
-            None if reason != 0 => out.push(reason),
-            None => {}
+        let properties = [reason_string.map(Property::ReasonString), server_reference.map(Property::ServerReference)];
+        let has_properties = properties.iter().any(Option::is_some);
+        // MQTT 5.0 §3.14.2.1: left out, the reason is 0 and there are no properties.
+        if reason != 0 || has_properties {
+            out.push(reason);
+        }
+        if has_properties {
+            put_sized(out, |out| properties.iter().flatten().for_each(|property| property.write(out)));
         }
     });
 }

@@ -245,7 +245,7 @@ impl Client {
     /// Says good-bye. The session stays on the hub.
     pub fn disconnect(&mut self) {
         if self.is_up() {
-            write_disconnect(&mut self.control, self.connect.version, 0, None);
+            write_disconnect(&mut self.control, self.connect.version, 0, None, None);
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{Door, Entrance, Shard, Site, connection, home_of};
+use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
@@ -46,20 +46,47 @@ pub struct Handed {
     pub(super) place: Place,
 }
 
-/// Accepts for as long as the shard lives.
+/// Accepts until the gateway ends.
 pub(super) async fn run(shard: Rc<Shard>, door: Door) {
     let listener = match TcpListener::from_std(door.listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be polled"),
     };
+    let mut closing = pin!(shard.closing.notified());
+    closing.as_mut().enable();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut closing => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((socket, peer)) => enter(&shard, socket, canonical(peer), &door.entrance),
             Err(error) => {
                 // As a rule: no file left. Connections wait in the backlog meanwhile.
                 tracing::warn!(%error, "cannot accept");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
+        }
+    }
+    if door.held_by == HeldBy::Gateway
+        && let Err(error) = turn_away_waiting(&shard, listener, &door.entrance)
+    {
+        tracing::debug!(%error, "a listening socket is closed with who waited at it");
+    }
+}
+
+/// The socket ends here: whom the kernel has let in already is told why, where that can be told.
+fn turn_away_waiting(shard: &Rc<Shard>, listener: TcpListener, entrance: &Arc<Entrance>) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                socket.set_nonblocking(true)?;
+                enter(shard, TcpStream::from_std(socket)?, canonical(peer), entrance);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -69,8 +96,14 @@ fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<
     let Some(place) = shard.site.connections.enter() else {
         return refuse_unheard(shard, peer, Denial::ConnectionQuota);
     };
-    // Behind a balancer all come from one address: whose they are is judged once its header has said it.
-    let verdict = if entrance.proxies.cover(peer.ip()) { None } else { judge(shard, peer, &place) };
+    let verdict = if shard.site.is_draining() {
+        Some(Denial::Draining)
+    } else if entrance.proxies.cover(peer.ip()) {
+        // Behind a balancer all come from one address: whose they are is judged once its header has said it.
+        None
+    } else {
+        judge(shard, peer, &place)
+    };
     if let Some(denial) = verdict.filter(|denial| is_turned_away(*denial, entrance)) {
         return refuse_unheard(shard, peer, denial);
     }
@@ -84,9 +117,7 @@ fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<
 /// What is held against a connection before it has said a word.
 fn judge(shard: &Shard, peer: SocketAddr, place: &Place) -> Option<Denial> {
     let site = &shard.site;
-    if site.is_draining() {
-        Some(Denial::Draining)
-    } else if !site.connect_limiter.allow(peer.ip(), site.now()) {
+    if !site.connect_limiter.allow(peer.ip(), site.now()) {
         Some(Denial::ConnectRate)
     } else if place.standing() == Standing::OverQuota {
         Some(Denial::ConnectionQuota)
@@ -222,7 +253,7 @@ async fn hear_proxy(shard: &Shard, arrival: &mut Arrival) -> Result<(), Unheard>
         ProxyError::Malformed(_) => refused_silently(Denial::Malformed, format!("The PROXY protocol: {error}.")),
     })?;
     arrival.peer = canonical(named);
-    arrival.verdict = judge(shard, arrival.peer, &arrival.place);
+    arrival.verdict = arrival.verdict.or_else(|| judge(shard, arrival.peer, &arrival.place));
     match arrival.verdict.filter(|denial| is_turned_away(*denial, &arrival.entrance)) {
         Some(denial) => Err(refused_silently(denial, String::new())),
         None => Ok(()),

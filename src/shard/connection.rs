@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Shard,
     accept::{self, Handed},
-    device_hash, publish,
+    device_hash, drain, publish,
     renewal::{self, Renewed},
     sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
@@ -72,6 +72,10 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     session_opened(shard, &cell, &connect);
     shard.sessions.borrow_mut().insert(cell.clone());
     look(shard, &cell, now);
+    if site.is_draining() {
+        // It came before the drain, and finds its place among those who leave.
+        drain::leave(shard, &cell);
+    }
     let will = connect.will.take().map(Box::new);
     tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
 }
@@ -243,7 +247,8 @@ async fn run(
     drop(registration);
     let last_words = {
         let state = &mut *cell.state.borrow_mut();
-        state.session.disconnect(reason, &mut state.out);
+        let elsewhere = shard.site.server_reference.as_deref();
+        state.session.disconnect(reason, elsewhere, &mut state.out);
         std::mem::take(&mut state.out)
     };
     // In memory of its own: a session that lives needs none for its end.
@@ -317,6 +322,11 @@ fn drive(
                 publish::done(shard, cell);
                 return Poll::Pending;
             }
+        }
+        if cell.pause() == Pause::Leaving {
+            // Everything that it was acknowledged is written.
+            let is_settled = cell.state.borrow().session.in_flight() == 0;
+            return if is_settled { Poll::Ready(CloseReason::Draining) } else { Poll::Pending };
         }
         if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
             return Poll::Pending;

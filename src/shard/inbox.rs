@@ -2,13 +2,22 @@
 
 use std::{
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use tokio::sync::mpsc;
 
-use super::{Shard, accept::Handed, connection, spooling};
+use super::{
+    Shard,
+    accept::Handed,
+    connection,
+    drain::{self, Drain},
+    spooling,
+};
 use crate::{
     delivery::{
         SessionRef,
@@ -25,8 +34,8 @@ pub enum Inbox {
     Home(Box<Handed>),
     /// Sessions that were made deaf, which are to close, or that were granted less: they look before they go on.
     Look(Vec<SessionRef>),
-    /// No new sessions; all that are there close.
-    Drain,
+    /// The gateway ends.
+    Drain(Drain),
     /// The spool answers one of the shard's links: hub, member, answer.
     Spool(usize, usize, Answer),
     /// Hubs are told that the gateway ends.
@@ -37,11 +46,23 @@ pub enum Inbox {
 #[derive(Clone, Debug)]
 pub struct Shards {
     inboxes: Arc<[mpsc::Sender<Inbox>]>,
+    beats: Arc<[AtomicU64]>,
 }
 
 impl Shards {
     pub(super) fn new(inboxes: Vec<mpsc::Sender<Inbox>>) -> Self {
-        Self { inboxes: inboxes.into() }
+        let beats = inboxes.iter().map(|_| AtomicU64::default()).collect();
+        Self { inboxes: inboxes.into(), beats }
+    }
+
+    /// How often the loop of each shard has turned: a number that stands still is a shard that does.
+    pub fn beats(&self) -> impl Iterator<Item = u64> {
+        self.beats.iter().map(|beats| beats.load(Ordering::Relaxed))
+    }
+
+    /// The loop of this shard turns.
+    pub(super) fn beat(&self, shard: usize) {
+        self.beats[shard].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many there are.
@@ -89,9 +110,9 @@ impl Shards {
         }
     }
 
-    /// Has every shard close its sessions and take no more.
-    pub fn drain(&self) {
-        self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Drain));
+    /// Has every shard take no more connections, and close its sessions.
+    pub fn drain(&self, how: Drain) {
+        self.inboxes.iter().for_each(|inbox| post(inbox, Inbox::Drain(how)));
     }
 
     /// Has every member of every pool say good-bye to its hub.
@@ -131,7 +152,8 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             Inbox::Home(handed) => connection::adopt(&shard, *handed),
             Inbox::Look(sessions) => wake(&shard, &sessions).await,
             Inbox::Spool(upstream, member, answer) => spooling::answered(&shard, upstream, member, answer),
-            Inbox::Drain => drain(&shard).await,
+            Inbox::Drain(Drain::InWaves(within)) => drain::begin(&shard, within),
+            Inbox::Drain(Drain::AtOnce) => wake(&shard, &drain::deafen_all(&shard)).await,
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }
     }
@@ -147,17 +169,6 @@ async fn wake(shard: &Rc<Shard>, sessions: &[SessionRef]) {
         }
         tokio::task::yield_now().await;
     }
-}
-
-async fn drain(shard: &Rc<Shard>) {
-    shard.site.draining.store(true, Ordering::Relaxed);
-    let all: Vec<SessionRef> = shard.sessions.borrow().iter().map(|cell| cell.who).collect();
-    for who in &all {
-        if let Some(cell) = shard.session(*who) {
-            cell.live.deafen(CloseReason::Draining, Instant::now());
-        }
-    }
-    wake(shard, &all).await;
 }
 
 /// Hand-offs that may wait. A full inbox holds up those who hand over, not those who live here.

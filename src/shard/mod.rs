@@ -6,6 +6,7 @@
 
 mod accept;
 mod connection;
+mod drain;
 mod inbox;
 mod pending;
 mod publish;
@@ -16,6 +17,7 @@ mod spooling;
 mod subscribe;
 mod wheel;
 
+pub use drain::Drain;
 pub use inbox::{Inbox, Shards};
 pub use pump::{HubPlace, MemberStatus};
 
@@ -30,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     clock::Clock,
@@ -77,8 +79,10 @@ pub struct Site {
     pub upstreams: Vec<Upstream>,
     /// The disk behind delivery; none where every route waits for its hub.
     pub spool: Option<SpoolHandle>,
-    /// Set when no new session is taken.
+    /// Set when no new connection is taken.
     pub draining: AtomicBool,
+    /// Where devices may go when this gateway ends (MQTT 5.0 Server Reference).
+    pub server_reference: Option<String>,
     /// What time it is, for every decision and every timer.
     pub clock: Arc<Clock>,
     /// Which keys are used.
@@ -105,10 +109,21 @@ pub struct Upstream {
 /// One listener of a shard.
 #[derive(Debug)]
 pub struct Door {
-    /// The shard's own socket.
+    /// The shard's own socket, or its own descriptor of one that it shares with the others.
     pub listener: TcpListener,
+    /// Who has the socket when this gateway has ended.
+    pub held_by: HeldBy,
     /// What is behind it, the same on every shard.
     pub entrance: Arc<Entrance>,
+}
+
+/// Whose a listening socket is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeldBy {
+    /// This process's: with it, the port is free.
+    Gateway,
+    /// systemd's: who connects waits for the next gateway.
+    Systemd,
 }
 
 /// What those who come through a listener pass, from the wire to MQTT.
@@ -131,9 +146,14 @@ impl Site {
         self.clock.tick()
     }
 
-    /// Whether new sessions are refused.
+    /// Whether new connections are refused.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// No new connection is taken from here on.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// What a session is held to when it comes through a door of this profile.
@@ -205,6 +225,8 @@ struct Shard {
     spooling: spooling::Hint,
     /// Sessions that have used up their rate, until the next turn.
     resting: RefCell<Vec<SessionRef>>,
+    /// Told when no more connections are taken.
+    closing: Notify,
     meter: ShardMeter,
     /// Whether any hub speaks 5.0, so that messages are stamped.
     stamps: bool,
@@ -261,6 +283,7 @@ async fn run(
         pending: RefCell::default(),
         handshakes: Semaphore::new(HANDSHAKES_A_TURN),
         resting: RefCell::default(),
+        closing: Notify::new(),
         spooling: spooling::Hint::default(),
         shards,
         site,
@@ -286,6 +309,7 @@ async fn keep_time(shard: Rc<Shard>) {
     let (mut turned, mut offset_ms) = (shard.site.now(), shard.site.clock.offset_ms());
     loop {
         turns.tick().await;
+        shard.shards.beat(shard.index);
         shard.site.clock.observe();
         let now = shard.site.now();
         if offset_ms.abs_diff(shard.site.clock.offset_ms()) > CLOCK_MOVED_MS || now.since(turned) > STOOD_STILL {

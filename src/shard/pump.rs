@@ -187,6 +187,12 @@ impl Member {
         self.link.borrow_mut().unsubscribe(who, filter, now);
     }
 
+    /// The session offers nothing more: it stands in nobody's way.
+    pub(super) fn gives_up(&self, who: SessionRef) {
+        self.link.borrow_mut().gives_up(who);
+        self.wake();
+    }
+
     pub(super) fn session_gone(&self, who: SessionRef, now: Tick) {
         self.wake();
         self.link.borrow_mut().session_gone(who, now);

@@ -112,6 +112,8 @@ pub(super) enum Pause {
     Rate,
     /// A hub is to answer for filters first.
     Subscribing,
+    /// The gateway ends: it closes when what it has sent is answered for.
+    Leaving,
 }
 
 /// A token bucket of one second, in thousandths of a message.

@@ -4,8 +4,8 @@ use std::{
     fmt::Write as _,
     fs::{self, OpenOptions},
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::unix::fs::OpenOptionsExt as _,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 use super::{
     ClientIdentity, Device, Login, Process, Version, device_key, folder, found_in, free_port, sas,
-    token::ISSUER_SECRET, until,
+    token::ISSUER_SECRET, until, until_some,
 };
 
 /// What a gateway is to be like; [`Plan::start`] makes it so.
@@ -32,6 +32,16 @@ pub struct Plan {
     ack: Option<&'static str>,
     more_identities: String,
     skew_seconds: u64,
+    gateway_lines: String,
+    starts: Starts,
+}
+
+/// How its process is started, apart from its files.
+#[derive(Default)]
+struct Starts {
+    environment: Vec<(String, String)>,
+    /// Listening sockets that are passed to it, as systemd does.
+    held: Vec<TcpListener>,
 }
 
 /// Where it forwards to.
@@ -57,6 +67,7 @@ pub struct Gateway {
     /// The authority of its certificate.
     pub ca_pem: Vec<u8>,
     ca: Issuer<'static, KeyPair>,
+    starts: Starts,
 }
 
 impl Plan {
@@ -73,6 +84,8 @@ impl Plan {
             ack: None,
             more_identities: String::new(),
             skew_seconds: 30,
+            gateway_lines: String::new(),
+            starts: Starts::default(),
         }
     }
 
@@ -106,6 +119,25 @@ impl Plan {
         self
     }
 
+    /// A line under `[gateway]`.
+    pub fn gateway(mut self, line: &str) -> Self {
+        writeln!(self.gateway_lines, "{line}").unwrap();
+        self
+    }
+
+    /// A variable in the environment of its process.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.starts.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// The test listens for its TCP and its TLS listener, and passes the sockets to it: now and at every later start.
+    pub fn held(mut self) -> Self {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap();
+        self.starts.held = vec![listen(), listen()];
+        self
+    }
+
     /// What else `identities.toml` holds.
     pub fn identities_and(mut self, text: &str) -> Self {
         self.more_identities.push_str(text);
@@ -129,7 +161,9 @@ impl Plan {
     pub fn launch(self, change: impl FnOnce(&Path)) -> Gateway {
         let folder = folder("gateway");
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (tcp, tls, admin) = (local(free_port()), local(free_port()), local(free_port()));
+        let mut held = self.starts.held.iter().map(|socket| socket.local_addr().unwrap());
+        let mut place = || held.next().unwrap_or_else(|| local(free_port()));
+        let (tcp, tls, admin) = (place(), place(), local(free_port()));
         let (ca_pem, ca) = write_certificates(&folder);
         write_secret(&folder.join("identities.toml"), &self.all_identities());
         fs::write(folder.join("revocations.jsonl"), "").unwrap();
@@ -137,13 +171,13 @@ impl Plan {
         change(&folder);
         // Not beside what the gateway watches: a line about a change would be a change.
         fs::create_dir(folder.join("log")).unwrap();
-        let process = start_in(&folder);
-        Gateway { process, folder, tcp, tls, admin, ca_pem, ca }
+        let process = self.starts.start_in(&folder);
+        Gateway { process, folder, tcp, tls, admin, ca_pem, ca, starts: self.starts }
     }
 
     fn configuration(&self, folder: &Path, tcp: SocketAddr, tls: SocketAddr, admin: SocketAddr) -> String {
         let (shards, connections, window) = (self.shards, self.connections, self.window);
-        let (limits, skew) = (&self.limits, self.skew_seconds);
+        let (limits, skew, gateway_lines) = (&self.limits, self.skew_seconds, &self.gateway_lines);
         let ack = self.ack.map_or_else(String::new, |witness| format!("ack = \"{witness}\""));
         let upstream = match self.hub {
             Hub::Embedded => "kind = \"embedded\"".to_owned(),
@@ -158,6 +192,7 @@ impl Plan {
 name = "edge-test"
 hostname = "localhost"
 shards = {shards}
+{gateway_lines}
 state_dir = "{folder}/var"
 identities = "{folder}/identities.toml"
 revocations = "{folder}/revocations.jsonl"
@@ -213,13 +248,24 @@ impl Gateway {
 
     /// Starts it again after a kill, with the same files and ports; it may not become ready.
     pub fn run_again(&mut self) {
-        self.process = start_in(&self.folder);
+        self.process = self.starts.start_in(&self.folder);
     }
 
     /// SIGTERM: it ends in order.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself; gives its exit code.
+    #[track_caller]
+    pub fn ended(&mut self, within: Duration) -> Option<i32> {
+        until_some("the gateway to end", within, || self.process.ended()).code()
     }
 
     /// Which secrets that this test used stand in its log.
@@ -230,7 +276,7 @@ impl Gateway {
     /// Starts it again with the same files, after it was killed, and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = start_in(&self.folder);
+        self.process = self.starts.start_in(&self.folder);
         self.until_ready();
     }
 
@@ -280,7 +326,7 @@ impl Gateway {
     #[track_caller]
     pub fn kill_and_restart(&mut self) {
         self.process.kill();
-        self.process = start_in(&self.folder);
+        self.process = self.starts.start_in(&self.folder);
         self.until_ready();
     }
 
@@ -342,11 +388,22 @@ impl Drop for Gateway {
     }
 }
 
-fn start_in(folder: &Path) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(["run", "--config", "gateway.toml"]).current_dir(folder);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).env("RUST_LOG", "trace");
-    Process::start(&mut command, &folder.join(LOG))
+impl Starts {
+    fn start_in(&self, folder: &Path) -> Process {
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let mut command = Command::new(if self.held.is_empty() { program } else { "sh" });
+        command.stdin(Stdio::null()).stdout(Stdio::null()).env("RUST_LOG", "trace");
+        if let [first, second] = &self.held[..] {
+            // sd_listen_fds(3): from descriptor 3 on, and the process id is known to the process alone.
+            let passed = |socket: &TcpListener| Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+            let exec = "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+            command.args(["-c", exec, program]).stdin(passed(first)).stdout(passed(second));
+            command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "mqtt:mqtts");
+        }
+        command.args(["run", "--config", "gateway.toml"]).current_dir(folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Process::start(&mut command, &folder.join(LOG))
+    }
 }
 
 /// A CA, and the server's certificate that it signed; gives the CA's.

@@ -96,13 +96,14 @@ fn it_takes_every_answer_of_ours() {
         check(version, &|out| write_suback(out, version, 7, &[0, 1, 0x80]));
         check(version, &|out| write_unsuback(out, version, 7, &[0, 0x11]));
         check(version, &|out| write_connack(out, version, &Connack::new(if version == V5 { 0x87 } else { 5 })));
-        check(version, &|out| write_disconnect(out, version, 0, None));
+        check(version, &|out| write_disconnect(out, version, 0, None, None));
         check(version, &|out| write_pingreq(out));
         check(version, &|out| write_pingresp(out));
     }
     check(V5, &|out| write_puback_with_reason(out, 7, 0x87, "401003 topic_out_of_scope"));
-    check(V5, &|out| write_disconnect(out, V5, 0xA0, Some("expired")));
-    check(V5, &|out| write_disconnect(out, V5, 0x98, None));
+    check(V5, &|out| write_disconnect(out, V5, 0xA0, Some("expired"), None));
+    check(V5, &|out| write_disconnect(out, V5, 0x98, None, None));
+    check(V5, &|out| write_disconnect(out, V5, 0x9C, Some("draining"), Some("edge-2.example:8883")));
 }
 
 proptest! {

@@ -169,10 +169,13 @@ proptest! {
 
     #[test]
     fn a_disconnect_is_read_as_it_was_written(
-        reason in prop::sample::select(vec![0x00u8, 0x04, 0x81, 0x8B, 0x8E, 0x98, 0x9C, 0xA0, 0xA2]), reason_string in prop::option::of(text(200))) {
+        reason in prop::sample::select(vec![0x00u8, 0x04, 0x81, 0x8B, 0x8E, 0x98, 0x9C, 0xA0, 0xA2]),
+        reason_string in prop::option::of(text(200)),
+        server_reference in prop::option::of(text(200)),
+    ) {
         let mut bytes = vec![];
-        write_disconnect(&mut bytes, V5, reason, reason_string.as_deref());
-        let expected = Disconnect { reason, session_expiry: None, reason_string };
+        write_disconnect(&mut bytes, V5, reason, reason_string.as_deref(), server_reference.as_deref());
+        let expected = Disconnect { reason, session_expiry: None, reason_string, server_reference };
         prop_assert_eq!(parse_disconnect(frame(&bytes), V5), Ok(expected));
     }
 

@@ -338,8 +338,9 @@ impl Session {
         (self.keep_alive > 0).then(|| self.heard.plus(Duration::from_millis(u64::from(self.keep_alive) * 1_500)))
     }
 
-    /// Appends the DISCONNECT that says why; 3.1.1 has none [MQTT-3.14.0-1].
-    pub fn disconnect(&self, reason: CloseReason, out: &mut Vec<u8>) {
+    /// Appends the DISCONNECT that says why; 3.1.1 has none [MQTT-3.14.0-1]. `elsewhere` is where a device may go whose
+    /// server ends.
+    pub fn disconnect(&self, reason: CloseReason, elsewhere: Option<&str>, out: &mut Vec<u8>) {
         let Some(code) = reason.disconnect_v5() else { return };
         if self.version == ProtocolVersion::V3_1_1 {
             return;
@@ -348,9 +349,13 @@ impl Session {
             CloseReason::Denied(denial) | CloseReason::RenewalRefused(denial) => answer::reason_string(denial),
             other => other.tag().to_owned(),
         };
+        // MQTT 5.0 §3.14.2.2.5: a Server Reference goes with "Use another server". [MQTT-3.1.2-24]: it must fit.
+        let reference = elsewhere.filter(|text| reason == CloseReason::Draining && self.outbound.fits(text.len() + 7));
+        let (code, taken) = reference.map_or((code, 7), |text| (USE_ANOTHER_SERVER, text.len() + 10));
         // MQTT 5.0 [MQTT-3.14.2-3]: the string must not make the packet too large for the device.
-        let wanted = self.problem_information == ProblemInformation::Requested && self.outbound.fits(text.len() + 7);
-        packet::write_disconnect(out, self.version, code, wanted.then_some(&text));
+        let wanted =
+            self.problem_information == ProblemInformation::Requested && self.outbound.fits(text.len() + taken);
+        packet::write_disconnect(out, self.version, code, wanted.then_some(&text), reference);
     }
 
     /// Gives back the memory of rings and queues that are empty, and of what is only kept for speed. For a session that has gone idle.
@@ -507,6 +512,8 @@ const USER_PROPERTIES_MAX: u32 = 100;
 const AUTH_SUCCESS: u8 = 0x00;
 const AUTH_CONTINUE: u8 = 0x18;
 const AUTH_AGAIN: u8 = 0x19;
+/// MQTT 5.0 §3.14.2.1.
+const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// MQTT 5.0 §3.11.3.
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 

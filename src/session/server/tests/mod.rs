@@ -365,7 +365,7 @@ fn a_close_is_explained_to_5_0_only() {
     let said = |connect: &Connect, reason| {
         let pair = Pair::with(connect, &LIMITS);
         let mut out = vec![];
-        pair.session.disconnect(reason, &mut out);
+        pair.session.disconnect(reason, Some("b:1"), &mut out);
         out
     };
     let connect = Connect::new(V5, "d");
@@ -373,6 +373,10 @@ fn a_close_is_explained_to_5_0_only() {
     assert_eq!(said(&connect, CloseReason::Revoked), b"\xE0\x0C\x98\x0A\x1F\x00\x07revoked");
     assert_eq!(said(&connect, CloseReason::Denied(Denial::TopicInvalid)).get(2), Some(&0x90));
     assert_eq!(said(&connect, CloseReason::ClientDisconnect), b"");
+    // MQTT 5.0 §3.14.2.2.5
+    let elsewhere = b"\xE0\x13\x9C\x11\x1F\x00\x08draining\x1C\x00\x03b:1";
+    assert_eq!(said(&connect, CloseReason::Draining), elsewhere);
+    assert_eq!(said(&Connect::new(V3, "d"), CloseReason::Draining), b"");
     let mut declines = connect.clone();
     declines.problem_information = ProblemInformation::Declined;
     assert_eq!(said(&declines, CloseReason::Expired), b"\xE0\x01\xA0");
@@ -380,6 +384,15 @@ fn a_close_is_explained_to_5_0_only() {
     let mut small = connect;
     small.maximum_packet_size = Some(13);
     assert_eq!(said(&small, CloseReason::Revoked), b"\xE0\x01\x98");
+    for (bytes_max, told) in [
+        (21, &elsewhere[..]),
+        (20, b"\xE0\x08\x9C\x06\x1C\x00\x03b:1"),
+        (10, b"\xE0\x08\x9C\x06\x1C\x00\x03b:1"),
+        (9, b"\xE0\x01\x8B"),
+    ] {
+        small.maximum_packet_size = Some(bytes_max);
+        assert_eq!(said(&small, CloseReason::Draining), told, "at most {bytes_max} bytes");
+    }
 }
 
 #[test]

@@ -125,7 +125,7 @@ proptest! {
                     Ok(Step::Renew(_)) => pair.session.renewed(&mut pair.out),
                     Ok(Step::Done | Step::Disconnect(_)) => {}
                     Err(reason) => {
-                        pair.session.disconnect(reason, &mut pair.out);
+                        pair.session.disconnect(reason, None, &mut pair.out);
                         break;
                     }
                 }
