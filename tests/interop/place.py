@@ -208,7 +208,8 @@ class Hub:
 class Gateway:
     """Tollgate, forwarding to a hub of [`Hub`]'s or given kind."""
 
-    def __init__(self, authority, hub, devices, *, hub_version=5, hub_tls=False, tls_bind=None, settings="", more="", sections=""):
+    def __init__(self, authority, hub, devices, *, hub_version=5, hub_tls=False, tls_bind=None, settings="", more="",
+                 sections="", environment=None):
         self.authority, self.folder = authority, authority.folder
         self.port, self.tls_port, self.admin_port = free_port(), free_port(), free_port()
         tls_bind = tls_bind or f"127.0.0.1:{self.tls_port}"
@@ -257,7 +258,8 @@ bind = "127.0.0.1:{self.admin_port}"
         program = PROGRAMS / "tollgate"
         command = [program, "run", "--config", "gateway.toml"]
         # Not beside what the gateway watches: a line about a change would be a change.
-        self.program = Program(command, self.folder, "log/gateway.log", RUST_LOG="trace")
+        environment = {"RUST_LOG": "trace"} | (environment or {})
+        self.program = Program(command, self.folder, "log/gateway.log", **environment)
         until("the gateway to be ready", self._ready)
 
     def _ready(self):
