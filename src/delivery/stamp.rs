@@ -2,6 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::packet::{MessageProperty, write_message_property};
+
 /// The user properties that are the same for every message of a session, encoded once: `tollgate-device`,
 /// `tollgate-gateway` and `tollgate-auth` (`sas/primary`, `jwt/factory`).
 pub fn session_stamp(device: &str, gateway: &str, auth: &str) -> Vec<u8> {
@@ -62,14 +64,10 @@ impl Stamper {
     }
 }
 
-/// MQTT 5.0 §3.3.2.3.7. A text longer than 65,535 bytes is cut: names of devices and gateways are far shorter.
+/// A text longer than 65,535 bytes is cut: names of devices and gateways are far shorter.
 fn write_user_property(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.push(0x26);
-    for text in [name, value] {
-        let bytes = &text.as_bytes()[..text.floor_char_boundary(usize::from(u16::MAX))];
-        out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-        out.extend_from_slice(bytes);
-    }
+    let (value, _) = value.split_at(value.floor_char_boundary(usize::from(u16::MAX)));
+    write_message_property(out, MessageProperty::User(name, value));
 }
 
 /// The last millisecond of the year 9999: RFC 3339 has four digits for a year.

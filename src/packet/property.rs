@@ -46,10 +46,19 @@ pub(super) enum Property<'a> {
 pub(super) fn read_properties<'a>(
     reader: &mut Reader<'a>,
     allowed: u64,
-    mut each: impl FnMut(Property<'a>, &'a [u8]) -> Result<(), PacketError>,
+    each: impl FnMut(Property<'a>, &'a [u8]) -> Result<(), PacketError>,
 ) -> Result<(), PacketError> {
     let len = reader.varint()?;
-    let mut block = Reader::new(reader.take(len as usize)?);
+    read_property_block(reader.take(len as usize)?, allowed, each)
+}
+
+/// As [`read_properties`], without the length.
+pub(super) fn read_property_block<'a>(
+    block: &'a [u8],
+    allowed: u64,
+    mut each: impl FnMut(Property<'a>, &'a [u8]) -> Result<(), PacketError>,
+) -> Result<(), PacketError> {
+    let mut block = Reader::new(block);
     let mut seen = 0u64;
     while !block.is_empty() {
         let before = block;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Frame, PacketError, ProtocolVersion, QoS,
     frame::{varint_len, write_varint},
-    property::{Property, check_response_topic, read_properties, set},
+    property::{Property, check_response_topic, read_properties, read_property_block, set},
     wire::{Reader, put_binary, put_u16},
 };
 
@@ -76,10 +76,7 @@ impl PublishRef<'_> {
     }
 
     fn each_property(&self, mut each: impl FnMut(&Property<'_>, &[u8])) {
-        let mut block = Vec::with_capacity(self.properties.len() + 4);
-        write_varint(&mut block, self.properties.len() as u32);
-        block.extend_from_slice(self.properties);
-        read_properties(&mut Reader::new(&block), PUBLISH_PROPERTIES, |property, raw| {
+        read_property_block(self.properties, PUBLISH_PROPERTIES, |property, raw| {
             each(&property, raw);
             Ok(())
         })
@@ -242,4 +239,4 @@ pub fn write_publish(out: &mut Vec<u8>, version: ProtocolVersion, publish: &Publ
 const DUP: u8 = 0x08;
 const RETAIN: u8 = 0x01;
 const OUR_PROPERTIES: &str = "tollgate-";
-const PUBLISH_PROPERTIES: u64 = set(&[0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x23, 0x26]);
+pub(super) const PUBLISH_PROPERTIES: u64 = set(&[0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x23, 0x26]);
