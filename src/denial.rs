@@ -91,6 +91,8 @@ pub enum Denial {
     SharedSubscriptionNotOffered = 416,
     /// In scope, but no route leads to a hub.
     NotRouted = 417,
+    /// What stands behind a telemetry topic is no property bag of IoT Hub (profile azure).
+    PropertyBagInvalid = 418,
     /// The hub refused the message.
     HubRefused = 420,
     /// A renewed token that allows more than the one before it.
@@ -629,6 +631,14 @@ const DENIALS: &[DenialRow] = &[
         None,
         "The topic is in scope, but no [[route]] leads it to a hub.",
         "Add a [[route]] whose `from` matches the topic.",
+    ),
+    row(
+        Denial::PropertyBagInvalid,
+        "property_bag_invalid",
+        (None, 0x90),
+        None,
+        "What stands behind devices/{device}/messages/events/ is no property bag (profile azure).",
+        "Write it as k=v&k=v, every special character as %XX of its UTF-8, at most 100 of them, no control characters.",
     ),
     row(
         Denial::HubRefused,

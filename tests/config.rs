@@ -93,8 +93,41 @@ fn a_good_file_gives_what_it_says() {
     assert!(hub.tls.as_ref().is_some_and(|tls| tls.ca.as_ref().is_some_and(|ca| ca.ends_with("server.pem"))));
     assert_eq!((hub.username.as_deref(), hub.password.as_ref().map(|p| p.as_str())), (Some("edge"), Some("s3cret")));
     assert_eq!((config.upstreams[0].connections, config.upstreams[0].window), (8, 50));
-    assert_eq!(config.routes[0].to.as_deref(), Some("site/{device}/#"));
-    assert_eq!(config.routes[0].ack, Ack::Hub);
+    let routes: Vec<_> = config.routes.iter().map(|r| (&*r.from, r.to.as_deref(), r.ack)).collect();
+    // Twins and methods go the way of the device's other topics.
+    let twins = ("$iothub/#", Some("site/{device}/iothub/#"), Ack::Hub);
+    assert_eq!(routes, [twins, ("devices/{device}/#", Some("site/{device}/#"), Ack::Hub)]);
+}
+
+#[test]
+fn twins_and_googles_topics_are_routed_where_their_profiles_are() {
+    let site = Site::new();
+    let with = |profile: &str, routes: &[&str]| {
+        let routes: String = routes.iter().map(|route| format!("[[route]]\nupstream = 'hub'\n{route}\n")).collect();
+        let loaded = site.load(&format!("{LISTENER}profile = '{profile}'\n{routes}")).expect("a good file");
+        let routes = loaded.config.routes.into_iter().map(|route| (route.from, route.to)).collect::<Vec<_>>();
+        (
+            routes,
+            loaded.warnings.iter().map(|warning| warning.what.clone()).filter(|what| what.contains("no route")).count(),
+        )
+    };
+    let route = |from: &str, to: &str| (from.to_owned(), (!to.is_empty()).then(|| to.to_owned()));
+    let plain = route("devices/{device}/#", "");
+    let twins = |to: &str| route("$iothub/#", to);
+    assert_eq!(with("strict", &[]), (vec![plain.clone()], 0));
+    assert_eq!(with("azure", &[]), (vec![twins("devices/{device}/iothub/#"), plain.clone()], 0));
+    assert_eq!(with("google", &[]), (vec![plain, route("/devices/{device}/#", "")], 0));
+
+    let events = "from = 'devices/{device}/messages/#'";
+    assert_eq!(with("azure", &[events]), (vec![route("devices/{device}/messages/#", "")], 1), "nowhere to go");
+    let all = "from = '#'\nto = 'site/#'";
+    assert_eq!(with("azure", &[all]).0[0], twins("site/devices/{device}/iothub/#"));
+    let own = "from = '$iothub/#'\nto = 'twins/{device}/#'";
+    assert_eq!(with("azure", &[all, own]), (vec![route("#", "site/#"), twins("twins/{device}/#")], 0), "as written");
+    assert_eq!(with("google", &[events]).1, 1);
+    for good in [all, "from = '/devices/{device}/events/#'"] {
+        assert_eq!(with("google", &[good]).1, 0, "{good}");
+    }
 }
 
 #[test]
@@ -273,6 +306,8 @@ fn a_route_maps_topics_there_and_back() {
         ("up/{device}/#", "site/line-{device}/{device}/#"),
         ("/devices/{device}/state", "google/{device}/state"),
         ("alarms/#", ""),
+        ("alarms/#", "{device}/#"),
+        ("$iothub/#", "twins/{device}/#"),
     ] {
         assert_eq!(site.mistakes(&route(from, to)), [], "{from} {to}");
     }
@@ -283,7 +318,8 @@ fn a_route_maps_topics_there_and_back() {
         ("$share/g/a", "", 6, "shared subscription"),
         ("{device}/#", "{device}/+", 7, "at most one # as its last level"),
         ("{device}/#", "{device}/x", 7, "either both `from` and `to` end in # or neither does"),
-        ("alarms/#", "{device}/#", 7, "`to` names {device}, but `from` does not"),
+        ("$iothub/#", "", 6, "is the same for every device"),
+        ("$iothub/twin/#", "twins/#", 7, "does not hold {device}"),
         ("{device}/events", "events", 7, "does not hold {device}"),
     ] {
         site.has_one_mistake(&route(from, to), line, about);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     gate::Profile,
+    id::DeviceId,
     listener::ListenerConfig,
     route::{Ack, RouteConfig, Routes},
     topic::TopicFilter,
@@ -34,7 +35,7 @@ pub(super) fn read_routes(
         Some(tables) => {
             for table in tables {
                 let route = read_route(notes, table, upstreams);
-                if let Some(other) = routes.iter().find(|other| is_hidden(&other.from, &route.from)) {
+                if let Some(other) = routes.iter().find(|other| takes_all_of(&other.from, &route.from)) {
                     let what =
                         format!("{:?} is never reached: {:?} above takes all its topics.", route.from, other.from);
                     notes.mistake(table.line_of("from"), what, "Put the narrower one first, or take one of them out.");
@@ -43,6 +44,7 @@ pub(super) fn read_routes(
             }
         }
     }
+    complete(notes, file, listeners, &mut routes);
     for upstream in upstreams.iter().filter(|upstream| !upstream.name.is_empty()) {
         if !routes.iter().any(|route| route.upstream == upstream.name) {
             let what = format!("no route leads to the upstream {:?}.", upstream.name);
@@ -52,6 +54,39 @@ pub(super) fn read_routes(
     routes
 }
 
+/// What devices of these clouds call alike, or otherwise than everybody else, finds its way without being written.
+fn complete(notes: &Notes<'_>, file: &Table<'_>, listeners: &[ListenerConfig], routes: &mut Vec<RouteConfig>) {
+    let has = |profile| listeners.iter().any(|listener| listener.profile == profile);
+    if has(Profile::Azure) && !routes.iter().any(|route| route.from.starts_with(FROM_IOT_HUB_BEGINS)) {
+        match routes.iter().find_map(twin_route) {
+            Some(route) => routes.insert(0, route),
+            None => notes.warn(
+                file.line_of("route"),
+                format!("no route leads to {TWIN_TO:?}: twins and methods of Azure's SDKs reach no hub."),
+                format!("Write a [[route]] with from = \"{FROM_IOT_HUB}\" and to = \"{TWIN_TO}\"."),
+            ),
+        }
+    }
+    let is_google = |from: &str| from.starts_with(FROM_GOOGLE_BEGINS) || takes_all_of(from, FROM_GOOGLE);
+    if has(Profile::Google) && !routes.iter().any(|route| is_google(&route.from)) {
+        notes.warn(
+            file.line_of("route"),
+            format!("no route leads from {FROM_GOOGLE:?}: what devices of the profile google publish is refused."),
+            format!("Write a [[route]] with from = \"{FROM_GOOGLE}\"."),
+        );
+    }
+}
+
+/// The way of `$iothub/…` by a route that leads to a device's own topics.
+fn twin_route(route: &RouteConfig) -> Option<RouteConfig> {
+    let mut routes = Routes::default();
+    routes.add(&route.from, route.to.as_deref(), 0, route.ack).ok()?;
+    let own = TopicFilter::try_from(TWIN_TO).expect("invariant: a constant that is a filter");
+    let anybody = DeviceId::try_from("d").expect("invariant: a constant that is an id");
+    let (_, to) = routes.resolve_filter(&own, &anybody).ok()?;
+    Some(RouteConfig { from: FROM_IOT_HUB.into(), to: Some(to.as_str().into()), ..route.clone() })
+}
+
 fn read_route(notes: &Notes<'_>, table: &Table<'_>, upstreams: &[UpstreamConfig]) -> RouteConfig {
     table.require("from", "Write which topics it is about, like from = \"devices/{device}/#\".");
     table.require("upstream", "Write the name of an [[upstream]].");
@@ -59,6 +94,11 @@ fn read_route(notes: &Notes<'_>, table: &Table<'_>, upstreams: &[UpstreamConfig]
     let to = table.parsed("to", template);
     if let (Some(from), Some(to)) = (&from, &to) {
         check_mapping(notes, from, to);
+    }
+    if let Some(from) = from.as_ref().filter(|from| to.is_none() && from.value.starts_with(FROM_IOT_HUB_BEGINS)) {
+        let what =
+            format!("{:?} is the same for every device: on the hub nobody could tell whose message it is.", from.value);
+        notes.mistake(from.line, what, format!("Add to = \"{TWIN_TO}\"."));
     }
     let upstream = table.text("upstream");
     if let Some(found) = &upstream
@@ -102,7 +142,8 @@ fn check_mapping(notes: &Notes<'_>, from: &Found<String>, to: &Found<String>) {
     if let Err(error) = Routes::default().add(&from.value, Some(&to.value), 0, Ack::default()) {
         notes.mistake(to.line, format!("{error}."), "Write the same topic in the hub's terms.");
     }
-    if from.value.contains(DEVICE) && !to.value.contains(DEVICE) {
+    let is_of_one = from.value.contains(DEVICE) || from.value.starts_with(FROM_IOT_HUB_BEGINS);
+    if is_of_one && !to.value.contains(DEVICE) {
         notes.mistake(
             to.line,
             format!("{:?} does not hold {DEVICE}: on the hub nobody could tell whose message it is.", to.value),
@@ -111,8 +152,8 @@ fn check_mapping(notes: &Notes<'_>, from: &Found<String>, to: &Found<String>) {
     }
 }
 
-/// Whether the routes before this one take all its topics: the first that leads is taken.
-fn is_hidden(by: &str, from: &str) -> bool {
+/// Whether a route takes all topics of another: where it stands before it, the other is never reached.
+fn takes_all_of(by: &str, from: &str) -> bool {
     let is_exact = by.matches(DEVICE).count() == by.split('/').filter(|level| *level == DEVICE).count();
     if !is_exact || by.matches(DEVICE).count() > 1 {
         // Two devices in one topic, or a part of a level: narrower than any filter can say.
@@ -131,3 +172,9 @@ const DEVICE: &str = "{device}";
 const FROM: &str = "devices/{device}/#";
 /// Likewise where a listener has the google profile, whose topics begin with a slash.
 const FROM_GOOGLE: &str = "/devices/{device}/#";
+const FROM_GOOGLE_BEGINS: &str = "/devices/";
+/// Twins and methods in the terms of Azure's SDKs, the same for every device.
+const FROM_IOT_HUB: &str = "$iothub/#";
+const FROM_IOT_HUB_BEGINS: &str = "$iothub";
+/// And on a hub.
+const TWIN_TO: &str = "devices/{device}/iothub/#";

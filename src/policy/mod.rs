@@ -41,11 +41,22 @@ impl ScopeTemplate {
     /// The scope of one device or module that connects to a listener with this profile.
     pub fn for_device(&self, device: &DeviceId, profile: Profile) -> Scope {
         let (publish, subscribe) = profile.default_filters(device);
-        let resolve = |written: &Option<Vec<FilterTemplate>>, preset: &[&str]| match written {
-            Some(all) => all.iter().map(|filter| filter.for_device(device)).collect(),
-            None => preset.iter().map(|text| fill(text, device)).collect(),
+        let own = |preset: &[&str]| preset.iter().map(|text| fill(text, device)).collect::<Vec<_>>();
+        let resolve = |written: &Option<Vec<FilterTemplate>>, preset: &[&str], companions: &[TopicFilter]| {
+            let mut filters = match written {
+                Some(all) => all.iter().map(|filter| filter.for_device(device)).collect(),
+                None => own(preset),
+            };
+            if !companions.is_empty() && own(preset).iter().all(|own| is_covered(own, &filters)) {
+                filters
+                    .extend(companions.iter().filter(|more| !is_covered(more, &filters)).cloned().collect::<Vec<_>>());
+            }
+            filters
         };
-        Scope::new(resolve(&self.publish, publish), resolve(&self.subscribe, subscribe), self.retain, self.qos_max)
+        let (with_publish, with_subscribe) =
+            profile.companions().map_or((&[][..], &[][..]), |with| (&with.publish[..], &with.subscribe[..]));
+        let publish = resolve(&self.publish, publish, with_publish);
+        Scope::new(publish, resolve(&self.subscribe, subscribe, with_subscribe), self.retain, self.qos_max)
     }
 }
 
@@ -124,8 +135,7 @@ impl Scope {
 
     /// Whether all that `other` allows is allowed by `self`.
     pub fn includes(&self, other: &Scope) -> bool {
-        let side =
-            |wide: &[TopicFilter], narrow: &[TopicFilter]| narrow.iter().all(|n| wide.iter().any(|w| w.covers(n)));
+        let side = |wide: &[TopicFilter], narrow: &[TopicFilter]| narrow.iter().all(|n| is_covered(n, wide));
         side(&self.publish, &other.publish)
             && side(&self.subscribe, &other.subscribe)
             && self.retain >= other.retain
@@ -179,7 +189,7 @@ impl Scope {
     /// # Errors
     /// [`Denial::FilterOutOfScope`].
     pub fn authorize_subscribe(&self, filter: &TopicFilter) -> Result<(), Denial> {
-        if self.subscribe.iter().any(|allowed| allowed.covers(filter)) { Ok(()) } else { Err(Denial::FilterOutOfScope) }
+        if is_covered(filter, &self.subscribe) { Ok(()) } else { Err(Denial::FilterOutOfScope) }
     }
 }
 
@@ -292,6 +302,10 @@ fn fill(template: &str, device: &DeviceId) -> TopicFilter {
     TopicFilter::try_from(&*text).expect("invariant: checked in FilterTemplate::new(), or a preset (tested)")
 }
 
+fn is_covered(filter: &TopicFilter, by: &[TopicFilter]) -> bool {
+    by.iter().any(|wide| wide.covers(filter))
+}
+
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
     let mut both: Vec<TopicFilter> = Vec::new();
     let asked_within = asked.iter().filter(|a| have.iter().any(|h| h.covers(a)));
@@ -355,12 +369,16 @@ mod tests {
             (texts(scope.publish()), texts(scope.subscribe()))
         };
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        for profile in [Profile::Strict, Profile::Azure] {
-            let expected = (own(&["devices/d/messages/events/#"]), own(&["devices/d/messages/devicebound/#"]));
-            assert_eq!(scope_of("d", profile), expected);
-            let publish = own(&["devices/d/modules/m/messages/events/#"]);
-            let subscribe = own(&["devices/d/modules/m/messages/devicebound/#", "devices/d/modules/m/inputs/#"]);
-            assert_eq!(scope_of("d/m", profile), (publish, subscribe));
+        let module = (
+            own(&["devices/d/modules/m/messages/events/#"]),
+            own(&["devices/d/modules/m/messages/devicebound/#", "devices/d/modules/m/inputs/#"]),
+        );
+        let device = (own(&["devices/d/messages/events/#"]), own(&["devices/d/messages/devicebound/#"]));
+        assert_eq!(scope_of("d", Profile::Strict), device);
+        assert_eq!(scope_of("d/m", Profile::Strict), module);
+        for (id, (publish, subscribe)) in [("d", device), ("d/m", module)] {
+            let with_twin = ([publish, own(&TWIN_PUBLISH)].concat(), [subscribe, own(&TWIN_SUBSCRIBE)].concat());
+            assert_eq!(scope_of(id, Profile::Azure), with_twin);
         }
         let uplink = own(&["/devices/d/events/#", "/devices/d/state"]);
         assert_eq!(scope_of("d", Profile::Google), (uplink, own(&["/devices/d/config", "/devices/d/commands/#"])));
@@ -370,6 +388,51 @@ mod tests {
         let commands = |id| TopicFilter::try_from(&*format!("devices/{id}/messages/devicebound/#")).expect("a filter");
         assert_eq!(scope.authorize_subscribe(&commands("dev1")), Ok(()));
         assert_eq!(scope.authorize_subscribe(&commands("+")), Err(Denial::FilterOutOfScope));
+    }
+
+    const TWIN_PUBLISH: [&str; 3] =
+        ["$iothub/twin/GET/#", "$iothub/twin/PATCH/properties/reported/#", "$iothub/methods/res/#"];
+    const TWIN_SUBSCRIBE: [&str; 3] =
+        ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"];
+
+    #[test]
+    fn twin_and_methods_go_with_telemetry_and_commands_and_with_less_they_do_not() {
+        let device = DeviceId::try_from("d").expect("an id");
+        let scope_of = |publish: &[&str], subscribe: &[&str]| {
+            let templates = |all: &[&str]| all.iter().map(|text| FilterTemplate::new(text).expect(text)).collect();
+            let template = ScopeTemplate {
+                publish: Some(templates(publish)),
+                subscribe: Some(templates(subscribe)),
+                ..ScopeTemplate::default()
+            };
+            template.for_device(&device, Profile::Azure)
+        };
+        let (all, nothing) = (Ok(()), Err(Denial::TopicOutOfScope));
+        let get = "$iothub/twin/GET/?$rid=1";
+        let methods = TopicFilter::try_from("$iothub/methods/POST/#").expect("a filter");
+        for (telemetry, expected) in [
+            ("devices/{device}/messages/events/#", all),
+            ("devices/{device}/#", all),
+            ("devices/{device}/messages/events/alarms", nothing),
+            ("devices/other/messages/events/#", nothing),
+        ] {
+            assert_eq!(publish(&scope_of(&[telemetry], &[]), get), expected, "{telemetry}");
+            assert_eq!(scope_of(&[telemetry], &[]).authorize_subscribe(&methods), Err(Denial::FilterOutOfScope));
+        }
+        for (commands, expected) in [
+            ("devices/{device}/messages/devicebound/#", Ok(())),
+            ("devices/{device}/messages/devicebound/urgent", Err(Denial::FilterOutOfScope)),
+        ] {
+            assert_eq!(scope_of(&[], &[commands]).authorize_subscribe(&methods), expected, "{commands}");
+            assert_eq!(publish(&scope_of(&[], &[commands]), get), nothing);
+        }
+        let scope = scope_of(&["devices/{device}/messages/events/#", "$iothub/#"], &[]);
+        assert_eq!(scope.publish().len(), 2, "what is covered is not said twice: {:?}", scope.publish());
+        assert_eq!(publish(&scope, "$iothub/twin/res/200/?$rid=1"), all);
+        let scope = scope_of(&["devices/{device}/messages/events/#"], &[]);
+        for forged in ["$iothub/twin/res/200/?$rid=1", "$iothub/methods/POST/reboot/?$rid=1", "$iothub/x"] {
+            assert_eq!(publish(&scope, forged), nothing, "{forged}");
+        }
     }
 
     #[test]

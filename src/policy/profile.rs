@@ -1,8 +1,8 @@
 //! Profiles: what the listeners of one ecosystem have in common.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
-use crate::id::DeviceId;
+use crate::{id::DeviceId, topic::TopicFilter};
 
 /// Presets and quirks of one ecosystem; set for the gateway, or for one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -74,7 +74,27 @@ impl Profile {
             ),
         }
     }
+
+    /// What goes with a device's own telemetry, and with its own commands: whoever has all of them has these, too, also
+    /// where its scope is written out. IoT Hub's twin and methods are topics that every device calls alike.
+    pub(super) fn companions(self) -> Option<&'static Companions> {
+        (self == Self::Azure).then_some(&*IOT_HUB)
+    }
 }
+
+/// Topics that a profile adds to those that a scope names.
+pub(super) struct Companions {
+    pub(super) publish: Vec<TopicFilter>,
+    pub(super) subscribe: Vec<TopicFilter>,
+}
+
+static IOT_HUB: LazyLock<Companions> = LazyLock::new(|| {
+    let filters = |all: [&str; 3]| all.map(|text| TopicFilter::try_from(text).expect("invariant: tested")).into();
+    Companions {
+        publish: filters(["$iothub/twin/GET/#", "$iothub/twin/PATCH/properties/reported/#", "$iothub/methods/res/#"]),
+        subscribe: filters(["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"]),
+    }
+});
 
 impl FromStr for Profile {
     type Err = String;

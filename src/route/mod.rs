@@ -1,5 +1,6 @@
 //! Which hub a topic belongs to, and what it is called there: device terms to hub terms and back.
 
+pub mod bag;
 mod config;
 
 pub use config::{Ack, RouteConfig};
@@ -8,6 +9,7 @@ use std::fmt;
 
 use crate::{
     denial::Denial,
+    id::DeviceId,
     policy::Permit,
     topic::{TopicFilter, TopicName},
 };
@@ -24,6 +26,8 @@ struct Route {
     to: Pattern,
     upstream: usize,
     ack: Ack,
+    /// `from` is the same topic for every device, like `$iothub/#`: who is connected stands for `{device}` in `to`.
+    own: bool,
 }
 
 /// Where one message goes: what a [`Permit`] becomes.
@@ -48,35 +52,38 @@ impl Routes {
         if from.open != to.open {
             return Err(PatternError::Ends);
         }
-        if to.has_device() && !from.has_device() {
-            return Err(PatternError::NoDevice);
-        }
-        self.routes.push(Route { from, to, upstream, ack });
+        let own = to.has_device() && !from.has_device();
+        self.routes.push(Route { from, to, upstream, ack, own });
         Ok(())
     }
 
-    /// The way of one permitted message. `buffer` holds the topic where the hub calls it otherwise.
+    /// The way of one permitted message of `who`. `buffer` holds the topic where the hub calls it otherwise.
     ///
     /// # Errors
     /// [`Denial::NotRouted`].
     #[inline]
-    pub fn resolve<'t>(&self, permit: Permit<'t>, buffer: &'t mut String) -> Result<Envelope<'t>, Denial> {
+    pub fn resolve<'t>(
+        &self,
+        permit: Permit<'t>,
+        who: &DeviceId,
+        buffer: &'t mut String,
+    ) -> Result<Envelope<'t>, Denial> {
         let topic = permit.topic().as_str();
         for route in &self.routes {
             if let Some(found) = route.from.capture(topic) {
-                let topic = if route.is_identity() { topic } else { route.to.fill(&found, buffer) };
+                let topic = if route.is_identity() { topic } else { route.there(found, who, buffer) };
                 return Ok(Envelope { upstream: route.upstream, ack: route.ack, topic });
             }
         }
         Err(Denial::NotRouted)
     }
 
-    /// The way of a filter that a device may subscribe to: the hub, and the filter in its terms. `+` may stand where
-    /// the route has `{device}`.
+    /// The way of a filter that `who` may subscribe to: the hub, and the filter in its terms. `+` may stand where the
+    /// route has `{device}`.
     ///
     /// # Errors
     /// [`Denial::NotRouted`]: no route leads to all that the filter matches.
-    pub fn resolve_filter(&self, filter: &TopicFilter) -> Result<(usize, TopicFilter), Denial> {
+    pub fn resolve_filter(&self, filter: &TopicFilter, who: &DeviceId) -> Result<(usize, TopicFilter), Denial> {
         let mut buffer = String::new();
         let wide = filter.as_str();
         for route in &self.routes {
@@ -85,35 +92,55 @@ impl Routes {
             if found.device == Some("#") || closed_but_wild {
                 continue;
             }
-            let there = TopicFilter::try_from(route.to.fill(&found, &mut buffer)).map_err(|_| Denial::FilterInvalid)?;
+            let there = route.there(found, who, &mut buffer);
+            let there = TopicFilter::try_from(there).map_err(|_| Denial::FilterInvalid)?;
             return Ok((route.upstream, there));
         }
         Err(Denial::NotRouted)
     }
 
-    /// What a device calls the topic of a message that came from a hub.
+    /// What `who` calls the topic of a message that came from a hub. Where several routes lead back, it is the name that
+    /// the device has `wanted`; a message may also come before the hub has said that it is.
     pub fn to_device<'t>(
         &self,
         upstream: usize,
         topic: TopicName<'t>,
+        who: &DeviceId,
+        wanted: impl Fn(TopicName<'_>) -> bool,
         buffer: &'t mut String,
     ) -> Option<TopicName<'t>> {
-        let of_hub = self.routes.iter().filter(|r| r.upstream == upstream);
-        for route in of_hub {
-            if let Some(found) = route.to.capture(topic.as_str()) {
-                if route.is_identity() {
-                    return Some(topic);
-                }
-                return TopicName::new(route.from.fill(&found, buffer).as_bytes()).ok();
+        let mut best: Option<&Route> = None;
+        for route in self.routes.iter().filter(|route| route.upstream == upstream) {
+            let Some(name) = route.back(topic, who, buffer) else { continue };
+            if wanted(name) {
+                best = Some(route);
+                break;
             }
+            best = best.or(Some(route));
         }
-        None
+        best?.back(topic, who, buffer)
     }
 }
 
 impl Route {
     fn is_identity(&self) -> bool {
         self.from == self.to
+    }
+
+    fn there<'b>(&self, found: Capture<'_>, who: &DeviceId, buffer: &'b mut String) -> &'b str {
+        let found = if self.own { Capture { rest: found.rest, ..Capture::of(who) } } else { found };
+        self.to.fill(&found, buffer)
+    }
+
+    fn back<'t>(&self, topic: TopicName<'t>, who: &DeviceId, buffer: &'t mut String) -> Option<TopicName<'t>> {
+        let found = match self.own {
+            true => self.to.capture_own(topic.as_str(), who, buffer)?,
+            false => self.to.capture(topic.as_str())?,
+        };
+        if self.is_identity() {
+            return Some(topic);
+        }
+        TopicName::new(self.from.fill(&found, buffer).as_bytes()).ok()
     }
 }
 
@@ -129,8 +156,16 @@ struct Pattern {
 /// What a pattern found in a topic.
 struct Capture<'t> {
     device: Option<&'t str>,
+    /// Where `{device}` stands for who is connected, and that is a module.
+    module: Option<&'t str>,
     /// What stood for `#`; `None`: the parent level alone, which `#` includes.
     rest: Option<&'t str>,
+}
+
+impl<'t> Capture<'t> {
+    fn of(who: &'t DeviceId) -> Self {
+        Self { device: Some(who.device()), module: who.module(), rest: None }
+    }
 }
 
 impl Pattern {
@@ -153,10 +188,17 @@ impl Pattern {
     #[inline]
     fn capture<'t>(&self, topic: &'t str) -> Option<Capture<'t>> {
         let (first, later) = self.literals.split_first().expect("invariant: split() yields one part or more");
-        let mut device = None;
+        // MQTT 5.0 [MQTT-4.7.2-1]: `#` is for no topic that begins with `$`.
+        if first.is_empty() && topic.starts_with('$') {
+            return None;
+        }
+        let (mut device, module) = (None, None);
         let mut rest = match topic.strip_prefix(&**first) {
             Some(rest) => rest,
-            None => return self.is_parent(first, topic, later.is_empty()).then_some(Capture { device, rest: None }),
+            None => {
+                let is_parent = self.is_parent(first, topic, later.is_empty());
+                return is_parent.then_some(Capture { device, module, rest: None });
+            }
         };
         for (i, literal) in later.iter().enumerate() {
             let level_end = rest.find('/').unwrap_or(rest.len());
@@ -172,15 +214,28 @@ impl Pattern {
                 Some(rest) => rest,
                 None => {
                     let last = i + 1 == later.len();
-                    return self.is_parent(literal, after, last).then_some(Capture { device, rest: None });
+                    return self.is_parent(literal, after, last).then_some(Capture { device, module, rest: None });
                 }
             };
         }
         if self.open {
-            Some(Capture { device, rest: Some(rest) })
+            Some(Capture { device, module, rest: Some(rest) })
         } else {
-            rest.is_empty().then_some(Capture { device, rest: None })
+            rest.is_empty().then_some(Capture { device, module, rest: None })
         }
+    }
+
+    /// As [`capture`](Self::capture), where `{device}` can only be `who`.
+    fn capture_own<'t>(&self, topic: &'t str, who: &DeviceId, buffer: &mut String) -> Option<Capture<'t>> {
+        let begins = self.fill(&Capture { rest: Some(""), ..Capture::of(who) }, buffer);
+        let rest = match topic.strip_prefix(begins) {
+            Some(rest) if self.open => Some(rest),
+            Some("") => None,
+            Some(_) => return None,
+            None if self.is_parent(begins, topic, true) => None,
+            None => return None,
+        };
+        Some(Capture { device: None, module: None, rest })
     }
 
     /// `a/#` is for `a`, too (MQTT 5.0 §4.7.1.2).
@@ -193,6 +248,10 @@ impl Pattern {
         for (i, literal) in self.literals.iter().enumerate() {
             if i > 0 {
                 buffer.push_str(found.device.unwrap_or(""));
+                if let Some(module) = found.module {
+                    buffer.push_str(MODULES);
+                    buffer.push_str(module);
+                }
             }
             buffer.push_str(literal);
         }
@@ -214,8 +273,6 @@ pub enum PatternError {
     Placeholder,
     /// One of the two ends in `#`, the other does not.
     Ends,
-    /// `to` names `{device}`, `from` does not.
-    NoDevice,
 }
 
 impl fmt::Display for PatternError {
@@ -224,7 +281,6 @@ impl fmt::Display for PatternError {
             Self::Wildcard => "a route is literal text, {device}, and at most one # as its last level",
             Self::Placeholder => "the only placeholder is {device}",
             Self::Ends => "either both `from` and `to` end in # or neither does",
-            Self::NoDevice => "`to` names {device}, but `from` does not",
         })
     }
 }
@@ -232,6 +288,8 @@ impl fmt::Display for PatternError {
 impl std::error::Error for PatternError {}
 
 const DEVICE: &str = "{device}";
+/// Between a device and its module, as in IoT Hub's topics.
+const MODULES: &str = "/modules/";
 
 #[cfg(test)]
 mod tests {
@@ -246,20 +304,35 @@ mod tests {
         routes
     }
 
+    fn id(text: &str) -> DeviceId {
+        DeviceId::try_from(text).expect(text)
+    }
+
     fn resolve(routes: &Routes, topic: &str) -> Result<(usize, String), Denial> {
-        let all = Scope::new(
-            vec![TopicFilter::try_from("#").expect("#"), TopicFilter::try_from("$iothub/#").expect("f")],
-            vec![],
-            true,
-            2,
-        );
+        resolve_of(routes, "somebody", topic)
+    }
+
+    fn resolve_of(routes: &Routes, who: &str, topic: &str) -> Result<(usize, String), Denial> {
+        let filters = ["#", "$iothub/#", "$other/#"].map(|all| TopicFilter::try_from(all).expect(all));
+        let all = Scope::new(filters.into(), vec![], true, 2);
         let permit = all.authorize_publish(TopicName::new(topic.as_bytes()).expect(topic), 1, false).expect("in scope");
         let mut buffer = String::new();
-        routes.resolve(permit, &mut buffer).map(|e| (e.upstream, e.topic.to_owned()))
+        routes.resolve(permit, &id(who), &mut buffer).map(|e| (e.upstream, e.topic.to_owned()))
     }
 
     fn filter(routes: &Routes, filter: &str) -> Result<(usize, String), Denial> {
-        routes.resolve_filter(&TopicFilter::try_from(filter).expect(filter)).map(|(u, f)| (u, f.as_str().to_owned()))
+        filter_of(routes, "somebody", filter)
+    }
+
+    fn filter_of(routes: &Routes, who: &str, filter: &str) -> Result<(usize, String), Denial> {
+        let filter = TopicFilter::try_from(filter).expect(filter);
+        routes.resolve_filter(&filter, &id(who)).map(|(u, f)| (u, f.as_str().to_owned()))
+    }
+
+    fn back(routes: &Routes, who: &str, topic: &str, wanted: &str) -> Option<String> {
+        let (mut buffer, wanted) = (String::new(), TopicFilter::try_from(wanted).expect(wanted));
+        let name = TopicName::new(topic.as_bytes()).expect(topic);
+        routes.to_device(0, name, &id(who), |name| wanted.matches(name), &mut buffer).map(|t| t.as_str().to_owned())
     }
 
     #[test]
@@ -295,14 +368,48 @@ mod tests {
         let routes = routes(&[("up/{device}/#", Some("site/{device}-x/in/{device}/#"))]);
         let (_, there) = resolve(&routes, "up/a/b/c").expect("routed");
         assert_eq!(there, "site/a-x/in/a/b/c");
-        let back = |topic: &str| {
-            let mut buffer = String::new();
-            let name = TopicName::new(topic.as_bytes()).expect(topic);
-            routes.to_device(0, name, &mut buffer).map(|t| t.as_str().to_owned())
-        };
+        let back = |topic: &str| back(&routes, "somebody", topic, "#");
         assert_eq!(back(&there).as_deref(), Some("up/a/b/c"));
         assert_eq!(back("site/a-x/in/b/c"), None, "two devices in one topic");
         assert_eq!(back("site/a/in/a/c"), None);
+    }
+
+    #[test]
+    fn a_topic_that_every_device_calls_alike_is_its_own_on_the_hub() {
+        let mut routes = Routes::default();
+        for (from, to) in
+            [("$iothub/#", Some("site/{device}/iothub/#")), ("site/{device}/#", None), ("$up", Some("{device}/up"))]
+        {
+            routes.add(from, to, 0, Ack::Durable).expect(from);
+        }
+        let get = "$iothub/twin/GET/?$rid=1";
+        assert_eq!(resolve_of(&routes, "a", get), Ok((0, "site/a/iothub/twin/GET/?$rid=1".into())));
+        assert_eq!(resolve_of(&routes, "a/m", get), Ok((0, "site/a/modules/m/iothub/twin/GET/?$rid=1".into())));
+        assert_eq!(filter_of(&routes, "a", "$iothub/+/res/#"), Ok((0, "site/a/iothub/+/res/#".into())));
+        assert_eq!(filter_of(&routes, "a/m", "$iothub/#"), Ok((0, "site/a/modules/m/iothub/#".into())));
+
+        let answer = "site/a/iothub/twin/res/200/?$rid=1";
+        let back = |who, topic: &str, wanted| back(&routes, who, topic, wanted);
+        assert_eq!(back("a", answer, "$iothub/#").as_deref(), Some("$iothub/twin/res/200/?$rid=1"));
+        assert_eq!(back("a/m", "site/a/modules/m/iothub", "$iothub/#").as_deref(), Some("$iothub"));
+        for another in ["b", "a/m", "a1", "site"] {
+            assert_eq!(back(another, answer, "$iothub/#").as_deref(), Some(answer), "of {another} it is not");
+        }
+        assert_eq!(back("a", "site/a/modules/m/iothub/x", "#").as_deref(), Some("site/a/modules/m/iothub/x"));
+        assert_eq!(back("a", answer, "site/a/#").as_deref(), Some(answer), "by the name that it asked for");
+        assert_eq!(back("a", "a/up", "$up").as_deref(), Some("$up"));
+        assert_eq!(back("a", "b/up", "#"), None);
+        assert_eq!(back("a", "a/up/x", "#"), None);
+    }
+
+    #[test]
+    fn a_route_for_everything_is_for_no_topic_that_begins_with_a_dollar() {
+        let routes = routes(&[("#", None), ("$other/#", Some("other/#"))]);
+        assert_eq!(resolve(&routes, "$other/x"), Ok((1, "other/x".into())));
+        assert_eq!(filter(&routes, "$other/#"), Ok((1, "other/#".into())));
+        assert_eq!(resolve(&routes, "$iothub/x"), Err(Denial::NotRouted));
+        assert_eq!(filter(&routes, "$iothub/#"), Err(Denial::NotRouted));
+        assert_eq!(filter(&routes, "#"), Ok((0, "#".into())));
     }
 
     #[test]
@@ -313,7 +420,7 @@ mod tests {
         assert_eq!(add("", None), Err(PatternError::Wildcard));
         assert_eq!(add("a/{dev}/#", None), Err(PatternError::Placeholder));
         assert_eq!(add("a/#", Some("b")), Err(PatternError::Ends));
-        assert_eq!(add("a/#", Some("b/{device}/#")), Err(PatternError::NoDevice));
+        assert_eq!(add("a/#", Some("b/{device}/#")), Ok(()));
         assert_eq!(add("#", None), Ok(()));
     }
 }

@@ -8,6 +8,7 @@ mod accept;
 mod connection;
 mod drain;
 mod inbox;
+mod iot_hub;
 mod pending;
 mod publish;
 mod pump;

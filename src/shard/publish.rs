@@ -1,7 +1,7 @@
 //! One PUBLISH: scope, route, and the log of a hub's link. Nothing else leads into a log.
 
 use super::{
-    Shard, renewal,
+    Shard, iot_hub, renewal,
     sessions::{Pause, SessionCell},
 };
 use crate::{
@@ -104,12 +104,18 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         return Offered::Refused(Denial::TopicOutOfScope);
     }
     let grant = cell.grant();
-    let permit = match grant.scope.authorize_publish(message.topic, message.qos as u8, message.retain) {
+    let is_iot_hub = iot_hub::applies(&grant);
+    let (mut rewritten, mut cleaned, mut retained) = (shard.properties.borrow_mut(), String::new(), String::new());
+    let (name, properties) = match forwardable(message, is_iot_hub, &mut rewritten, &mut cleaned) {
+        Ok(forwardable) => forwardable,
+        Err(denial) => return Offered::Refused(denial),
+    };
+    let permit = match grant.scope.authorize_publish(name, message.qos as u8, message.retain) {
         Ok(permit) => permit,
         Err(denial) => return Offered::Refused(denial),
     };
     let mut topic = shard.topic.borrow_mut();
-    let envelope = match shard.site.routes.resolve(permit, &mut topic) {
+    let envelope = match shard.site.routes.resolve(permit, &grant.device, &mut topic) {
         Ok(envelope) => envelope,
         Err(denial) => return Offered::Refused(denial),
     };
@@ -117,20 +123,16 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
     if !member.takes(envelope.topic) {
         return Offered::Refused(Denial::HubRefused);
     }
-    let mut rewritten = shard.properties.borrow_mut();
-    let properties = match message.publish {
-        Some(publish) if publish.properties.is_empty() || publish.is_forwardable_as_is() => publish.properties,
-        Some(publish) => {
-            rewritten.clear();
-            publish.forwardable_properties(&mut rewritten);
-            &rewritten
-        }
-        None => message.properties,
+    let (topic, retain) = if is_iot_hub && message.retain {
+        let hub = shard.site.upstreams[envelope.upstream].link.client.version;
+        (iot_hub::retained(envelope.topic, hub, &mut retained), false)
+    } else {
+        (envelope.topic, message.retain)
     };
     let outbound = Outbound {
-        topic: envelope.topic,
+        topic,
         qos: message.qos,
-        retain: message.retain,
+        retain,
         properties,
         stamp: &cell.stamp.borrow(),
         payload: message.payload,
@@ -147,6 +149,32 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         }
         Offer::TooLarge => Offered::Refused(Denial::PacketTooLarge),
     }
+}
+
+/// Topic and properties as a hub may see them.
+#[inline]
+fn forwardable<'m>(
+    message: &'m Message<'_>,
+    is_iot_hub: bool,
+    rewritten: &'m mut Vec<u8>,
+    cleaned: &'m mut String,
+) -> Result<(TopicName<'m>, &'m [u8]), Denial> {
+    let as_is = match message.publish {
+        Some(publish) if !publish.properties.is_empty() && !publish.is_forwardable_as_is() => None,
+        Some(publish) => Some(publish.properties),
+        None => Some(message.properties),
+    };
+    if let Some(properties) = as_is.filter(|_| !is_iot_hub) {
+        return Ok((message.topic, properties));
+    }
+    rewritten.clear();
+    match (as_is, message.publish) {
+        (None, Some(publish)) => publish.forwardable_properties(rewritten),
+        (properties, _) => rewritten.extend_from_slice(properties.unwrap_or_default()),
+    }
+    let topic =
+        if is_iot_hub { iot_hub::upwards(message.topic, message.retain, rewritten, cleaned)? } else { message.topic };
+    Ok((topic, rewritten))
 }
 
 #[cold]

@@ -2,7 +2,7 @@
 //! comes back: a message of the hub, to the sessions that asked for it.
 
 use super::{
-    Shard, renewal,
+    Shard, iot_hub, renewal,
     sessions::{SessionCell, State, Subscribing},
 };
 use crate::{
@@ -104,7 +104,7 @@ fn take_back(shard: &Shard, cell: &SessionCell, filter: &TopicFilter, now: Tick)
     if renewal::is_own(filter.as_str()) {
         return;
     }
-    if let Ok((upstream, there)) = shard.site.routes.resolve_filter(filter) {
+    if let Ok((upstream, there)) = shard.site.routes.resolve_filter(filter, cell.live.device()) {
         shard.member(upstream, cell.hash).unsubscribe(cell.who, &there, now);
     }
 }
@@ -167,7 +167,8 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
     let Incoming { qos, publish, .. } = *incoming;
     let Ok(there) = TopicName::new(publish.topic) else { return Taken::Whole };
     let mut buffer = shard.topic.borrow_mut();
-    let Some(topic) = shard.site.routes.to_device(upstream, there, &mut buffer) else {
+    let wanted = |name: TopicName<'_>| is_subscribed(&cell, name);
+    let Some(topic) = shard.site.routes.to_device(upstream, there, cell.live.device(), wanted, &mut buffer) else {
         shard.meter.dropped("not_routed_back", 1);
         return Taken::Whole;
     };
@@ -178,6 +179,11 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
     publish.forwardable_properties(&mut properties);
+    let mut bagged = String::new();
+    let topic = match iot_hub::applies(&cell.grant()) {
+        true => iot_hub::downwards(topic, &properties, cell.state.borrow().session.version(), &mut bagged),
+        false => topic,
+    };
     let message =
         OutgoingMessage { topic, payload: publish.payload, qos, retain: publish.retain, properties: &properties };
     let state = &mut *cell.state.borrow_mut();
@@ -187,6 +193,10 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
         Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
     }
     Taken::Whole
+}
+
+fn is_subscribed(cell: &SessionCell, topic: TopicName<'_>) -> bool {
+    cell.state.borrow().session.subscriptions().iter().any(|held| held.filter.matches(topic))
 }
 
 /// SUBACKs leave as soon as they are complete, in the order in which they became so.
@@ -214,7 +224,7 @@ fn place(
         return if renewal::is_answered(filter) { Ok(Placement::Granted(qos)) } else { Err(Denial::FilterOutOfScope) };
     }
     cell.grant().scope.authorize_subscribe(filter)?;
-    let (upstream, there) = shard.site.routes.resolve_filter(filter)?;
+    let (upstream, there) = shard.site.routes.resolve_filter(filter, cell.live.device())?;
     let member = shard.member(upstream, cell.hash);
     if !member.takes(there.as_str()) {
         return Err(Denial::HubRefused);
