@@ -21,40 +21,21 @@ PROGRAMS_OF = {
 NAMES = list(PROGRAMS_OF)
 
 
-class Client:
-    """One run of one client: connects at once; events are read as they come."""
+class Driven:
+    """A program that is told what to do in lines of JSON, and says in lines of JSON what happened."""
 
-    def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
-                 user_name=None, port=None, path=None):
+    def __init__(self, command):
         self.events, self.changed = [], threading.Condition()
-        tokens.remember(token)
-        for _, payload, _ in publish:
-            tokens.add(payload)
         self.process = subprocess.Popen(
-            PROGRAMS_OF[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         self.threads = [threading.Thread(target=self._read, daemon=True), threading.Thread(target=self._errors, daemon=True)]
         self.errors = []
         for thread in self.threads:
             thread.start()
-        spec = {
-            "host": "localhost" if tls else "127.0.0.1",
-            "port": port or (gateway.tls_port if tls else gateway.port),
-            "path": path,
-            "ca": str(gateway.authority.file) if tls else None,
-            "version": version,
-            "client_id": device,
-            "username": device if user_name is None else user_name,
-            "password": token,
-            "subscribe": [{"filter": filter_, "qos": qos} for filter_, qos in subscribe],
-            "publish": [
-                {"topic": topic, "payload": base64.b64encode(payload).decode(), "qos": qos, "retain": False}
-                for topic, payload, qos in publish
-            ],
-            "stay": stay,
-        }
-        self.process.stdin.write(json.dumps(spec) + "\n")
+
+    def tell(self, what):
+        self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
 
     def wait(self, kind, count=1):
@@ -113,6 +94,33 @@ class Client:
     def _errors(self):
         for line in self.process.stderr:
             self.errors.append(line.rstrip())
+
+
+class Client(Driven):
+    """One run of one client: connects at once; events are read as they come."""
+
+    def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
+                 user_name=None, port=None, path=None):
+        tokens.remember(token)
+        for _, payload, _ in publish:
+            tokens.add(payload)
+        super().__init__(PROGRAMS_OF[name])
+        self.tell({
+            "host": "localhost" if tls else "127.0.0.1",
+            "port": port or (gateway.tls_port if tls else gateway.port),
+            "path": path,
+            "ca": str(gateway.authority.file) if tls else None,
+            "version": version,
+            "client_id": device,
+            "username": device if user_name is None else user_name,
+            "password": token,
+            "subscribe": [{"filter": filter_, "qos": qos} for filter_, qos in subscribe],
+            "publish": [
+                {"topic": topic, "payload": base64.b64encode(payload).decode(), "qos": qos, "retain": False}
+                for topic, payload, qos in publish
+            ],
+            "stay": stay,
+        })
 
 
 def message_of(event):

@@ -17,6 +17,8 @@ import urllib.error
 import urllib.request
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -194,10 +196,15 @@ class Hub:
                 raise AssertionError(f"{len(there())} of {count} on {topic}; topics seen: {topics[-20:]}")
             return there()[:count]
 
-    def send(self, topic, payload, qos):
+    def send(self, topic, payload, qos, *, retain=False, user=(), content_type=None):
         """A command from the hub's side."""
         tokens.add(payload)
-        self.observer.publish(topic, payload, qos).wait_for_publish(PATIENCE)
+        properties = Properties(PacketTypes.PUBLISH)
+        for pair in user:
+            properties.UserProperty = pair
+        if content_type:
+            properties.ContentType = content_type
+        self.observer.publish(topic, payload, qos, retain, properties).wait_for_publish(PATIENCE)
 
     def stop(self):
         self.observer.disconnect()
