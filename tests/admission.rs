@@ -111,11 +111,11 @@ fn a_publish_is_refused_with_its_code_and_shown_to_the_operator() {
 #[test]
 fn a_publish_that_is_not_offered_or_no_topic_closes_the_connection() {
     let gateway = gateway();
-    let events = "devices/d0/messages/events/";
-    let mut retained = publish_packet(Version::V5, "devices/plain/messages/events/", b"x", 1, 1);
+    let events = "devices/plain/messages/events/";
+    let mut retained = publish_packet(Version::V5, events, b"x", 1, 1);
     retained.iter_mut().take(1).for_each(|first| *first |= 1);
     for (denial, device, packet) in [
-        (Denial::QosNotOffered, "d0", publish_packet(Version::V5, events, b"x", 2, 1)),
+        (Denial::QosNotOffered, "plain", publish_packet(Version::V5, events, b"x", 2, 1)),
         (Denial::TopicInvalid, "d0", publish_packet(Version::V5, "devices/+/messages/events/", b"x", 1, 1)),
         (Denial::RetainNotOffered, "plain", retained),
     ] {
@@ -403,6 +403,7 @@ enabled = false
 id = "plain"
 primary_key = "{}"
 scope.retain = false
+scope.qos_max = 1
 [[device]]
 id = "roamer"
 primary_key = "{}"

@@ -56,11 +56,12 @@ pub fn write_puback(out: &mut Vec<u8>, version: ProtocolVersion, packet_id: u16,
 
 /// Appends a PUBACK of 5.0 with a reason string.
 pub fn write_puback_with_reason(out: &mut Vec<u8>, packet_id: u16, reason: u8, reason_string: &str) {
-    put_packet(out, 0x40, |out| {
-        put_u16(out, packet_id);
-        out.push(reason);
-        put_sized(out, |out| Property::ReasonString(reason_string).write(out));
-    });
+    write_with_reason(out, 0x40, packet_id, reason, reason_string);
+}
+
+/// Appends a PUBREC of 5.0 with a reason string.
+pub fn write_pubrec_with_reason(out: &mut Vec<u8>, packet_id: u16, reason: u8, reason_string: &str) {
+    write_with_reason(out, 0x50, packet_id, reason, reason_string);
 }
 
 /// Appends a PUBREC.
@@ -106,6 +107,14 @@ fn write(out: &mut Vec<u8>, first: u8, version: ProtocolVersion, packet_id: u16,
     } else {
         out.extend_from_slice(&[first, 3, high, low, reason]);
     }
+}
+
+fn write_with_reason(out: &mut Vec<u8>, first: u8, packet_id: u16, reason: u8, reason_string: &str) {
+    put_packet(out, first, |out| {
+        put_u16(out, packet_id);
+        out.push(reason);
+        put_sized(out, |out| Property::ReasonString(reason_string).write(out));
+    });
 }
 
 /// Of PUBACK and PUBREC (§3.4.2.1, §3.5.2.1).

@@ -17,7 +17,7 @@ mod wire;
 
 pub use acknowledge::{
     Acknowledgement, parse_puback, parse_pubcomp, parse_pubrec, parse_pubrel, write_puback, write_puback_with_reason,
-    write_pubcomp, write_pubrec, write_pubrel,
+    write_pubcomp, write_pubrec, write_pubrec_with_reason, write_pubrel,
 };
 pub use connack::{Connack, parse_connack, write_connack};
 pub use connect::{Connect, Password, ProblemInformation, Will, connect_answer_version, parse_connect, write_connect};
@@ -27,7 +27,7 @@ pub use disconnect::{
 };
 pub use frame::{Frame, PacketType, VARINT_MAX, next_frame, read_varint, varint_len, write_varint};
 pub use message::{MessageProperty, message_properties, retain_user_properties, write_message_property};
-pub use publish::{Publish, PublishRef, parse_publish, write_publish};
+pub use publish::{DeliveryProperties, Publish, PublishRef, parse_publish, write_publish};
 pub use subscribe::{
     Suback, Subscribe, SubscriptionRequest, Unsubscribe, parse_suback, parse_subscribe, parse_unsuback,
     parse_unsubscribe, write_suback, write_subscribe, write_unsuback, write_unsubscribe,

@@ -30,6 +30,8 @@ pub struct PublishRef<'a> {
     pub payload: &'a [u8],
     /// 5.0: how many user properties there are.
     pub user_properties: u32,
+    /// 5.0: Message Expiry Interval, in seconds.
+    pub message_expiry: Option<u32>,
     /// 5.0: a subscription identifier is there, which only a server may send [MQTT-3.3.4-6].
     pub has_subscription_id: bool,
     /// 5.0: a string of the properties holds what a receiver may refuse (§1.5.4).
@@ -64,6 +66,28 @@ impl PublishRef<'_> {
                 }
             });
         }
+    }
+
+    /// Appends the properties that reach a subscriber as they are: all that may be forwarded but the Message Expiry
+    /// Interval, which becomes shorter while the message waits [MQTT-3.3.2-6].
+    pub fn deliverable_properties(&self, out: &mut Vec<u8>) {
+        if self.forwardable_as_is && self.message_expiry.is_none() {
+            return out.extend_from_slice(self.properties);
+        }
+        self.each_property(|property, raw| {
+            if is_forwardable(property) && !matches!(property, Property::MessageExpiry(_)) {
+                out.extend_from_slice(raw);
+            }
+        });
+    }
+
+    /// Whether it has this user property.
+    pub fn has_user_property(&self, name: &str, value: &str) -> bool {
+        let mut found = false;
+        if self.user_properties > 0 {
+            self.each_property(|property, _| found |= *property == Property::User(name, value));
+        }
+        found
     }
 
     #[cold]
@@ -125,6 +149,7 @@ pub fn parse_publish(frame: Frame<'_>, version: ProtocolVersion) -> Result<Publi
         topic_alias: None,
         payload: &[],
         user_properties: 0,
+        message_expiry: None,
         has_subscription_id: false,
         has_control_characters: false,
         forwardable_as_is: true,
@@ -148,6 +173,7 @@ fn read_publish_properties<'a>(reader: &mut Reader<'a>, publish: &mut PublishRef
             Property::SubscriptionId(_) => publish.has_subscription_id = true,
             Property::User(..) => publish.user_properties += 1,
             Property::ResponseTopic(topic) => check_response_topic(topic)?,
+            Property::MessageExpiry(seconds) => publish.message_expiry = Some(seconds),
             _ => {}
         }
         publish.has_control_characters |= property.has_control_characters();
@@ -165,6 +191,32 @@ fn is_forwardable(property: &Property<'_>) -> bool {
         Property::TopicAlias(_) | Property::SubscriptionId(_) => false,
         Property::User(name, _) => !name.starts_with(OUR_PROPERTIES),
         _ => true,
+    }
+}
+
+/// Properties of a PUBLISH that differ from subscriber to subscriber, encoded.
+#[derive(Clone, Default, Debug)]
+pub struct DeliveryProperties(Vec<u8>);
+
+impl DeliveryProperties {
+    /// Adds the identifier of a subscription that the message is for [MQTT-3.3.4-3].
+    pub fn subscription_id(&mut self, id: u32) {
+        Property::SubscriptionId(id).write(&mut self.0);
+    }
+
+    /// Adds what is left of the Message Expiry Interval.
+    pub fn message_expiry(&mut self, seconds: u32) {
+        Property::MessageExpiry(seconds).write(&mut self.0);
+    }
+
+    /// Adds the number that stands for the topic on this connection.
+    pub fn topic_alias(&mut self, alias: u16) {
+        Property::TopicAlias(alias).write(&mut self.0);
+    }
+
+    /// The encoded properties.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 

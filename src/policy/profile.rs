@@ -56,6 +56,14 @@ impl Profile {
         }
     }
 
+    /// The highest QoS of a PUBLISH, and of a subscription. Azure IoT Hub and Google Cloud IoT Core offered no QoS 2.
+    pub fn qos_max(self) -> u8 {
+        match self {
+            Self::Strict => 2,
+            Self::Azure | Self::Google => 1,
+        }
+    }
+
     /// What a device or a module may publish to and subscribe to where the identities do not say: its own telemetry and
     /// its own commands, as the ecosystem names them.
     pub(super) fn default_filters(self, who: &DeviceId) -> (&'static [&'static str], &'static [&'static str]) {

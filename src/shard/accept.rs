@@ -433,7 +433,7 @@ fn check_offer(connect: &Connect, limits: &SessionLimits, now: Tick) -> Result<(
     // MQTT 5.0 [MQTT-3.1.2-24]: who takes no CONNACK can be told nothing else either.
     if let Some(bytes_max) = connect.maximum_packet_size.filter(|bytes| *bytes < LARGE_CONNACK) {
         let mut connack = Vec::new();
-        Session::accept(connect, limits, now).connack(SessionPresent::No, &mut connack);
+        Session::accept(connect, limits, now).connack(SessionPresent::No, None, &mut connack);
         if connack.len() > bytes_max as usize {
             let detail = format!("Its Maximum Packet Size is {bytes_max}; CONNACK has {} bytes.", connack.len());
             return Err(Refused::new(Denial::PacketTooLarge, detail));

@@ -29,7 +29,7 @@ use crate::{
     packet::{Connect, Disconnect, Will, next_frame},
     policy::{Grant, TokenKind},
     registry::{Attention, Cut, Live},
-    session::server::{Session, SessionPresent, Step},
+    session::server::{Inbound, Session, SessionPresent, Step},
     time::{Tick, UnixSeconds},
 };
 
@@ -195,7 +195,7 @@ pub(super) fn count_verified(shard: &Shard, grant: &Grant) {
 fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
     let live = &cell.live;
     let state = &mut *cell.state.borrow_mut();
-    state.session.connack(SessionPresent::No, &mut state.out);
+    state.session.connack(SessionPresent::No, None, &mut state.out);
     let grant = cell.grant();
     count_verified(shard, &grant);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
@@ -314,7 +314,7 @@ fn drive(
                 renewal::narrowed(shard, cell, &mut cell.state.borrow_mut(), shard.site.now())
             }
         }
-        match write_out(cell, stream.as_mut(), cx) {
+        match write_out(shard, cell, stream.as_mut(), cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ConnectionLost),
             Poll::Pending => {
@@ -468,13 +468,9 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
         match session.handle(frame, out, now)? {
             Step::Done => {}
             Step::Publish(inbound) if renewal::is_renewal(&inbound) => {
-                let packet_id = inbound.packet_id;
-                match renewal::by_publish(
-                    renewal::renew(shard, cell, inbound.publish.payload, now),
-                    cell,
-                    state,
-                    packet_id,
-                )? {
+                let named = (inbound.packet_id, inbound.qos);
+                let renewed = renewal::renew(shard, cell, inbound.publish.payload, now);
+                match renewal::by_publish(renewed, cell, state, named, now)? {
                     Renewed::Done => {}
                     Renewed::Wait(pause) => {
                         cell.set_pause(pause);
@@ -491,11 +487,12 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
             },
             Step::Publish(inbound) => match publish::offer(shard, cell, &inbound, now) {
                 publish::Offered::Taken => {
-                    let packet_id = inbound.packet_id;
-                    session.publish_accepted(packet_id);
+                    let Inbound { packet_id, qos, .. } = inbound;
+                    session.publish_accepted(packet_id, qos);
                 }
                 publish::Offered::Refused(denial) => {
-                    let packet_id = inbound.packet_id;
+                    let Inbound { packet_id, qos, .. } = inbound;
+                    session.publish_accepted(packet_id, qos);
                     session.publish_refused(packet_id, denial, out)?;
                 }
                 publish::Offered::Dropped => {}
@@ -519,6 +516,7 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
         }
         used += frame.bytes().len();
     };
+    subscribe::note_changes(shard, state);
     publish::done(shard, cell);
     Ok(Handled { used, next })
 }
@@ -529,7 +527,12 @@ fn pause_for_hubs(cell: &SessionCell) -> Work {
 }
 
 /// Writes all that is owed to the device; what waits behind it follows.
-fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn write_out(
+    shard: &Shard,
+    cell: &SessionCell,
+    mut stream: Pin<&mut Stream>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
     let state = &mut *cell.state.borrow_mut();
     let mut wrote = false;
     while !state.out.is_empty() {
@@ -539,7 +542,8 @@ fn write_out(cell: &SessionCell, mut stream: Pin<&mut Stream>, cx: &mut Context<
         }
         wrote = true;
         if state.out.is_empty() {
-            state.session.pump(&mut state.out);
+            state.session.pump(&mut state.out, shard.site.now());
+            subscribe::note_changes(shard, state);
         }
     }
     if state.out.capacity() > OUT_BYTES_KEPT {

@@ -171,9 +171,10 @@ impl Site {
             topic_alias_maximum: TOPIC_ALIAS_MAXIMUM,
             subscriptions_max: limits.subscriptions_max,
             queue_max: limits.queue_max,
-            qos_max: QOS_MAX.min(scope.qos_max()),
+            qos_max: profile.qos_max().min(scope.qos_max()),
             retain: scope.retain(),
             keep_alive_max: if azure { AZURE_KEEP_ALIVE_MAX } else { 0 },
+            session_expiry_max: 0,
         }
     }
 }
@@ -360,8 +361,6 @@ const AZURE_RECEIVE_MAXIMUM: u16 = 16;
 const AZURE_KEEP_ALIVE_MAX: u16 = 1177;
 /// As Azure IoT Hub offers.
 const TOPIC_ALIAS_MAXIMUM: u16 = 10;
-/// QoS 2 is not offered.
-const QOS_MAX: u8 = 1;
 
 #[cfg(test)]
 mod tests {

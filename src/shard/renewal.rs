@@ -82,15 +82,16 @@ pub(super) fn by_publish(
     outcome: Result<Renewed, CloseReason>,
     cell: &SessionCell,
     state: &mut State,
-    packet_id: u16,
+    (packet_id, qos): (u16, QoS),
+    now: Tick,
 ) -> Result<Renewed, CloseReason> {
     match outcome {
         Ok(Renewed::Wait(_)) => {}
         Ok(Renewed::Done) => {
             let expires_at = cell.grant().expires_at.to_string();
-            tell(state, &json!({ "result": "renewed", "expires_at": expires_at }));
+            tell(state, &json!({ "result": "renewed", "expires_at": expires_at }), now);
             if packet_id != 0 {
-                state.session.publish_accepted(packet_id);
+                state.session.publish_accepted(packet_id, qos);
                 state.session.publish_stored(packet_id, &mut state.out);
             }
         }
@@ -99,8 +100,9 @@ pub(super) fn by_publish(
                 CloseReason::RenewalRefused(denial) => denial.as_told().tag(),
                 other => other.tag(),
             };
-            tell(state, &json!({ "result": "refused", "reason": told }));
+            tell(state, &json!({ "result": "refused", "reason": told }), now);
             if let CloseReason::RenewalRefused(denial) = reason {
+                state.session.publish_accepted(packet_id, qos);
                 // 3.1.1, and QoS 0, have no word for it but the end.
                 let _ = state.session.publish_refused(packet_id, denial, &mut state.out);
             }
@@ -110,14 +112,23 @@ pub(super) fn by_publish(
 }
 
 /// On [`RESULT`]: at the QoS that the device subscribed with, and at QoS 0 to one that has not.
-fn tell(state: &mut State, result: &serde_json::Value) {
+fn tell(state: &mut State, result: &serde_json::Value, now: Tick) {
     let Ok(topic) = TopicName::new(RESULT.as_bytes()) else { return };
     let held = state.session.subscriptions().iter().filter(|held| held.filter.matches(topic));
     let qos = held.map(|held| held.qos).max().unwrap_or(QoS::AtMostOnce);
     let payload = result.to_string();
-    let message = OutgoingMessage { topic, payload: payload.as_bytes(), qos, retain: false, properties: &[] };
+    let message = OutgoingMessage {
+        topic,
+        payload: payload.as_bytes(),
+        qos,
+        retain: false,
+        properties: &[],
+        expiry: None,
+        receipt: None,
+        asked: &[],
+    };
     // A device that does not read is told by PUBACK, or by the end of its connection.
-    let _ = state.session.deliver(&message, &mut state.out);
+    let _ = state.session.deliver(&message, &mut state.out, now);
 }
 
 /// Whether a filter of the gateway's own is one that it answers on.

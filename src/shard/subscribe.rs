@@ -1,6 +1,8 @@
 //! SUBSCRIBE and UNSUBSCRIBE: authorized by `covers`, placed on the hub, answered when the hub has answered. And what
 //! comes back: a message of the hub, to the sessions that asked for it.
 
+use std::num::NonZeroU32;
+
 use super::{
     Shard, iot_hub, renewal,
     sessions::{SessionCell, State, Subscribing},
@@ -8,10 +10,10 @@ use super::{
 use crate::{
     delivery::{Incoming, Placed, Placement, Retained, SessionRef, Taken, Wish},
     denial::{CloseReason, Denial},
-    packet::{QoS, Subscribe, Unsubscribe},
+    packet::{QoS, Subscribe, SubscriptionRequest, Unsubscribe},
     policy::Scope,
     registry::Attention,
-    session::server::{Delivered, OutgoingMessage, SubscribeOutcome},
+    session::server::{self, Change, Delivered, OutgoingMessage, SubscribeOutcome, Subscription},
     time::Tick,
     topic::{TopicFilter, TopicName},
 };
@@ -46,11 +48,11 @@ pub(super) fn subscribe(
         .map(|(index, asked)| match &asked.filter {
             Err(denial) => Some(refuse(shard, cell, *denial, None)),
             Ok(filter) => {
-                // QoS 2 is not offered: 1 is granted [MQTT-3.8.4-7].
-                let qos = asked.qos.min(QoS::AtLeastOnce);
-                match place(shard, cell, filter, qos, token(ticket, index), now) {
+                let retained = retained(asked, state.session.subscriptions());
+                let wish = Wish { qos: asked.qos, retained, token: token(ticket, index) };
+                match place(shard, cell, filter, wish, now) {
                     Ok(Placement::Pending) => None,
-                    Ok(Placement::Granted(qos)) => Some(SubscribeOutcome::Granted(qos)),
+                    Ok(Placement::Granted(qos)) => Some(SubscribeOutcome::Granted(at_the_device(qos))),
                     Err(denial) => Some(refuse(shard, cell, denial, Some(filter))),
                 }
             }
@@ -146,7 +148,7 @@ fn take_outcome(shard: &Shard, cell: &SessionCell, state: &mut State, placed: &P
                 take_back(shard, cell, filter, shard.site.now());
                 refuse(shard, cell, Denial::FilterOutOfScope, Some(filter))
             }
-            (Ok(qos), _) => SubscribeOutcome::Granted(qos),
+            (Ok(qos), _) => SubscribeOutcome::Granted(at_the_device(qos)),
             (Err(_), _) => SubscribeOutcome::Refused(Denial::HubRefused),
         });
     }
@@ -178,25 +180,78 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
     }
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
-    publish.forwardable_properties(&mut properties);
+    publish.deliverable_properties(&mut properties);
     let mut bagged = String::new();
     let topic = match iot_hub::applies(&cell.grant()) {
         true => iot_hub::downwards(topic, &properties, cell.state.borrow().session.version(), &mut bagged),
         false => topic,
     };
-    let message =
-        OutgoingMessage { topic, payload: publish.payload, qos, retain: publish.retain, properties: &properties };
     let state = &mut *cell.state.borrow_mut();
-    match state.session.deliver(&message, &mut state.out) {
-        Delivered::Written => cell.wake(),
+    let message = OutgoingMessage {
+        topic,
+        payload: publish.payload,
+        qos,
+        retain: publish.retain,
+        properties: &properties,
+        expiry: publish.message_expiry,
+        receipt: None,
+        asked: &asked(state, topic),
+    };
+    match state.session.deliver(&message, &mut state.out, shard.site.now()) {
+        Delivered::Written | Delivered::Sent => cell.wake(),
         Delivered::Queued => {}
         Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
     }
+    note_changes(shard, state);
     Taken::Whole
 }
 
 fn is_subscribed(cell: &SessionCell, topic: TopicName<'_>) -> bool {
     cell.state.borrow().session.subscriptions().iter().any(|held| held.filter.matches(topic))
+}
+
+/// Looks at what happened to messages of the session.
+#[inline]
+pub(super) fn note_changes(shard: &Shard, state: &mut State) {
+    if !state.session.has_changes() {
+        return;
+    }
+    for change in state.session.take_changes() {
+        if let Change::Dropped { reason, .. } = change {
+            shard.meter.dropped(reason.tag(), 1);
+        }
+    }
+}
+
+/// Filters that are being placed and match: a hub may send what it retains before it answers.
+fn asked(state: &State, topic: TopicName<'_>) -> Vec<server::Asked> {
+    let mut asked = Vec::new();
+    for Subscribing { request, outcomes } in &state.subscribing {
+        let id = request.subscription_id.and_then(NonZeroU32::new);
+        for (asks, outcome) in request.requests.iter().zip(outcomes) {
+            let is_refused = matches!(outcome, Some(SubscribeOutcome::Refused(_)));
+            if !is_refused && asks.filter.as_ref().is_ok_and(|filter| filter.matches(topic)) {
+                asked.push(server::Asked { qos: asks.qos, id });
+            }
+        }
+    }
+    asked
+}
+
+/// Whether the device is to get what a hub retains (MQTT 5.0 §3.8.3.1).
+fn retained(asked: &SubscriptionRequest, held: &[Subscription]) -> Retained {
+    let is_new = || held.iter().all(|held| Ok(&held.filter) != asked.filter.as_ref());
+    match asked.retain_handling {
+        0 => Retained::Wanted,
+        1 if is_new() => Retained::Wanted,
+        _ => Retained::Unwanted,
+    }
+}
+
+/// A hub is asked for QoS 1 at most. Between gateway and device a message that it acknowledges has the QoS that the device
+/// asked for: exactly once from here on, where that is 2.
+fn at_the_device(granted: QoS) -> QoS {
+    if granted == QoS::AtMostOnce { QoS::AtMostOnce } else { QoS::ExactlyOnce }
 }
 
 /// SUBACKs leave as soon as they are complete, in the order in which they became so.
@@ -211,17 +266,14 @@ fn answer(state: &mut State) {
     });
 }
 
-fn place(
-    shard: &Shard,
-    cell: &SessionCell,
-    filter: &TopicFilter,
-    qos: QoS,
-    token: u64,
-    now: Tick,
-) -> Result<Placement, Denial> {
+fn place(shard: &Shard, cell: &SessionCell, filter: &TopicFilter, wish: Wish, now: Tick) -> Result<Placement, Denial> {
     if renewal::is_own(filter.as_str()) {
         // The gateway answers it itself: no hub has to know.
-        return if renewal::is_answered(filter) { Ok(Placement::Granted(qos)) } else { Err(Denial::FilterOutOfScope) };
+        return if renewal::is_answered(filter) {
+            Ok(Placement::Granted(wish.qos))
+        } else {
+            Err(Denial::FilterOutOfScope)
+        };
     }
     cell.grant().scope.authorize_subscribe(filter)?;
     let (upstream, there) = shard.site.routes.resolve_filter(filter, cell.live.device())?;
@@ -229,7 +281,7 @@ fn place(
     if !member.takes(there.as_str()) {
         return Err(Denial::HubRefused);
     }
-    Ok(member.subscribe(cell.who, &there, Wish { qos, retained: Retained::Wanted, token }, now))
+    Ok(member.subscribe(cell.who, &there, wish, now))
 }
 
 fn refuse(shard: &Shard, cell: &SessionCell, denial: Denial, filter: Option<&TopicFilter>) -> SubscribeOutcome {

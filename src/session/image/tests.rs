@@ -52,6 +52,7 @@ fn written(standing: Standing, state: &SessionState) -> Vec<Vec<u8>> {
 fn state() -> SessionState {
     let published = |n, qos| InFlight { packet_id: n as u16, stage: Stage::Published(message(n, qos)) };
     SessionState {
+        awaited: vec![],
         subscriptions: vec![subscription("c/#"), subscription("$tollgate/auth/result")],
         received: vec![7, 65_535],
         in_flight: vec![

@@ -4,22 +4,26 @@
 //! back: it authorizes, places and stores, and tells the session the outcome. Every answer is appended to `out`, the
 //! bytes that wait to be written. The session knows no policy and reads no clock.
 //!
-//! A PUBLISH of QoS 1 takes a place in the in-flight ring when the driver calls [`Session::publish_accepted`] and leaves
-//! it with its PUBACK, in the order of the PUBLISHes, however the outcomes arrive [MQTT-4.6.0-2]. Until then
-//! [`Session::handle`] has changed nothing that counts: a driver without room offers the same frame again later.
+//! A PUBLISH of QoS 1 or 2 takes a place in the in-flight ring when the driver calls [`Session::publish_accepted`] and
+//! leaves it with its PUBACK or PUBREC, in the order of the PUBLISHes, however the outcomes arrive [MQTT-4.6.0-2]. Until
+//! then [`Session::handle`] has changed nothing that counts: a driver without room offers the same frame again later. A
+//! QoS 2 message is offered once: its packet identifier is held until PUBREL, over lost connections too.
 //!
 //! Two things are the driver's: not to read while [`Session::wants_input`] says no, and not to read while `out` holds
 //! more than it is willing to keep for a device that sends and does not read.
 
+mod aliases;
 mod answer;
+mod changes;
 mod inbound;
 mod outbound;
+mod receive;
 mod state;
 mod subscriptions;
 
 pub use answer::write_refusal;
-pub use outbound::{Delivered, DropReason, OutgoingMessage};
-pub use state::{Change, InFlight, Message, Receipt, SessionState, Stage};
+pub use outbound::{Asked, Delivered, DropReason, OutgoingMessage};
+pub use state::{Change, InFlight, Message, Receipt, SessionState, Settlement, Stage};
 pub use subscriptions::{SubscribeOutcome, Subscription};
 
 use std::time::Duration;
@@ -33,14 +37,15 @@ use crate::{
     time::Tick,
     topic::{TopicFilter, TopicName},
 };
-use inbound::{Aliases, LastTopic, Ring};
-use outbound::Outbound;
-use subscriptions::Subscriptions;
+use changes::{Changes, Recorded};
+use inbound::{Aliases, HalfWay, LastTopic, Outcome, Ring, Witness};
+use outbound::{Outbound, Resends};
+use subscriptions::{Match, Subscriptions};
 
 /// What a session may use. All of it is announced to a 5.0 device in CONNACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionLimits {
-    /// QoS 1 messages of the device without a PUBACK; at least 1.
+    /// QoS 1 and 2 messages of the device that are not acknowledged to the end; at least 1.
     pub receive_maximum: u16,
     /// Bytes of the largest packet of the device, its fixed header included.
     pub maximum_packet_size: u32,
@@ -50,12 +55,14 @@ pub struct SessionLimits {
     pub subscriptions_max: usize,
     /// Messages that wait for it.
     pub queue_max: usize,
-    /// Highest QoS of a PUBLISH and of a subscription: 0 or 1.
+    /// Highest QoS of a PUBLISH and of a subscription: 0 to 2.
     pub qos_max: u8,
     /// Whether RETAIN may be set.
     pub retain: bool,
     /// Seconds; a longer keep alive, or none, is lowered to it. 0: any.
     pub keep_alive_max: u16,
+    /// Seconds that a session may outlive its connection; 0: none does.
+    pub session_expiry_max: u32,
 }
 
 impl SessionLimits {
@@ -123,53 +130,113 @@ pub struct Session {
     keep_alive: u16,
     asked_keep_alive: u16,
     asked_session_expiry: u32,
+    /// Seconds; 0: it ends with its connection.
+    session_expiry: u32,
     authentication_method: Option<Box<str>>,
     /// AUTH 0x18 was sent: the device is to answer it with its token.
     token_asked: bool,
     limits: SessionLimits,
     heard: Tick,
     inbound: Ring,
+    half_way: HalfWay,
     last_topic: LastTopic,
     aliases: Aliases,
     outbound: Outbound,
     subscriptions: Subscriptions,
+    changes: Changes,
 }
 
 impl Session {
     /// The session of a CONNECT that was admitted.
     pub fn accept(connect: &Connect, limits: &SessionLimits, now: Tick) -> Self {
         let (asked, max) = (connect.keep_alive, limits.keep_alive_max);
+        let asked_session_expiry = match connect.version {
+            ProtocolVersion::V5_0 => connect.session_expiry,
+            // MQTT 3.1.1 §3.1.2.4: a session that is not clean has no end of its own.
+            ProtocolVersion::V3_1_1 if connect.clean_start => 0,
+            ProtocolVersion::V3_1_1 => u32::MAX,
+        };
+        let session_expiry = asked_session_expiry.min(limits.session_expiry_max);
+        let (resends, recorded) = match session_expiry {
+            0 => (Resends::No, Recorded::Receipts),
+            _ => (Resends::Yes, Recorded::All),
+        };
         Self {
             version: connect.version,
             problem_information: connect.problem_information,
             keep_alive: if max > 0 && (asked == 0 || asked > max) { max } else { asked },
             asked_keep_alive: asked,
-            asked_session_expiry: connect.session_expiry,
+            asked_session_expiry,
+            session_expiry,
             authentication_method: connect.authentication_method.as_deref().map(Into::into),
             token_asked: false,
             limits: *limits,
             heard: now,
             inbound: Ring::default(),
+            half_way: HalfWay::default(),
             last_topic: LastTopic::default(),
             aliases: Aliases::default(),
-            outbound: Outbound::new(connect, limits.queue_max),
+            outbound: Outbound::new(connect, limits.queue_max, resends),
             subscriptions: Subscriptions::default(),
+            changes: Changes::new(recorded),
         }
     }
 
-    /// Appends the CONNACK, which announces every limit to a 5.0 device.
-    pub fn connack(&self, present: SessionPresent, out: &mut Vec<u8>) {
+    /// The session of a CONNECT that was admitted and that takes up what an earlier connection left: after its CONNACK
+    /// [`pump`](Self::pump) sends again what is unacknowledged [MQTT-4.4.0-1].
+    pub fn resume(connect: &Connect, limits: &SessionLimits, state: SessionState, now: Tick) -> Self {
+        let mut session = Self::accept(connect, limits, now);
+        let SessionState { subscriptions, received, awaited, in_flight, queued } = state;
+        session.subscriptions.resume(subscriptions);
+        session.half_way = HalfWay::new(received, awaited);
+        session.outbound.resume(in_flight, queued);
+        session
+    }
+
+    /// Moves what outlives the connection out of the session, which is of no use from here on. Changes that were not
+    /// taken have to be taken first.
+    pub fn take_state(&mut self) -> SessionState {
+        let mut state = SessionState { subscriptions: self.subscriptions.take(), ..SessionState::default() };
+        (state.received, state.awaited) = self.half_way.take();
+        for (packet_id, witness) in self.inbound.of_qos_2() {
+            match witness {
+                Witness::There => state.received.push(packet_id),
+                Witness::Awaited => state.awaited.push(packet_id),
+            }
+        }
+        self.outbound.leave(&mut state);
+        state
+    }
+
+    /// Seconds that the session outlives its connection; 0: it does not.
+    pub fn session_expiry(&self) -> u32 {
+        self.session_expiry
+    }
+
+    /// Whether [`take_changes`](Self::take_changes) has something.
+    #[inline]
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// What happened since it was last asked, in order.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.changes.take()
+    }
+
+    /// Appends the CONNACK, which announces every limit to a 5.0 device, and the client id where the device left it to us.
+    pub fn connack(&self, present: SessionPresent, assigned_client_id: Option<&str>, out: &mut Vec<u8>) {
         let mut connack = Connack::new(0);
+        connack.assigned_client_id = assigned_client_id.map(Into::into);
         connack.session_present = present == SessionPresent::Yes;
-        // No session outlives its connection: said where the device asked for one (MQTT 5.0 §3.2.2.3.2).
-        connack.session_expiry = (self.asked_session_expiry > 0).then_some(0);
+        // Said where it differs from what was asked (MQTT 5.0 §3.2.2.3.2).
+        connack.session_expiry = (self.asked_session_expiry != self.session_expiry).then_some(self.session_expiry);
         connack.authentication_method = self.authentication_method.as_deref().map(Into::into);
         connack.receive_maximum = self.limits.receive_maximum;
         connack.qos_max = self.limits.qos_max;
         connack.retain_available = self.limits.retain;
         connack.maximum_packet_size = Some(self.limits.maximum_packet_size);
         connack.topic_alias_maximum = self.limits.topic_alias_maximum;
-        connack.subscription_id_available = false;
         connack.shared_available = false;
         // MQTT 5.0 [MQTT-3.2.2-22]
         connack.server_keep_alive = (self.keep_alive != self.asked_keep_alive).then_some(self.keep_alive);
@@ -184,43 +251,51 @@ impl Session {
     pub fn handle<'a>(&'a mut self, frame: Frame<'a>, out: &mut Vec<u8>, now: Tick) -> Result<Step<'a>, CloseReason> {
         self.heard = now;
         match frame.packet_type() {
-            PacketType::Publish => self.handle_publish(frame),
+            PacketType::Publish => self.handle_publish(frame, out),
             PacketType::Puback => {
                 let acknowledgement = packet::parse_puback(frame, self.version)?;
-                self.outbound.acknowledged(acknowledgement.packet_id);
-                self.outbound.pump(out);
+                self.outbound.puback(acknowledgement.packet_id, &mut self.changes)?;
+                self.outbound.pump(&mut self.changes, out, now);
                 Ok(Step::Done)
             }
-            _ => self.handle_control(frame, out),
+            _ => self.handle_control(frame, out, now),
         }
     }
 
-    /// The PUBLISH is with delivery: it takes its place in the order of PUBACKs. Of no effect for QoS 0.
+    /// The PUBLISH is with delivery, or is about to be refused: it takes its place in the order of answers. Of no effect
+    /// for QoS 0.
     #[inline]
-    pub fn publish_accepted(&mut self, packet_id: u16) {
+    pub fn publish_accepted(&mut self, packet_id: u16, qos: QoS) {
         if packet_id != 0 {
-            self.inbound.push(packet_id);
+            self.inbound.push(packet_id, qos);
         }
     }
 
-    /// A durable witness has the PUBLISH: its PUBACK leaves as soon as all before it have left.
+    /// A durable witness has the PUBLISH: its PUBACK or PUBREC leaves as soon as all before it have left.
     #[inline]
     pub fn publish_stored(&mut self, packet_id: u16, out: &mut Vec<u8>) {
-        self.inbound.stored(packet_id);
-        self.release_pubacks(out);
+        if !self.inbound.stored(packet_id) {
+            self.settle_awaited(packet_id, Settlement::Stored);
+        }
+        self.release_answers(out);
     }
 
-    /// The PUBLISH was refused, at once or after it had been accepted. A 5.0 device is told by PUBACK, in its turn.
+    /// The PUBLISH was refused after it had been accepted. A 5.0 device is told by PUBACK or PUBREC, in its turn.
     ///
     /// # Errors
     /// The refusal can only be said by closing: in 3.1.1, at QoS 0, and where no PUBACK has a reason code for it.
     pub fn publish_refused(&mut self, packet_id: u16, denial: Denial, out: &mut Vec<u8>) -> Result<(), CloseReason> {
+        if packet_id != 0 && self.inbound.qos_of(packet_id).is_none() {
+            // Of an earlier connection: the device sends it again, and it is offered again.
+            self.settle_awaited(packet_id, Settlement::Refused);
+            return Ok(());
+        }
         // A PUBACK that cannot refuse would be a lie (3.1.1), and QoS 0 has none.
         if self.version == ProtocolVersion::V3_1_1 || packet_id == 0 || answer::puback_reason(denial).is_none() {
             return Err(CloseReason::Denied(denial));
         }
         self.inbound.refused(packet_id, denial);
-        self.release_pubacks(out);
+        self.release_answers(out);
         Ok(())
     }
 
@@ -230,7 +305,7 @@ impl Session {
         self.version == ProtocolVersion::V5_0 || self.inbound.len() < usize::from(self.limits.receive_maximum)
     }
 
-    /// QoS 1 messages of the device that wait for their PUBACK.
+    /// QoS 1 and 2 messages of the device that wait for their PUBACK or PUBREC.
     pub fn in_flight(&self) -> usize {
         self.inbound.len()
     }
@@ -285,7 +360,7 @@ impl Session {
         keep: impl Fn(&TopicFilter) -> bool,
         keep_topic: impl Fn(TopicName<'_>) -> bool,
     ) -> Vec<Subscription> {
-        self.outbound.retain_queued(keep_topic);
+        self.outbound.retain_queued(keep_topic, &mut self.changes);
         self.subscriptions.withdraw(keep)
     }
 
@@ -303,15 +378,32 @@ impl Session {
     }
 
     /// A message for the device, at the QoS that was granted for it where it was placed.
-    pub fn deliver(&mut self, message: &OutgoingMessage<'_>, out: &mut Vec<u8>) -> Delivered {
-        // A message may come before its SUBACK (MQTT 5.0 §3.8.4): then no subscription is held yet.
-        let granted = self.subscriptions.qos_of(message.topic).unwrap_or(message.qos);
-        self.outbound.deliver(message, granted, out)
+    pub fn deliver(&mut self, message: &OutgoingMessage<'_>, out: &mut Vec<u8>, now: Tick) -> Delivered {
+        let to = self.subscriptions.matching(message.topic, message.asked);
+        let mut to = to.unwrap_or_else(|| Match { qos: message.qos, ..Match::default() });
+        to.qos = to.qos.min(self.qos_max());
+        self.outbound.deliver(message, &to, &mut self.changes, out, now)
     }
 
-    /// Sends queued messages after `out` has drained.
-    pub fn pump(&mut self, out: &mut Vec<u8>) {
-        self.outbound.pump(out);
+    /// Sends queued messages after `out` has drained, and what an earlier connection left after CONNACK.
+    pub fn pump(&mut self, out: &mut Vec<u8>, now: Tick) {
+        self.outbound.pump(&mut self.changes, out, now);
+    }
+
+    /// Messages that were sent to the device and that it has not acknowledged to the end.
+    pub fn unacknowledged(&self) -> usize {
+        self.outbound.in_flight()
+    }
+
+    /// Whether the device wants no messages of its own by any subscription to this topic [MQTT-3.8.3-3].
+    pub fn is_local_unwanted(&self, topic: TopicName<'_>) -> bool {
+        self.subscriptions.are_all_no_local(topic)
+    }
+
+    /// Whether any subscription is such.
+    #[inline]
+    pub fn has_no_local(&self) -> bool {
+        self.subscriptions.has_no_local()
     }
 
     /// Messages that wait for the device.
@@ -361,6 +453,7 @@ impl Session {
     /// Gives back the memory of rings and queues that are empty, and of what is only kept for speed. For a session that has gone idle.
     pub fn shrink(&mut self) {
         self.inbound.shrink();
+        self.half_way.shrink();
         self.last_topic.shrink();
         self.outbound.shrink();
     }
@@ -376,128 +469,41 @@ impl Session {
     }
 
     #[inline]
-    fn handle_publish<'a>(&'a mut self, frame: Frame<'a>) -> Result<Step<'a>, CloseReason> {
-        let publish = packet::parse_publish(frame, self.version)?;
-        // MQTT 5.0 [MQTT-3.2.2-11]
-        if publish.qos as u8 > self.limits.qos_max {
-            return Err(CloseReason::Denied(Denial::QosNotOffered));
-        }
-        // MQTT 5.0 [MQTT-3.2.2-14]
-        if publish.retain && !self.limits.retain {
-            return Err(CloseReason::Denied(Denial::RetainNotOffered));
-        }
-        // MQTT 5.0 [MQTT-3.3.4-6]
-        if publish.has_subscription_id {
-            return Err(CloseReason::ProtocolError);
-        }
-        // MQTT 5.0 §1.5.4
-        if publish.has_control_characters {
-            return Err(CloseReason::Malformed);
-        }
-        if publish.user_properties > USER_PROPERTIES_MAX {
-            return Err(CloseReason::PacketTooLarge);
-        }
-        if publish.packet_id != 0 {
-            if self.inbound.contains(publish.packet_id) {
-                // Sent again while it is with delivery: the PUBACK that comes answers both. Without DUP it is another
-                // message under an identifier in use [MQTT-2.2.1-4]: that PUBACK would be taken for its own.
-                return if publish.dup { Ok(Step::Done) } else { Err(CloseReason::ProtocolError) };
-            }
-            // MQTT 5.0 [MQTT-3.3.4-9]
-            if self.version == ProtocolVersion::V5_0 && self.inbound.len() >= usize::from(self.limits.receive_maximum) {
-                return Err(CloseReason::ReceiveMaximumExceeded);
-            }
-        }
-        let topic = match publish.topic_alias {
-            // MQTT 5.0 §3.3.2.1: empty without an alias is a protocol error.
-            None if publish.topic.is_empty() && self.version == ProtocolVersion::V5_0 => {
-                return Err(CloseReason::ProtocolError);
-            }
-            None => self.last_topic.check(publish.topic).map_err(|_| CloseReason::Denied(Denial::TopicInvalid))?,
-            Some(alias) => self.aliases.resolve(alias, publish.topic, self.limits.topic_alias_maximum)?,
-        };
-        let PublishRef { qos, retain, packet_id, .. } = publish;
-        Ok(Step::Publish(Inbound { topic, qos, retain, packet_id, publish }))
-    }
-
-    fn handle_control(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Result<Step<'static>, CloseReason> {
-        match frame.packet_type() {
-            PacketType::Pingreq => {
-                packet::parse_empty(frame)?;
-                // MQTT 5.0 [MQTT-3.12.4-1]
-                packet::write_pingresp(out);
-                Ok(Step::Done)
-            }
-            PacketType::Subscribe => {
-                let mut subscribe = packet::parse_subscribe(frame, self.version)?;
-                // Announced as not available (MQTT 5.0 §3.2.2.3.12).
-                if subscribe.subscription_id.is_some() {
-                    return Err(CloseReason::ProtocolError);
+    fn release_answers(&mut self, out: &mut Vec<u8>) {
+        while let Some(decided) = self.inbound.next_decided() {
+            match (decided.outcome, decided.qos) {
+                (Outcome::Stored, QoS::ExactlyOnce) => {
+                    self.half_way.receive(decided.packet_id);
+                    self.changes.push(Change::Received(decided.packet_id));
+                    packet::write_pubrec(out, self.version, decided.packet_id, 0);
                 }
-                self.subscriptions.refuse_beyond(self.limits.subscriptions_max, &mut subscribe.requests);
-                Ok(Step::Subscribe(subscribe))
-            }
-            PacketType::Unsubscribe => Ok(Step::Unsubscribe(packet::parse_unsubscribe(frame, self.version)?)),
-            PacketType::Disconnect => {
-                let disconnect = packet::parse_disconnect(frame, self.version)?;
-                // MQTT 5.0 §3.14.2.2.2: an expiry of 0 in CONNECT cannot be raised.
-                if self.asked_session_expiry == 0 && disconnect.session_expiry.is_some_and(|seconds| seconds > 0) {
-                    return Err(CloseReason::ProtocolError);
-                }
-                Ok(Step::Disconnect(disconnect))
-            }
-            PacketType::Auth => self.handle_auth(frame, out),
-            // A second CONNECT [MQTT-3.1.0-2]; PUBREL, PUBREC and PUBCOMP of QoS 2,
-            // which is not offered; what only a server may send.
-            _ => Err(CloseReason::ProtocolError),
-        }
-    }
-
-    /// Re-authentication (MQTT 5.0 §4.12.1): AUTH 0x19 with the token, or without, and then 0x18 with it.
-    fn handle_auth(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Result<Step<'static>, CloseReason> {
-        // MQTT 5.0 [MQTT-4.12.0-7]; 3.1.1 has no AUTH.
-        let Some(method) = self.authentication_method.as_deref().filter(|_| self.version == ProtocolVersion::V5_0)
-        else {
-            return Err(CloseReason::ProtocolError);
-        };
-        let auth = packet::parse_auth(frame)?;
-        match &auth.method {
-            // MQTT 5.0 §3.15.2.2.2
-            None => return Err(CloseReason::ProtocolError),
-            // MQTT 5.0 [MQTT-4.12.1-1]
-            Some(other) if other != method => return Err(CloseReason::RenewalRefused(Denial::RenewalMethod)),
-            Some(_) => {}
-        }
-        match (auth.reason, self.token_asked, auth.data) {
-            (AUTH_AGAIN, false, Some(token)) | (AUTH_CONTINUE, true, Some(token)) => Ok(Step::Renew(token)),
-            (AUTH_AGAIN, false, None) => {
-                packet::write_auth(out, AUTH_CONTINUE, method);
-                self.token_asked = true;
-                Ok(Step::Done)
-            }
-            _ => Err(CloseReason::ProtocolError),
-        }
-    }
-
-    #[inline]
-    fn release_pubacks(&mut self, out: &mut Vec<u8>) {
-        while let Some((packet_id, outcome)) = self.inbound.next_decided() {
-            match outcome {
-                Ok(()) => packet::write_puback(out, self.version, packet_id, 0),
-                Err(denial) => self.write_refusing_puback(packet_id, denial, out),
+                (Outcome::Stored, _) => packet::write_puback(out, self.version, decided.packet_id, 0),
+                (Outcome::StoredBefore, _) => packet::write_pubrec(out, self.version, decided.packet_id, 0),
+                (Outcome::Refused(denial), qos) => self.write_refusal(decided.packet_id, qos, denial, out),
             }
         }
     }
 
     #[cold]
-    fn write_refusing_puback(&self, packet_id: u16, denial: Denial, out: &mut Vec<u8>) {
+    fn write_refusal(&self, packet_id: u16, qos: QoS, denial: Denial, out: &mut Vec<u8>) {
         let reason = answer::puback_reason(denial).expect("invariant: publish_refused asked");
         let text = answer::reason_string(denial);
-        // MQTT 5.0 [MQTT-3.4.2-2], [MQTT-3.1.2-29]
-        if self.problem_information == ProblemInformation::Requested && self.outbound.fits(text.len() + 9) {
-            packet::write_puback_with_reason(out, packet_id, reason, &text);
-        } else {
-            packet::write_puback(out, self.version, packet_id, reason);
+        // MQTT 5.0 [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.1.2-29]
+        let said = self.problem_information == ProblemInformation::Requested && self.outbound.fits(text.len() + 9);
+        match (qos, said) {
+            (QoS::ExactlyOnce, true) => packet::write_pubrec_with_reason(out, packet_id, reason, &text),
+            (QoS::ExactlyOnce, false) => packet::write_pubrec(out, self.version, packet_id, reason),
+            (_, true) => packet::write_puback_with_reason(out, packet_id, reason, &text),
+            (_, false) => packet::write_puback(out, self.version, packet_id, reason),
+        }
+    }
+
+    /// Delivery speaks of a message that an earlier connection brought.
+    #[cold]
+    fn settle_awaited(&mut self, packet_id: u16, outcome: Settlement) {
+        if self.half_way.take_awaited(packet_id) && outcome == Settlement::Stored {
+            self.half_way.receive(packet_id);
+            self.changes.push(Change::Received(packet_id));
         }
     }
 
@@ -506,12 +512,8 @@ impl Session {
     }
 }
 
-/// Far more than an honest device sends; a flood of them is cut short.
-const USER_PROPERTIES_MAX: u32 = 100;
 /// MQTT 5.0 §3.15.2.1.
 const AUTH_SUCCESS: u8 = 0x00;
-const AUTH_CONTINUE: u8 = 0x18;
-const AUTH_AGAIN: u8 = 0x19;
 /// MQTT 5.0 §3.14.2.1.
 const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// MQTT 5.0 §3.11.3.

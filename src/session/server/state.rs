@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use super::Subscription;
+use super::{DropReason, Subscription};
 use crate::{packet::QoS, time::Tick, topic::TopicName};
 
 /// See the module. The order of every list is the order in which things came.
@@ -11,9 +11,12 @@ use crate::{packet::QoS, time::Tick, topic::TopicName};
 pub struct SessionState {
     /// What the device has subscribed to.
     pub subscriptions: Vec<Subscription>,
-    /// Packet ids of the device's QoS 2 messages that it has not released: their PUBREC is due or was sent, and no PUBREL
-    /// came.
+    /// Packet ids of the device's QoS 2 messages that a witness has and that it has not released: their PUBREC is due or
+    /// was sent, and no PUBREL came.
     pub received: Vec<u16>,
+    /// Those that are with delivery, and that no witness has yet: [`SessionState::settle`]. They are nothing for a disk: a
+    /// gateway that was killed never had them, and the device sends them again.
+    pub awaited: Vec<u16>,
     /// What was sent to the device and is not acknowledged to the end.
     pub in_flight: Vec<InFlight>,
     /// What waits for a place in flight.
@@ -27,10 +30,29 @@ impl SessionState {
         self.queued.extract_if(.., |message| message.is_expired(now)).map(|message| message.receipt).collect()
     }
 
+    /// What became of a message that was with delivery when its connection was lost. Where a witness has it, it is not
+    /// forwarded again when the device sends it again; where it was refused, it is. Of no effect for QoS 1.
+    pub fn settle(&mut self, packet_id: u16, outcome: Settlement) {
+        let Some(at) = self.awaited.iter().position(|held| *held == packet_id) else { return };
+        self.awaited.remove(at);
+        if outcome == Settlement::Stored {
+            self.received.push(packet_id);
+        }
+    }
+
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
         self.subscriptions.is_empty() && self.received.is_empty() && self.in_flight.is_empty() && self.queued.is_empty()
     }
+}
+
+/// What delivery says of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settlement {
+    /// A witness has it.
+    Stored,
+    /// It was refused.
+    Refused,
 }
 
 /// A message that was sent to the device and is not acknowledged to the end.
@@ -168,10 +190,12 @@ pub enum Change {
         /// Free.
         packet_id: u16,
     },
-    /// A message that was queued is given up: it expired, is too large for the connection, or was withdrawn.
+    /// A message that was taken is given up after all.
     Dropped {
         /// Which.
         receipt: Option<Receipt>,
+        /// Why.
+        reason: DropReason,
     },
 }
 

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 
+use super::Asked;
 use crate::{
     denial::Denial,
-    packet::{QoS, SubscriptionRequest},
+    packet::{DeliveryProperties, QoS, SubscriptionRequest},
     topic::{TopicFilter, TopicName},
 };
 
@@ -47,6 +48,20 @@ pub enum SubscribeOutcome {
     Refused(Denial),
 }
 
+/// What a message is for.
+#[derive(Debug)]
+pub(super) struct Match {
+    pub(super) qos: QoS,
+    /// The identifiers of all subscriptions that match, encoded.
+    pub(super) ids: DeliveryProperties,
+}
+
+impl Default for Match {
+    fn default() -> Self {
+        Self { qos: QoS::AtMostOnce, ids: DeliveryProperties::default() }
+    }
+}
+
 /// A short list: a scan of it beats a table, and an idle session should be small.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -76,9 +91,39 @@ impl Subscriptions {
         self.list.extract_if(.., |held| !keep(&held.filter)).collect()
     }
 
-    /// The highest QoS of those that match (MQTT 5.0 [MQTT-3.3.4-2]); `None`: none matches.
-    pub(super) fn qos_of(&self, topic: TopicName<'_>) -> Option<QoS> {
-        self.list.iter().filter(|held| held.filter.matches(topic)).map(|held| held.qos).max()
+    /// What the message is for, together with filters that are being asked for; `None`: nothing.
+    pub(super) fn matching(&self, topic: TopicName<'_>, asked: &[Asked]) -> Option<Match> {
+        let held = self.list.iter().filter(|held| held.filter.matches(topic));
+        let held = held.map(|held| Asked { qos: held.qos, id: held.id });
+        let mut found: Option<Match> = None;
+        for Asked { qos, id } in held.chain(asked.iter().copied()) {
+            let found = found.get_or_insert_default();
+            // MQTT 5.0 [MQTT-3.3.4-2]: the highest of those that match.
+            found.qos = found.qos.max(qos);
+            // MQTT 5.0 [MQTT-3.3.4-3], [MQTT-3.3.4-4]
+            if let Some(id) = id {
+                found.ids.subscription_id(id.get());
+            }
+        }
+        found
+    }
+
+    /// Whether the topic is for subscriptions that want no message of the device's own, and for none that does.
+    pub(super) fn are_all_no_local(&self, topic: TopicName<'_>) -> bool {
+        let mut matching = self.list.iter().filter(|held| held.filter.matches(topic)).peekable();
+        matching.peek().is_some() && matching.all(|held| held.no_local)
+    }
+
+    pub(super) fn has_no_local(&self) -> bool {
+        self.list.iter().any(|held| held.no_local)
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Subscription> {
+        std::mem::take(&mut self.list)
+    }
+
+    pub(super) fn resume(&mut self, list: Vec<Subscription>) {
+        self.list = list;
     }
 
     /// Refuses the requests that would make it more than `max` filters.

@@ -74,7 +74,7 @@ proptest! {
                     };
                     let came = pair.publish(id);
                     if let Came::Publish(_, id) = came {
-                        pair.session.publish_accepted(id);
+                        pair.session.publish_accepted(id, QoS::AtLeastOnce);
                         model.in_flight.push((id, None));
                         model.last = id;
                     }
@@ -89,7 +89,7 @@ proptest! {
                     model.decide(id, REFUSED);
                 },
                 Act::RefusedAtOnce(id) => if let Came::Publish(..) = pair.publish(id) {
-                    prop_assert_eq!(pair.refused(id, Denial::TopicOutOfScope), Ok(()));
+                    prop_assert_eq!(pair.refused_at_once(id, Denial::TopicOutOfScope), Ok(()));
                     model.in_flight.push((id, Some(REFUSED)));
                     model.last = id;
                 },
@@ -118,8 +118,8 @@ proptest! {
                     }
                     Ok(Step::Unsubscribe(u)) => drop(pair.session.unsuback(&u, &mut pair.out)),
                     Ok(Step::Publish(p)) => {
-                        let id = p.packet_id;
-                        pair.session.publish_accepted(id);
+                        let Inbound { packet_id: id, qos, .. } = p;
+                        pair.session.publish_accepted(id, qos);
                         pair.session.publish_stored(id, &mut pair.out);
                     }
                     Ok(Step::Renew(_)) => pair.session.renewed(&mut pair.out),
