@@ -6,19 +6,21 @@
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
 };
 
-use support::{Answer, Gateway, Hub, Login, Plan, Version, free_port, publish_packet, sas, until};
+use rustix::process::Signal;
+use support::{Answer, Device, Gateway, Hub, Login, Plan, Version, free_port, publish_packet, sas, until};
 use tollgate::denial::Denial;
 
 #[test]
 fn a_device_that_does_not_read_holds_no_place_that_others_wait_for() {
-    let (gateway, mut hub) = start();
+    // However long this takes: no disk acknowledges in the hub's place.
+    let (gateway, mut hub) = start_with(|plan| plan.ack("hub"));
     let mut good = gateway.connect(Version::V4, "d1");
     let mut deaf = gateway.connect(Version::V4, "d0");
     for (device, id) in [(&mut good, "d1"), (&mut deaf, "d0")] {
@@ -112,20 +114,32 @@ fn a_subscription_that_the_hub_refuses_is_refused_and_shown_to_the_operator() {
 }
 
 #[test]
-fn whoever_comes_while_the_gateway_drains_is_told_so() {
+fn who_waits_at_the_socket_when_the_gateway_drains_is_answered_and_nobody_is_let_in_after() {
     let (gateway, mut hub) = start();
     let mut device = gateway.connect(Version::V4, "d0");
     device.publish("devices/d0/messages/events/", b"not acknowledged", 1);
     hub.publish(b"not acknowledged");
+    // The kernel lets them in while the gateway stands still; the drain finds them waiting.
+    gateway.signal(Signal::STOP);
+    let devices = (0..100_usize).map(|n| if n.is_multiple_of(2) { Version::V4 } else { Version::V5 });
+    let waiting: Vec<(Device, Version)> = devices
+        .map(|version| {
+            let mut waiting = gateway.open(version);
+            waiting.send(&Login::new(version, "d1", &sas("d1")).packet());
+            (waiting, version)
+        })
+        .collect();
     gateway.terminate();
-    assert_eq!(device.closed(PATIENCE), None, "sessions end first");
-    // The drain waits for the hub's acknowledgement.
-    for (version, code) in [(Version::V4, 3), (Version::V5, Denial::Draining.row().reason_v5)] {
-        let answer = gateway.open(version).log_in(&Login::new(version, "d1", &sas("d1")));
-        assert_eq!(answer, Answer::Connack(code), "{version:?}");
+    gateway.signal(Signal::CONT);
+    for (mut device, version) in waiting {
+        let told = if version == Version::V4 { 3 } else { Denial::Draining.row().reason_v5 };
+        let answer = device.next(PATIENCE);
+        assert!([Answer::Connack(told), Answer::Connack(0)].contains(&answer), "{version:?}: {answer:?}");
     }
-    // It is gone with its admin API before anybody can ask.
-    until("the line", PATIENCE, || gateway.process.log().contains("denial=\"draining\""));
+    assert_eq!(device.closed(PATIENCE), None, "who was connected leaves");
+    let refused = TcpStream::connect(gateway.tcp).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "the hub has not acknowledged: it still drains");
+    assert!(gateway.process.log().contains("draining"));
 }
 
 fn assert_shown(gateway: &Gateway, denial: Denial) {
@@ -133,9 +147,13 @@ fn assert_shown(gateway: &Gateway, denial: Denial) {
 }
 
 fn start() -> (Gateway, HandHub) {
+    start_with(|plan| plan)
+}
+
+fn start_with(change: impl FnOnce(Plan) -> Plan) -> (Gateway, HandHub) {
     let port = free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let gateway = Plan::new(Hub::At(port, Version::V4)).shards(1).window(1).start();
+    let gateway = change(Plan::new(Hub::At(port, Version::V4)).shards(1).window(1)).start();
     (gateway, HandHub::accept(&listener))
 }
 

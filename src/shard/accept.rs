@@ -61,7 +61,7 @@ pub(super) async fn run(shard: Rc<Shard>, door: Door) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => enter(&shard, socket, canonical(peer), &door.entrance),
+            Ok((socket, peer)) => enter(&shard, socket, canonical(peer), &door.entrance, door.held_by),
             Err(error) => {
                 // As a rule: no file left. Connections wait in the backlog meanwhile.
                 tracing::warn!(%error, "cannot accept");
@@ -83,7 +83,7 @@ fn turn_away_waiting(shard: &Rc<Shard>, listener: TcpListener, entrance: &Arc<En
         match listener.accept() {
             Ok((socket, peer)) => {
                 socket.set_nonblocking(true)?;
-                enter(shard, TcpStream::from_std(socket)?, canonical(peer), entrance);
+                enter(shard, TcpStream::from_std(socket)?, canonical(peer), entrance, HeldBy::Gateway);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
@@ -92,11 +92,13 @@ fn turn_away_waiting(shard: &Rc<Shard>, listener: TcpListener, entrance: &Arc<En
 }
 
 /// Gives a new connection a task, a place and a deadline.
-fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<Entrance>) {
+fn enter(shard: &Rc<Shard>, socket: TcpStream, peer: SocketAddr, entrance: &Arc<Entrance>, held_by: HeldBy) {
     let Some(place) = shard.site.connections.enter() else {
         return refuse_unheard(shard, peer, Denial::ConnectionQuota);
     };
-    let verdict = if shard.site.is_draining() {
+    // Where the socket outlives this gateway, whoever comes at the last moment is let in and leaves with the others: an
+    // upgrade refuses nobody.
+    let verdict = if shard.site.is_draining() && held_by == HeldBy::Gateway {
         Some(Denial::Draining)
     } else if entrance.proxies.cover(peer.ip()) {
         // Behind a balancer all come from one address: whose they are is judged once its header has said it.
