@@ -2,7 +2,9 @@
 //! safe can be read in its log after a kill -9. It speaks MQTT 3.1.1 and 5.0, accepts every CONNECT and delivers nothing.
 //!
 //! `recorder ADDRESS LOG`; then commands on standard input, one a line; it ends when standard input ends:
-//! `ack now` · `ack hold` (never, until told otherwise) · `ack after MS` · `close every N` (0: never).
+//! `ack now` · `ack hold` (never, until told otherwise) · `ack after MS` · `close every N` (0: never) ·
+//! `close on TEXT` (a topic that holds it; `-`: none) · `refuse CODE on TEXT` (5.0) · `connects` (how many there were) · `take N` (a second; more is answered
+//! with 0x97 on 5.0 and closed on on 3.1.1; 0: all).
 //!
 //! A line of the log: client id, QoS, topic, payload in hex, properties in hex; separated by tabs.
 
@@ -30,7 +32,16 @@ fn main() -> io::Result<()> {
     };
     let listener = TcpListener::bind(address)?;
     let log = open_log(log)?;
-    let hub = Arc::new(Hub { log: Mutex::new(log), ack_after_ms: 0.into(), close_every: 0.into(), seen: 0.into() });
+    let hub = Arc::new(Hub {
+        log: Mutex::new(log),
+        ack_after_ms: 0.into(),
+        close_every: 0.into(),
+        seen: 0.into(),
+        connects: 0.into(),
+        close_on: Mutex::new("-".into()),
+        refuse: Mutex::new((0, "-".into())),
+        rate: Mutex::new(Rate { a_second: 0, since: Instant::now(), taken: 0 }),
+    });
     println!("ready");
     let accepting = hub.clone();
     thread::spawn(move || {
@@ -40,8 +51,13 @@ fn main() -> io::Result<()> {
         }
     });
     for line in io::stdin().lock().lines() {
-        hub.obey(&line?);
-        println!("done");
+        match &*line? {
+            "connects" => println!("{}", hub.connects.load(Relaxed)),
+            command => {
+                hub.obey(command);
+                println!("done");
+            }
+        }
     }
     Ok(())
 }
@@ -61,6 +77,17 @@ struct Hub {
     ack_after_ms: AtomicU64,
     close_every: AtomicU64,
     seen: AtomicU64,
+    connects: AtomicU64,
+    close_on: Mutex<String>,
+    refuse: Mutex<(u8, String)>,
+    rate: Mutex<Rate>,
+}
+
+/// What is taken of one second.
+struct Rate {
+    a_second: u64,
+    since: Instant,
+    taken: u64,
 }
 
 impl Hub {
@@ -71,8 +98,29 @@ impl Hub {
             ["ack", "hold"] => self.ack_after_ms.store(HOLD, Relaxed),
             ["ack", "after", ms] => self.ack_after_ms.store(ms.parse().expect("milliseconds"), Relaxed),
             ["close", "every", n] => self.close_every.store(n.parse().expect("a number"), Relaxed),
+            ["close", "on", text] => *self.close_on.lock().expect("no panic") = (*text).to_owned(),
+            ["refuse", code, "on", text] => {
+                *self.refuse.lock().expect("no panic") = (code.parse().expect("a code"), (*text).to_owned());
+            }
+            ["take", n] => self.rate.lock().expect("no panic").a_second = n.parse().expect("a number"),
             _ => panic!("no such command: {command}"),
         }
+    }
+
+    /// The reason code with which a message is refused; none: it is taken.
+    fn refuses(&self, topic: &str) -> Option<u8> {
+        let (code, text) = &*self.refuse.lock().expect("no panic");
+        topic.contains(text).then_some(*code)
+    }
+
+    /// Whether another message is taken in this second.
+    fn takes(&self) -> bool {
+        let mut rate = self.rate.lock().expect("no panic");
+        if rate.since.elapsed() >= Duration::from_secs(1) {
+            (rate.since, rate.taken) = (Instant::now(), 0);
+        }
+        rate.taken += 1;
+        rate.a_second == 0 || rate.taken <= rate.a_second
     }
 
     /// Whether this message is one on which to close the connection.
@@ -97,7 +145,7 @@ struct Link {
     client_id: String,
     version: u8,
     /// Acknowledgements, and since when they wait.
-    waiting: VecDeque<(Instant, u16)>,
+    waiting: VecDeque<(Instant, u16, u8)>,
 }
 
 impl Link {
@@ -123,7 +171,7 @@ impl Link {
             if !lines.is_empty() {
                 self.hub.record(&lines)?;
             }
-            self.waiting.extend(ids.into_iter().map(|id| (Instant::now(), id)));
+            self.waiting.extend(ids.into_iter().map(|(id, code)| (Instant::now(), id, code)));
             self.acknowledge(&mut replies);
             self.stream.write_all(&replies)?;
             if !open {
@@ -140,7 +188,7 @@ impl Link {
     }
 
     /// Takes every whole packet; `false`: the connection is to be closed.
-    fn packets(&mut self, lines: &mut String, ids: &mut Vec<u16>, replies: &mut Vec<u8>) -> io::Result<bool> {
+    fn packets(&mut self, lines: &mut String, ids: &mut Vec<(u16, u8)>, replies: &mut Vec<u8>) -> io::Result<bool> {
         let read = std::mem::take(&mut self.read);
         let mut rest = read.as_slice();
         while let Some((first, body, after)) = split_packet(rest) {
@@ -148,7 +196,8 @@ impl Link {
             match first >> 4 {
                 1 => self.connect(body, replies)?,
                 3 if self.hub.closes() => return Ok(false),
-                3 => self.publish(first, body, lines, ids)?,
+                3 if !self.publish(first, body, lines, ids)? => return Ok(false),
+                3 => {}
                 8 => self.suback(0x90, body, replies)?,
                 10 => self.suback(0xB0, body, replies)?,
                 12 => replies.extend([0xD0, 0]),
@@ -161,6 +210,7 @@ impl Link {
     }
 
     fn connect(&mut self, body: &[u8], replies: &mut Vec<u8>) -> io::Result<()> {
+        self.hub.connects.fetch_add(1, Relaxed);
         let mut fields = Fields(body);
         fields.text()?;
         self.version = fields.byte()?;
@@ -173,17 +223,29 @@ impl Link {
         Ok(())
     }
 
-    fn publish(&mut self, first: u8, body: &[u8], lines: &mut String, ids: &mut Vec<u16>) -> io::Result<()> {
+    /// `false`: the connection is to be closed.
+    fn publish(&mut self, first: u8, body: &[u8], lines: &mut String, ids: &mut Vec<(u16, u8)>) -> io::Result<bool> {
         let mut fields = Fields(body);
         let topic = String::from_utf8_lossy(fields.text()?).into_owned();
         let qos = (first >> 1) & 3;
+        if topic.contains(&*self.hub.close_on.lock().expect("no panic")) {
+            return Ok(false);
+        }
+        let taken = self.hub.takes();
+        if !taken && self.version == 4 {
+            return Ok(false);
+        }
+        let code = if taken { self.hub.refuses(&topic) } else { Some(0x97) };
         if qos > 0 {
-            ids.push(fields.number()?);
+            ids.push((fields.number()?, code.unwrap_or_default()));
+        }
+        if code.is_some() {
+            return Ok(true);
         }
         let properties = if self.version == 5 { fields.properties()? } else { &[] };
         let (payload, properties) = (hex(fields.0), hex(properties));
         writeln!(lines, "{}\t{qos}\t{topic}\t{payload}\t{properties}", self.client_id).expect("a String takes all");
-        Ok(())
+        Ok(true)
     }
 
     /// SUBACK that grants QoS 1, or UNSUBACK.
@@ -212,12 +274,15 @@ impl Link {
 
     fn acknowledge(&mut self, replies: &mut Vec<u8>) {
         let after = self.hub.ack_after_ms.load(Relaxed);
-        while let Some((since, id)) = self.waiting.front().copied() {
+        while let Some((since, id, code)) = self.waiting.front().copied() {
             if after == HOLD || since.elapsed() < Duration::from_millis(after) {
                 return;
             }
-            replies.extend([0x40, 2]);
+            replies.extend([0x40, if code == 0 { 2 } else { 3 }]);
             replies.extend(id.to_be_bytes());
+            if code != 0 {
+                replies.push(code);
+            }
             self.waiting.pop_front();
         }
     }

@@ -264,6 +264,9 @@ pub const SPOOL_BYTES: &str = "tollgate_spool_bytes";
 pub const SPOOL_OLDEST_SECONDS: &str = "tollgate_spool_oldest_seconds";
 /// `tollgate_spool_set_aside`: messages that a hub would not take, or that waited for longer than `age_max`.
 pub const SPOOL_SET_ASIDE: &str = "tollgate_spool_set_aside";
+/// `tollgate_set_aside_total{upstream,reason}`: messages that were set aside; `reason` is `closed` (the hub closes its
+/// connection on it), `refused`, `too_large` or `too_old`.
+pub const SET_ASIDE: &str = "tollgate_set_aside_total";
 /// `tollgate_spool_syncs_total`: groups that were written to the disk.
 pub const SPOOL_SYNCS: &str = "tollgate_spool_syncs_total";
 /// `tollgate_spool_torn_bytes_total`: bytes that a crash left half-written, cut at a start.
@@ -373,6 +376,7 @@ fn describe_all() {
     describe_gauge!(SPOOL_BYTES, "Bytes of the spool's files.");
     describe_gauge!(SPOOL_OLDEST_SECONDS, "Seconds since the oldest message that waits on the disk was received.");
     describe_gauge!(SPOOL_SET_ASIDE, "Messages kept that a hub would not take, or that waited for too long.");
+    describe_counter!(SET_ASIDE, "Messages that were set aside.");
     describe_counter!(SPOOL_SYNCS, "Groups of messages that were written to the disk.");
     describe_counter!(SPOOL_TORN_BYTES, "Bytes that a crash left half-written, cut at a start.");
     describe_counter!(TOKENS_VERIFIED, "Tokens whose signature was verified, by kind and slot of the key.");

@@ -91,12 +91,40 @@ fn a_good_file_gives_what_it_says() {
     let UpstreamKind::Mqtt(hub) = &config.upstreams[0].kind else { panic!("{:?}", config.upstreams) };
     assert_eq!((hub.host.as_str(), hub.port, hub.version), ("hub.example", 8884, ProtocolVersion::V3_1_1));
     assert!(hub.tls.as_ref().is_some_and(|tls| tls.ca.as_ref().is_some_and(|ca| ca.ends_with("server.pem"))));
-    assert_eq!((hub.username.as_deref(), hub.password.as_ref().map(|p| p.as_str())), (Some("edge"), Some("s3cret")));
+    let said = hub.login.credentials(tollgate::time::UnixSeconds(0));
+    assert_eq!((said.user_name.as_deref(), said.password.as_ref().map(|p| p.as_str())), (Some("edge"), Some("s3cret")));
     assert_eq!((config.upstreams[0].connections, config.upstreams[0].window), (8, 50));
     let routes: Vec<_> = config.routes.iter().map(|r| (&*r.from, r.to.as_deref(), r.ack)).collect();
     // Twins and methods go the way of the device's other topics.
     let twins = ("$iothub/#", Some("site/{device}/iothub/#"), Ack::Hub);
     assert_eq!(routes, [twins, ("devices/{device}/#", Some("site/{device}/#"), Ack::Hub)]);
+}
+
+#[test]
+fn who_the_pool_is_at_a_hub_is_said_in_one_way() {
+    let site = Site::new();
+    site.write("hub.primary", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n", 0o600);
+    let hub = |more: &str| {
+        format!("{LISTENER}[[upstream]]\nname = 'hub'\nkind = 'mqtt'\nurl = 'mqtts://hub.example'\n{more}\n")
+    };
+    let sas = "sas = { policy = 'gateway', key_file = 'DIR/hub.primary', token_lifetime = '10m' }";
+    let loaded = site.load(&hub(sas)).expect("a good file");
+    let UpstreamKind::Mqtt(at) = &loaded.config.upstreams[0].kind else { panic!("an MQTT hub") };
+    let said = at.login.credentials(tollgate::time::UnixSeconds(1_000));
+    let token = said.password.expect("a token");
+    assert!(token.contains("sr=hub.example&") && token.ends_with("&se=1600&skn=gateway"), "{}", *token);
+    for (more, about) in [
+        (format!("{sas}\npassword_file = 'DIR/hub.primary'"), "two passwords"),
+        (format!("{sas}\nversion = 4"), "without a user name"),
+        ("sas = { policy = 'gateway' }".into(), "key_file"),
+        ("sas = { key_file = 'DIR/missing' }".into(), "does not exist"),
+        ("sas = { key_file = 'DIR/rubbish' }".into(), "is no key"),
+        ("client_certificate = 'DIR/server.pem'".into(), "belong together"),
+        ("client_certificate = 'DIR/server.pem'\nclient_key = 'DIR/hub.primary'".into(), "private key"),
+    ] {
+        let found = site.mistakes(&hub(&more));
+        assert!(found.len() == 1 && found[0].1.contains(about), "{more}: {found:#?}");
+    }
 }
 
 #[test]

@@ -32,12 +32,12 @@ use crate::{
     journal::Journal,
     listener::{self, Activated, ActivationError, Connections, Tls, Transport},
     meter::{self, Meters},
-    packet::{Password, ProtocolVersion},
+    packet::ProtocolVersion,
     registry::Registry,
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
-    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, UpstreamConfig, UpstreamKind},
+    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, Pace, UpstreamConfig, UpstreamKind},
     usage::KeyUses,
 };
 use certificates::Certificates;
@@ -312,20 +312,22 @@ fn upstreams(
     let nonce = start_nonce().map_err(|error| StartError::Io("no randomness", error))?;
     let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let members_a_shard = upstream.connections.div_ceil(shards).max(1);
-        let (place, version, user_name, password) = match &upstream.kind {
+        let (place, version) = match &upstream.kind {
             UpstreamKind::Embedded => {
                 let failed = |error| StartError::Io("cannot start the embedded hub", error);
                 let hub = EmbeddedHub::start(members_a_shard * shards).map_err(failed)?;
                 let place = HubPlace::Embedded(hub.endpoint());
                 hubs.push(hub);
-                (place, ProtocolVersion::V3_1_1, None, None)
+                (place, ProtocolVersion::V3_1_1)
             }
             UpstreamKind::Mqtt(hub) => mqtt_hub(hub)?,
         };
         Ok(Upstream {
             name: upstream.name.clone(),
             place,
-            link: link(config, upstream, (version, user_name, password), &nonce),
+            link: link(config, upstream, version, &nonce),
+            pace: (upstream.messages_per_second > 0).then(|| Arc::new(Pace::new(upstream.messages_per_second))),
+            renewal: Arc::default(),
             members_a_shard,
             backlog: spool.and_then(|spool| spool.backlog(config, index)),
             status: (0..members_a_shard * shards).map(|_| Arc::new(MemberStatus::default())).collect(),
@@ -334,23 +336,16 @@ fn upstreams(
     Ok((upstreams.collect::<Result<_, StartError>>()?, hubs))
 }
 
-type HubPlan = (HubPlace, ProtocolVersion, Option<String>, Option<Zeroizing<String>>);
-
-fn mqtt_hub(hub: &MqttHubConfig) -> Result<HubPlan, StartError> {
+fn mqtt_hub(hub: &MqttHubConfig) -> Result<(HubPlace, ProtocolVersion), StartError> {
     let address = match &hub.tls {
         None => HubAddress::plain(&hub.host, hub.port),
         Some(tls) => HubAddress::tls(&hub.host, hub.port, tls)
-            .map_err(|error| StartError::Io("a hub's CA cannot be used", io::Error::other(error)))?,
+            .map_err(|error| StartError::Io("a hub cannot be believed", io::Error::other(error)))?,
     };
-    Ok((HubPlace::At(address), hub.version, hub.username.clone(), hub.password.clone()))
+    Ok((HubPlace::At(address, hub.login.clone()), hub.version))
 }
 
-fn link(
-    config: &Config,
-    upstream: &UpstreamConfig,
-    (version, user_name, password): (ProtocolVersion, Option<String>, Option<Zeroizing<String>>),
-    nonce: &str,
-) -> LinkConfig {
+fn link(config: &Config, upstream: &UpstreamConfig, version: ProtocolVersion, nonce: &str) -> LinkConfig {
     LinkConfig {
         client: ClientConfig {
             client_id: format!("tollgate-{}-{}", config.gateway.name, upstream.name),
@@ -358,8 +353,9 @@ fn link(
             keep_alive: HUB_KEEP_ALIVE,
             // The embedded hub takes no filter back of a session that it resumed, and is lost only with all it held.
             session_expiry: if upstream.kind == UpstreamKind::Embedded { 0 } else { HUB_SESSION_EXPIRY },
-            user_name,
-            password: password.map(|p| Password::new(p.as_bytes())),
+            // The pool says who it is anew for each connection.
+            user_name: None,
+            password: None,
         },
         window: upstream.window,
         log_bytes_max: LINK_LOG_BYTES_MAX,

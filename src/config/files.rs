@@ -26,15 +26,15 @@ use super::{
     token_service::read_signing,
 };
 use crate::{
-    credential::{Authorities, ListKey, StaleList},
+    credential::{Authorities, ListKey, SecretKey, StaleList},
     gate::OwnIssuer,
-    upstream::UpstreamKind,
+    upstream::{HubLogin, HubSasConfig, UpstreamKind},
 };
 
 /// A file that a line of `gateway.toml` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FileUse {
-    /// What a TLS listener shows.
+    /// What a TLS listener shows, or the pool to a hub.
     ServerIdentity { line: usize, certificate: PathBuf, private_key: PathBuf },
     /// Who may have signed the certificates of clients, and what was taken back.
     ClientAuthorities { lines: [usize; 2], ca: PathBuf, crl: Option<PathBuf> },
@@ -46,6 +46,8 @@ pub(super) enum FileUse {
     SigningKeys { line: usize },
     /// What the pool says to a hub; `upstream` is its place in the list.
     HubPassword { line: usize, path: PathBuf, upstream: usize },
+    /// What signs the pool's tokens.
+    HubSas { line: usize, sas: HubSasConfig, upstream: usize },
 }
 
 /// What is wrong with a file, and what to do about it.
@@ -103,7 +105,11 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                 }
             }
             FileUse::HubPassword { line, path, upstream } => match read_secret(path) {
-                Ok(secret) => set_password(config, *upstream, &secret),
+                Ok(secret) => set_login(config, *upstream, |login| login.with_password(path, &secret)),
+                Err(fault) => findings.mistakes.push(at(*line, fault)),
+            },
+            FileUse::HubSas { line, sas, upstream } => match read_hub_key(sas) {
+                Ok(key) => set_login(config, *upstream, |login| login.with_sas(sas, &key)),
                 Err(fault) => findings.mistakes.push(at(*line, fault)),
             },
         }
@@ -118,6 +124,14 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
         ));
     }
     findings
+}
+
+fn read_hub_key(sas: &HubSasConfig) -> Result<SecretKey, Fault> {
+    let text = read_secret(&sas.key_file)?;
+    SecretKey::parse(&text, sas.key_encoding).map_err(|error| {
+        let remedy = "Write the key as the hub prints it, and nothing else; `key_encoding` says how it is to be read.";
+        fault(&sas.key_file, &format!("is no key: {error}"), remedy)
+    })
 }
 
 /// A text that nobody but the owner may read, without its last line break.
@@ -272,9 +286,9 @@ fn read_private_key(path: &Path) -> Result<Arc<dyn rustls::sign::SigningKey>, Fa
     aws_lc_rs::sign::any_supported_type(&key).map_err(|_| fault(path, "holds a private key of an unknown kind", remedy))
 }
 
-fn set_password(config: &mut Config, upstream: usize, secret: &str) {
+fn set_login(config: &mut Config, upstream: usize, with: impl FnOnce(HubLogin) -> HubLogin) {
     if let Some(UpstreamKind::Mqtt(hub)) = config.upstreams.get_mut(upstream).map(|upstream| &mut upstream.kind) {
-        hub.password = Some(Zeroizing::new(secret.to_owned()));
+        hub.login = with(hub.login.clone());
     }
 }
 

@@ -92,13 +92,27 @@ pub(super) const SESSION: Section =
 
 pub(super) const UPSTREAM: Section = Section {
     name: "[[upstream]]",
-    keys: &["name", "kind", "url", "version", "connections", "window", "client", "username", "password_file", "ca"],
-    later: &[
-        ("client_certificate", "a client certificate towards the hub"),
-        ("client_key", "a client certificate towards the hub"),
-        ("sas", "SAS tokens towards the hub"),
+    keys: &[
+        "name",
+        "kind",
+        "url",
+        "version",
+        "connections",
+        "window",
+        "messages_per_second",
+        "client",
+        "username",
+        "password_file",
+        "sas",
+        "ca",
+        "client_certificate",
+        "client_key",
     ],
+    later: &[],
 };
+
+pub(super) const UPSTREAM_SAS: Section =
+    Section { name: "sas", keys: &["policy", "key_file", "key_encoding", "resource", "token_lifetime"], later: &[] };
 
 pub(super) const ROUTE: Section = Section { name: "[[route]]", keys: &["from", "to", "upstream", "ack"], later: &[] };
 

@@ -1,6 +1,6 @@
 //! Every `[[upstream]]`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     document::{Found, Notes, Table},
@@ -9,9 +9,10 @@ use super::{
     keys,
 };
 use crate::{
+    credential::KeyEncoding,
     listener::ListenerConfig,
     packet::ProtocolVersion,
-    upstream::{HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind},
+    upstream::{HubIdentity, HubLogin, HubSasConfig, HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind},
 };
 
 /// The hubs of the file, or the embedded one when it names none.
@@ -38,12 +39,13 @@ pub(super) fn read_upstreams(
         let mut upstream = UpstreamConfig::new(name, read_kind(notes, table, listeners));
         set(&mut upstream.connections, table.number("connections", 1..=CONNECTIONS_MAX));
         set(&mut upstream.window, table.number("window", 1..=WINDOW_MAX));
+        set(&mut upstream.messages_per_second, table.number("messages_per_second", 0..=RATE_MAX));
         if let Some(Found { value: Client::Rumqttc, line }) =
             table.one_of("client", &[("native", Client::Native), ("rumqttc", Client::Rumqttc)])
         {
             notes.not_in_this_version(line, "client = \"rumqttc\"");
         }
-        files.extend(files_of(table, upstreams.len()));
+        files.extend(files_of(notes, table, &upstream, upstreams.len()));
         upstreams.push(upstream);
     }
     upstreams
@@ -59,7 +61,7 @@ fn read_kind(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
             UpstreamKind::Embedded
         }
         Some(Found { value: Kind::Embedded, .. }) => {
-            for key in ["url", "version", "username", "password_file", "ca"] {
+            for key in keys::UPSTREAM.keys.iter().filter(|key| !OF_EVERY_KIND.contains(key)) {
                 if table.has(key) {
                     let what = format!("`{key}` has no meaning where kind is \"embedded\".");
                     notes.mistake(table.line_of(key), what, "Write kind = \"mqtt\", or take it out.");
@@ -76,13 +78,16 @@ fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
     let url = table.parsed("url", hub_url);
     let version = table.number("version", 4..=5).map_or(5, |found: Found<u8>| found.value);
     let username = table.text("username").map(|found| found.value.to_owned());
-    if table.has("password_file") && username.is_none() && version == 4 {
-        // MQTT 3.1.1 [MQTT-3.1.2-22].
-        notes.mistake(
-            table.line_of("password_file"),
-            "MQTT 3.1.1 has no password without a user name.",
-            "Write a `username`.",
-        );
+    for key in ["password_file", "sas"].into_iter().filter(|key| table.has(key)) {
+        if username.is_none() && version == 4 {
+            // MQTT 3.1.1 [MQTT-3.1.2-22].
+            let what = "MQTT 3.1.1 has no password without a user name.";
+            notes.mistake(table.line_of(key), what, "Write a `username`.");
+        }
+    }
+    if table.has("password_file") && table.has("sas") {
+        let what = "`password_file` and `sas` are two passwords, and there is room for one.";
+        notes.mistake(table.line_of("sas"), what, "Take one of them out.");
     }
     let Some(Found { value: url, line }) = url else {
         return MqttHubConfig {
@@ -90,8 +95,7 @@ fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
             port: 0,
             tls: None,
             version: version_of(version),
-            username,
-            password: None,
+            login: HubLogin::named(None),
         };
     };
     check_wire(notes, table, &Found { value: &url, line });
@@ -103,20 +107,18 @@ fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
         );
     }
     let ca = table.text("ca").map(|found| found.value.into());
-    let tls = url.tls.then_some(HubTlsConfig { ca });
-    MqttHubConfig { host: url.host, port: url.port, tls, version: version_of(version), username, password: None }
+    let tls = url.tls.then_some(HubTlsConfig { ca, identity: read_identity(notes, table) });
+    let login = HubLogin::named(username.as_deref());
+    MqttHubConfig { host: url.host, port: url.port, tls, version: version_of(version), login }
 }
 
 fn check_wire(notes: &Notes<'_>, table: &Table<'_>, url: &Found<&HubUrl>) {
     if url.value.tls {
         return;
     }
-    if table.has("ca") {
-        notes.mistake(
-            table.line_of("ca"),
-            "`ca` has no meaning where the url is mqtt://.",
-            "Write mqtts://, or take it out.",
-        );
+    for key in ["ca", "client_certificate", "client_key"].into_iter().filter(|key| table.has(key)) {
+        let what = format!("`{key}` has no meaning where the url is mqtt://.");
+        notes.mistake(table.line_of(key), what, "Write mqtts://, or take it out.");
     }
     // Threat T38.
     if !is_loopback(&url.value.host) {
@@ -125,14 +127,62 @@ fn check_wire(notes: &Notes<'_>, table: &Table<'_>, url: &Found<&HubUrl>) {
     }
 }
 
-fn files_of(table: &Table<'_>, upstream: usize) -> Vec<FileUse> {
+/// The certificate that the pool shows.
+fn read_identity(notes: &Notes<'_>, table: &Table<'_>) -> Option<HubIdentity> {
+    let [certificate, private_key] = ["client_certificate", "client_key"].map(|key| table.text(key));
+    match (&certificate, &private_key) {
+        (Some(_), None) | (None, Some(_)) => {
+            let line = certificate.or(private_key).map_or(0, |found| found.line);
+            let what = "`client_certificate` and `client_key` belong together.";
+            notes.mistake(line, what, "Write both, or neither.");
+            None
+        }
+        _ => Some(HubIdentity { certificate: certificate?.value.into(), private_key: private_key?.value.into() }),
+    }
+}
+
+/// Tokens that the gateway makes for itself.
+fn read_sas(notes: &Notes<'_>, table: &Table<'_>, host: &str) -> Option<HubSasConfig> {
+    let sas = table.table("sas", &keys::UPSTREAM_SAS)?;
+    sas.require("key_file", "Write where the key is, like key_file = \"certs/hub-policy.primary\".");
+    let mut config = HubSasConfig {
+        policy: sas.text("policy").map(|found| found.value.to_owned()),
+        resource: sas.text_or("resource", host),
+        key_file: sas.text_or("key_file", "").into(),
+        key_encoding: KeyEncoding::Base64,
+        token_lifetime: TOKEN_LIFETIME,
+    };
+    let encodings = [("base64", KeyEncoding::Base64), ("utf8", KeyEncoding::Utf8)];
+    set(&mut config.key_encoding, sas.one_of("key_encoding", &encodings));
+    set(&mut config.token_lifetime, sas.duration("token_lifetime", TOKEN_LIFETIME_MIN..=TOKEN_LIFETIME_MAX));
+    if config.resource.is_empty() {
+        notes.mistake(
+            sas.line_of("resource"),
+            "`resource` is empty.",
+            "Write what the hub's policy is for, or take it out.",
+        );
+    }
+    sas.has("key_file").then_some(config)
+}
+
+fn files_of(notes: &Notes<'_>, table: &Table<'_>, config: &UpstreamConfig, upstream: usize) -> Vec<FileUse> {
+    let UpstreamKind::Mqtt(hub) = &config.kind else { return Vec::new() };
+    let sas = read_sas(notes, table, &hub.host).map(|sas| {
+        let line = table.line_of("sas");
+        FileUse::HubSas { line, sas, upstream }
+    });
+    let identity = hub.tls.as_ref().and_then(|tls| tls.identity.clone()).map(|identity| FileUse::ServerIdentity {
+        line: table.line_of("client_certificate"),
+        certificate: identity.certificate,
+        private_key: identity.private_key,
+    });
     let password = table.text("password_file").map(|found| FileUse::HubPassword {
         line: found.line,
         path: found.value.into(),
         upstream,
     });
     let ca = table.text("ca").map(|found| FileUse::Authorities { line: found.line, path: found.value.into() });
-    password.into_iter().chain(ca).collect()
+    password.into_iter().chain(ca).chain(sas).chain(identity).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -209,6 +259,16 @@ enum Client {
 
 /// A hub with more connections than this from one gateway is being attacked by it.
 const CONNECTIONS_MAX: usize = 256;
+/// What every kind of upstream may have.
+const OF_EVERY_KIND: [&str; 6] = ["name", "kind", "connections", "window", "messages_per_second", "client"];
+/// More than any hub takes from one gateway.
+const RATE_MAX: u32 = 10_000_000;
+/// Renewed at four fifths of it.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
+/// Shorter, and a connection would hardly stand before the next one takes its place.
+const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(10);
+/// Longer, and a token that leaked is as good as the key.
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Packet ids are 16 bits.
 const WINDOW_MAX: usize = 65_535;
 

@@ -7,6 +7,11 @@
 //! on the disk is read back first, and when that is sent, what is still in memory follows, so that the queue can become
 //! empty while devices go on publishing.
 
+mod feed;
+
+pub(super) use feed::Fed;
+use feed::QUANTUM;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -14,9 +19,9 @@ use std::{
 };
 
 use super::{
-    LinkOutput, SessionRef,
-    queue::{Entry, Group, Queue, take_bytes},
-    slots::{DiskRef, Owed},
+    LinkOutput, Refusal, SessionRef,
+    queue::{Aside, Entry, Group, Queue, take_bytes},
+    slots::{DiskRef, Owed, Slot},
     spool::{Batch, Fetched, QUEUES, Record, Run, StreamId, Wanted, parse_record, queue_of},
 };
 use crate::{route::Ack, time::Tick};
@@ -82,6 +87,8 @@ pub(super) struct Backlog {
     /// Those whose turn it is.
     woken: HashSet<SessionRef>,
     acknowledged: Vec<u16>,
+    /// Why messages were set aside since it was last asked.
+    set_aside: Vec<Refusal>,
     age_max_ms: u64,
 }
 
@@ -98,19 +105,6 @@ struct Held {
     who: SessionRef,
     device: u64,
     len: usize,
-}
-
-/// What became of a record that was offered to the window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fed {
-    /// It has a place; QoS 0: it is as good as sent.
-    Window,
-    /// It is done with: QoS 0.
-    Gone,
-    /// There is no place.
-    Full,
-    /// The hub does not take it.
-    NeverFits,
 }
 
 /// A message that is recorded.
@@ -152,6 +146,7 @@ impl Backlog {
             over: Vec::new(),
             woken: HashSet::new(),
             acknowledged: Vec::new(),
+            set_aside: Vec::new(),
             age_max_ms: u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -284,7 +279,7 @@ impl Backlog {
         let entry = self.pending.entries.len() as u32;
         let len = self.pending.write(queue_number, number, &recorded.record);
         let Recorded { owed, ack, offered, .. } = *recorded;
-        self.pending.entries.push(Entry { owed, ack, offered, done_after: None });
+        self.pending.entries.push(Entry { owed, ack, offered, aside: None });
         *self.devices.entry(recorded.record.device).or_default() += u64::from(len);
         DiskRef { queue: place, number, group: self.pending.number, entry, len }
     }
@@ -315,8 +310,9 @@ impl Backlog {
         self.refused = None;
         let Some(group) = self.syncing.take() else { return };
         for (record, mut entry) in group.batch.records.iter().zip(group.entries) {
-            if let Some((disk, device)) = entry.done_after {
-                self.done(disk, device);
+            if let Some(aside) = entry.aside {
+                self.is_aside(aside);
+                out.settled.extend(entry.owed.map(|owed| owed.settled(Ok(()), entry.offered, now)));
                 continue;
             }
             let place = self.places[usize::from(record.queue)];
@@ -356,7 +352,7 @@ impl Backlog {
     /// Nobody waits for the group, and the hub has all that is in it.
     fn is_settled(&self, group: &Group) -> bool {
         let done = |queue: &Queue| queue.head == queue.next;
-        group.entries.iter().all(|entry| entry.owed.is_none() && entry.done_after.is_none())
+        group.entries.iter().all(|entry| entry.owed.is_none() && entry.aside.is_none())
             && group.batch.records.iter().all(|r| done(&self.queues[usize::from(self.places[usize::from(r.queue)])]))
     }
 
@@ -411,112 +407,6 @@ impl Backlog {
         }
     }
 
-    /// Offers what waits to the window, queue by queue, in equal shares of bytes.
-    pub(super) fn feed(&mut self, wall_ms: u64, take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed) {
-        if self.waiting == 0 {
-            return;
-        }
-        let (mut idle, count) = (0, self.queues.len());
-        while idle < count && self.read_bytes > 0 {
-            let place = self.turn % count;
-            match self.feed_queue(place, wall_ms, take) {
-                Some(0) => idle += 1,
-                Some(_) => idle = 0,
-                None => return,
-            }
-            self.turn = self.turn.wrapping_add(1);
-        }
-        if self.unread == 0 && self.read_bytes == 0 {
-            self.feed_from_memory(take);
-        }
-    }
-
-    /// Says how many records it offered; `None`: there is no place for more.
-    fn feed_queue(
-        &mut self,
-        place: usize,
-        wall_ms: u64,
-        take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed,
-    ) -> Option<usize> {
-        let queue = &mut self.queues[place];
-        if queue.run.count == 0 {
-            return Some(0);
-        }
-        queue.deficit = (queue.deficit + QUANTUM).min(2 * QUANTUM);
-        let mut fed = 0;
-        loop {
-            let queue = &mut self.queues[place];
-            let Some((record, len)) = parse_record(&queue.run.bytes[queue.at..]).filter(|_| queue.run.count > 0) else {
-                break;
-            };
-            if queue.deficit < len && fed > 0 {
-                break;
-            }
-            let disk = DiskRef { queue: place as u16, number: queue.read, group: 0, entry: 0, len: len as u32 };
-            let device = record.device;
-            let old = self.age_max_ms > 0 && record.received_ms.saturating_add(self.age_max_ms) < wall_ms;
-            let became = if old { Fed::NeverFits } else { take(&record, disk) };
-            let crowded = self.refused.is_some() || self.pending.batch.bytes.len() > GROUP_BYTES_MAX;
-            match became {
-                Fed::Full => return None,
-                Fed::NeverFits if crowded => return None,
-                Fed::NeverFits => self.pending.set_aside(&record, disk, device),
-                Fed::Window | Fed::Gone => {}
-            }
-            queue.deficit = queue.deficit.saturating_sub(len);
-            queue.at += len;
-            queue.read += 1;
-            queue.run.first += 1;
-            queue.run.count -= 1;
-            if queue.run.count == 0 {
-                queue.run.bytes = Vec::new();
-                (queue.at, queue.deficit) = (0, 0);
-            }
-            self.read_bytes -= len;
-            self.waiting -= 1;
-            fed += 1;
-            if became == Fed::Gone {
-                self.done(disk, device);
-            }
-        }
-        Some(fed)
-    }
-
-    /// All that is on the disk has its place: what is on its way there follows.
-    fn feed_from_memory(&mut self, take: &mut dyn FnMut(&Record<'_>, DiskRef) -> Fed) {
-        for syncing in [true, false] {
-            let Some(group) = (if syncing { self.syncing.as_mut() } else { Some(&mut self.pending) }) else { continue };
-            let batch = group.batch.clone();
-            while let Some(at) = batch.records.get(group.loaded) {
-                let place = self.places.get(usize::from(at.queue)).copied().unwrap_or(u16::MAX);
-                let Some(queue) = self.queues.get_mut(usize::from(place)).filter(|queue| queue.read == at.number)
-                else {
-                    group.loaded += 1;
-                    continue;
-                };
-                let bytes = &batch.bytes[at.start as usize..];
-                let (record, len) = parse_record(bytes).expect("invariant: written by us");
-                let (number, entry) = (group.number, group.loaded as u32);
-                let disk = DiskRef { queue: place, number: at.number, group: number, entry, len: len as u32 };
-                let became = take(&record, disk);
-                // What the hub never takes is set aside when it comes back from the disk.
-                if matches!(became, Fed::Full | Fed::NeverFits) {
-                    return;
-                }
-                group.loaded += 1;
-                queue.read += 1;
-                queue.run.first = queue.read;
-                self.waiting -= 1;
-                if became == Fed::Gone {
-                    let queue = &mut self.queues[usize::from(place)];
-                    queue.done(at.number);
-                    queue.note(place, &mut self.acknowledged);
-                    take_bytes(&mut self.devices, record.device, len as u64);
-                }
-            }
-        }
-    }
-
     /// The hub has the message. Whom to tell, if that is for the hub to say.
     pub(super) fn taken_by_hub(&mut self, disk: DiskRef, device: u64) -> Option<Owed> {
         let owed = match self.entry(disk) {
@@ -528,18 +418,30 @@ impl Backlog {
         owed
     }
 
-    /// The hub refused the message: whom to tell, or, where the device was told that it is safe, it is set aside.
-    pub(super) fn refused_by_hub(&mut self, disk: DiskRef, record: &Record<'_>) -> Option<Owed> {
-        let owed = match self.entry(disk) {
-            Some(entry) => entry.owed.take(),
-            None => self.owed_by_hub.remove(&(disk.queue, disk.number)),
+    /// The hub will not have the message: whom to tell, where the hub alone is its witness; otherwise it is set aside.
+    pub(super) fn not_taken(&mut self, slot: &Slot, record: &Record<'_>, why: Refusal) -> Option<Owed> {
+        let Some(disk) = slot.disk else {
+            self.pending.set_aside(record, Aside { why, was: None }, slot.owed, slot.offered);
+            return None;
         };
-        if owed.is_some() {
+        let (ack, owed) = match self.entry(disk) {
+            Some(entry) => (entry.ack, entry.owed.take()),
+            None => (Ack::Hub, self.owed_by_hub.remove(&(disk.queue, disk.number))),
+        };
+        if ack == Ack::Hub && owed.is_some() {
             self.done(disk, record.device);
-        } else {
-            self.pending.set_aside(record, disk, record.device);
+            return owed;
         }
-        owed
+        self.pending.set_aside(record, Aside { why, was: Some((disk, record.device)) }, owed, slot.offered);
+        None
+    }
+
+    /// A message that was set aside is on the disk.
+    fn is_aside(&mut self, aside: Aside) {
+        self.set_aside.push(aside.why);
+        if let Some((disk, device)) = aside.was {
+            self.done(disk, device);
+        }
     }
 
     fn entry(&mut self, disk: DiskRef) -> Option<&mut Entry> {
@@ -570,6 +472,11 @@ impl Backlog {
         !self.acknowledged.is_empty()
     }
 
+    /// Why messages were set aside since it was last asked.
+    pub(super) fn take_set_aside(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.set_aside)
+    }
+
     /// How much the spool still takes.
     pub(super) fn set_free(&mut self, bytes: u64) {
         self.free = bytes;
@@ -585,8 +492,6 @@ impl Backlog {
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// See [`Backlog::over_quota`].
 const FREE_SHARES: u64 = 4;
-/// What a queue sends before the next one has its turn.
-const QUANTUM: usize = 16 << 10;
 /// What is read before more is asked for.
 const READ_BYTES_MAX: usize = 2 << 20;
 /// Queues read at once: each brings a frame or more, of up to 64 KiB.

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    Incoming, LinkConfig, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Taken, Wish,
+    Incoming, LinkConfig, LinkError, LinkOutput, Lost, Offer, Outbound, Placement, Refusal, SessionRef, Taken, Wish,
     backlog::{Backlog, Recorded},
+    doubt::{Doubt, PASSES},
     holds::Holds,
-    log::{Log, PublishFrame, Share},
+    log::{Log, Position, Share},
+    places::{place_in_window, room_for_most_once},
+    settling::{Kept, not_taken, taken},
     slots::{Owed, Slot, Slots},
     spool::record_len,
-    spooling::{Spilling, joined, properties_len, read_back, record_again, record_of},
+    spooling::{Spilling, joined, properties_len, record_of},
     stamp::Stamper,
     subscriptions::{Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
@@ -39,7 +42,14 @@ pub struct Link {
     pub(super) backlog: Option<Box<Backlog>>,
     pub(super) spilling: Spilling,
     /// Messages of QoS 1 that are permitted on this connection and not acknowledged.
-    on_wire: usize,
+    pub(super) on_wire: usize,
+    pub(super) doubt: Doubt,
+    /// Where the log ended, and how many suspects could be tried, when the log was last put in order.
+    pub(super) arranged: (Position, usize),
+    /// Messages that may be sent; none: as many as the hub takes.
+    allowance: Option<usize>,
+    /// Nothing more is sent on this connection.
+    resting: bool,
     /// When the hub last acknowledged something, or first had something to acknowledge.
     progress: Tick,
     wrote: bool,
@@ -62,6 +72,10 @@ impl Link {
             spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),
             backlog: config.spool.as_ref().map(|spool| Box::new(Backlog::new(spool))),
             on_wire: 0,
+            doubt: Doubt::default(),
+            arranged: Default::default(),
+            allowance: None,
+            resting: false,
             progress: Tick::default(),
             wrote: false,
             found: vec![],
@@ -205,23 +219,47 @@ impl Link {
     }
 
     /// Who it says it is from the next [`start`](Self::start) on.
-    pub fn set_credentials(&mut self, user_name: &str, password: &[u8]) {
+    pub fn set_credentials(&mut self, user_name: Option<&str>, password: Option<&[u8]>) {
         self.client.set_credentials(user_name, password);
     }
 
     /// A new transport is there: CONNECT is in [`unsent`](Self::unsent).
     pub fn start(&mut self, now: Tick) {
         self.on_wire = 0;
+        self.resting = false;
         self.client.start(now);
     }
 
-    /// The transport is lost. All that is unacknowledged stays, and so does QoS 0 that was not written to its end.
-    pub fn down(&mut self, out: &mut LinkOutput) {
+    /// The transport is lost. All that is unacknowledged stays, and so does QoS 0 that was not written to its end: but a
+    /// message that the hub closed on, again and again, is given up.
+    pub fn down(&mut self, lost: Lost, out: &mut LinkOutput, now: Tick) {
+        if lost == Lost::ByHub && self.is_up() {
+            self.closed(out, now);
+        }
         self.spilling.down();
         self.on_wire = 0;
         self.client.down();
         self.subscriptions.down(out);
         self.holds.down();
+    }
+
+    /// Sends nothing more on this connection: another one is to take its place as soon as the hub has acknowledged what it
+    /// was sent. Whether it has.
+    pub fn rest(&mut self) -> bool {
+        self.resting = true;
+        self.on_wire == 0 && self.unsent().is_empty()
+    }
+
+    /// Messages that could be sent and are not allowed yet, about.
+    pub fn wants(&self) -> usize {
+        let waits = self.is_up() && self.log.next_to_permit().is_some();
+        if waits { self.slots.len().saturating_sub(self.on_wire).max(1) } else { 0 }
+    }
+
+    /// Allows so many messages more. From here on only what is allowed is sent.
+    pub fn allow(&mut self, messages: usize, now: Tick) {
+        self.allowance = Some(self.allowance.unwrap_or(0) + messages);
+        self.permit(now);
     }
 
     /// Says good-bye to the hub, which keeps the session.
@@ -308,6 +346,10 @@ impl Link {
     /// [`LinkError`]: the transport must be closed.
     pub fn tick(&mut self, now: Tick) -> Result<(), LinkError> {
         self.client.tick(now)?;
+        if self.doubt.is_on() {
+            self.permit(now);
+            self.ask(now);
+        }
         if self.is_up() && self.awaits_something() && now >= self.progress.plus(PROGRESS_WITHIN) {
             // What is still being written to a slow line cannot be acknowledged yet.
             if !std::mem::take(&mut self.wrote) || self.log.unsent_bytes() == 0 {
@@ -377,19 +419,20 @@ impl Link {
         let (resumed, packet_bytes_max) = (agreed.session_present, self.packet_bytes_max());
         let flags_kept = if agreed.retain_available { !DUP } else { !(DUP | RETAIN) };
         self.spilling.up();
-        let Self { slots, backlog, log, client, spilling, .. } = self;
+        let Self { slots, backlog, log, client, spilling, doubt, .. } = self;
         let version = client.version();
-        log.rebuild(|old| {
+        log.rebuild(if doubt.is_on() { PASSES } else { 1 }, |pass, old| {
             let Some(id) = old.frame.packet_id() else {
-                return (!old.finished && old.frame.len() <= packet_bytes_max)
-                    .then_some(old.frame.first_byte() & flags_kept);
+                let kept = if doubt.is_on() { pass == PASSES - 1 && !old.begun } else { !old.finished };
+                out.cut += u64::from(doubt.is_on() && pass == 0 && old.begun && !old.finished);
+                return (kept && old.frame.len() <= packet_bytes_max).then_some(old.frame.first_byte() & flags_kept);
             };
-            let slot = slots.get_mut(id).filter(|slot| slot.at == old.was)?;
+            let slot = slots.get_mut(id).filter(|slot| slot.at == old.was && doubt.pass(slot.device, now) == pass)?;
             // MQTT 5.0 [MQTT-3.1.2-24]: the hub may take less than the last one did.
             if old.frame.len() > packet_bytes_max {
                 let slot = slots.free(id)?;
-                let frame = (old.frame, version, spilling.wall_ms(slot.offered));
-                answered(&slot, PACKET_TOO_LARGE, frame, backlog, out, now);
+                let kept = Kept { frame: old.frame, version, received_ms: spilling.wall_ms(slot.offered) };
+                not_taken(&slot, Refusal::TooLarge, kept, backlog, out, now);
                 return None;
             }
             slot.at = old.becomes;
@@ -404,12 +447,19 @@ impl Link {
         }
         self.on_wire = 0;
         self.progress = now;
+        self.arranged = (self.log.end(), self.doubt.due(now));
     }
 
     #[inline]
     fn acknowledged(&mut self, id: u16, reason: u8, out: &mut LinkOutput, now: Tick) -> Result<(), LinkError> {
-        let sent = self.slots.get(id).is_some_and(|slot| self.log.was_sent(slot.at, slot.len));
-        let Some(slot) = sent.then(|| self.slots.free(id)).flatten() else {
+        let sent = self.slots.get(id).filter(|slot| self.log.was_sent(slot.at, slot.len));
+        if let Some(slot) = sent
+            && reason == QUOTA_EXCEEDED
+            && self.doubt.too_much(id, slot.device, self.on_wire, now)
+        {
+            return Err(LinkError::TooMuch);
+        }
+        let Some(slot) = sent.is_some().then(|| self.slots.free(id)).flatten() else {
             // A hub that resumed the session may still have answers to what an earlier connection carried. They settle
             // nothing: the message is sent again, and answered again.
             return match self.session_present() {
@@ -420,16 +470,13 @@ impl Link {
         if !slot.resent {
             self.spilling.measure(now.since(slot.offered));
         }
-        if slot.disk.is_none() {
-            out.forwarded += u64::from(reason < 0x80);
-            if let Some(owed) = slot.owed {
-                out.settled.push(owed.settled(outcome(reason), slot.offered, now));
-            }
+        // MQTT 5.0 §3.4.2.1: from 0x80 on it is a refusal; 0x10, no matching subscribers, is none.
+        if reason < 0x80 {
+            taken(&slot, &mut self.backlog, out, now);
         } else {
-            let received_ms = self.spilling.wall_ms(slot.offered);
-            let frame = (self.log.frame_at(slot.at), self.client.version(), received_ms);
-            answered(&slot, reason, frame, &mut self.backlog, out, now);
+            self.give_up(&slot, Refusal::Code(reason), out, now);
         }
+        self.doubt.answered(id);
         self.log.release(slot.at);
         self.on_wire -= 1;
         self.progress = now;
@@ -439,13 +486,16 @@ impl Link {
     /// Lets as much of the log go as the hub's Receive Maximum allows, resent or new [MQTT-3.3.4-7].
     #[inline]
     pub(super) fn permit(&mut self, now: Tick) {
-        if !self.is_up() {
+        if !self.is_up() || self.resting {
             return;
         }
-        // A cap of one message, to find the one that a hub closes on, belongs here.
         let on_wire_max = usize::from(self.client.agreed().receive_maximum);
         while self.on_wire < on_wire_max {
+            if self.allowance == Some(0) || self.doubt.is_on() && !self.is_next_sent(now) {
+                return;
+            }
             let Some(frame) = self.log.permit() else { return };
+            self.allowance = self.allowance.map(|left| left - 1);
             if frame.packet_id().is_some() {
                 if !self.awaits_something() {
                     self.progress = now;
@@ -460,6 +510,7 @@ impl Link {
         let named = self.client.version() == ProtocolVersion::V5_0 && self.client.agreed().subscription_id_available;
         let identifiers = if named { Identifiers::Named } else { Identifiers::None };
         while self.is_up()
+            && self.doubt.allows_requests(self.on_wire)
             && let idle = !self.awaits_something()
             && let Some((id, request)) = self.subscriptions.next_request(identifiers)
         {
@@ -502,74 +553,6 @@ enum Source {
     Log,
 }
 
-/// A packet id for a message of QoS 1, if there is a place for it: promised to the session, or free while nobody waits.
-#[inline]
-fn place_in_window(
-    log: &Log,
-    turns: &mut Turns,
-    slots: &mut Slots,
-    (from, len): (SessionRef, usize),
-    now: Tick,
-) -> Option<u16> {
-    let promised = turns.promised_to(from) > 0 && slots.places() > 0;
-    let free = turns.is_empty() && slots.places() > turns.promised();
-    if !(promised || free) || !log.fits(len, Share::Whole) {
-        turns.enqueue(from, len, Share::Whole, now);
-        return None;
-    }
-    if promised {
-        turns.redeem(from);
-    }
-    slots.take_id()
-}
-
-/// QoS 0 needs no place in the window, but room in the log, and never passes an earlier message of its session.
-fn room_for_most_once(
-    log: &Log,
-    turns: &mut Turns,
-    client: &Client,
-    (from, len): (SessionRef, usize),
-    now: Tick,
-) -> Result<(), Offer> {
-    let fits = log.fits(len, Share::Half);
-    if fits && !turns.is_queued(from) {
-        return Ok(());
-    }
-    if !fits && !client.is_up() {
-        return Err(Offer::Dropped("hub_away"));
-    }
-    turns.enqueue(from, len, Share::Half, now);
-    Err(Offer::Wait)
-}
-
-/// The hub answered for a message, or cannot be sent it: whoever waits is told, and its record is done with.
-fn answered(
-    slot: &Slot,
-    reason: u8,
-    (frame, version, received_ms): (PublishFrame<'_>, ProtocolVersion, u64),
-    backlog: &mut Option<Box<Backlog>>,
-    out: &mut LinkOutput,
-    now: Tick,
-) {
-    out.forwarded += u64::from(reason < 0x80);
-    let owed = match (slot.disk, backlog) {
-        (Some(disk), Some(backlog)) if reason < 0x80 => backlog.taken_by_hub(disk, slot.device),
-        (Some(disk), Some(backlog)) => {
-            let publish = read_back(frame, version);
-            backlog.refused_by_hub(disk, &record_again(&publish, slot.device, received_ms))
-        }
-        _ => slot.owed,
-    };
-    if let Some(owed) = owed {
-        out.settled.push(owed.settled(outcome(reason), slot.offered, now));
-    }
-}
-
-/// MQTT 5.0 §3.4.2.1: from 0x80 on it is a refusal; 0x10, no matching subscribers, is none.
-fn outcome(reason: u8) -> Result<(), u8> {
-    if reason < 0x80 { Ok(()) } else { Err(reason) }
-}
-
 /// With something to acknowledge, a hub that acknowledges nothing for so long is as good as gone.
 pub(super) const PROGRESS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -578,4 +561,4 @@ const DUP: u8 = 0x08;
 const RETAIN: u8 = 0x01;
 
 /// Reason code of MQTT 5.0 §2.4.
-const PACKET_TOO_LARGE: u8 = 0x95;
+const QUOTA_EXCEEDED: u8 = 0x97;

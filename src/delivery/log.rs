@@ -162,6 +162,13 @@ impl Log {
         Some(PublishFrame::first_of(&self.segments[index].frames[offset..]))
     }
 
+    /// The frame that [`permit`](Self::permit) would give.
+    pub(super) fn next_to_permit(&self) -> Option<PublishFrame<'_>> {
+        let Position { segment, offset } = self.permitted;
+        let rest = self.segment(segment)?.frames.get(offset..).filter(|rest| !rest.is_empty())?;
+        Some(PublishFrame::first_of(rest))
+    }
+
     /// Whether all of the frame of `len` bytes at `at` was handed to this connection.
     pub(super) fn was_sent(&self, at: Position, len: usize) -> bool {
         at.plus(len) <= self.sent
@@ -222,22 +229,25 @@ impl Log {
         PublishFrame::first_of(&segment.frames[at.offset..])
     }
 
-    /// Puts the frames that `keep` wants at the beginning, in their order, each with the first byte that `keep` gives
-    /// it; nothing is sent or permitted then. Those with a packet id are retained.
-    pub(super) fn rebuild(&mut self, mut keep: impl FnMut(Retained<'_>) -> Option<u8>) {
-        let (old, first, sent) = (mem::take(&mut self.segments), self.first, self.sent);
+    /// Puts the frames that `keep` wants at the beginning, each with the first byte that `keep` gives it; nothing is sent
+    /// or permitted then. Those with a packet id are retained. `keep` is shown all of them in each of so many passes:
+    /// those it wants in the first come first, each pass in their order.
+    pub(super) fn rebuild(&mut self, passes: u8, mut keep: impl FnMut(u8, Retained<'_>) -> Option<u8>) {
+        let (mut old, first, sent) = (mem::take(&mut self.segments), self.first, self.sent);
         self.first += old.len() as u64;
         self.bytes = 0;
         let start = Position { segment: self.first, offset: 0 };
         (self.sent, self.boundary, self.permitted) = (start, start, start);
-        for (number, segment) in (first..).zip(old) {
-            let mut was = Position { segment: number, offset: 0 };
+        let count = old.len();
+        for (pass, number) in (0..passes).flat_map(|pass| (0..count).map(move |number| (pass, number))) {
+            let segment = &mut old[number];
+            let mut was = Position { segment: first + number as u64, offset: 0 };
             while let Some(rest) = segment.frames.get(was.offset..).filter(|rest| !rest.is_empty()) {
                 let frame = PublishFrame::first_of(rest);
                 let len = frame.len();
                 let becomes = self.place(len);
                 let (begun, finished) = (was < sent, was.plus(len) <= sent);
-                if let Some(first_byte) = keep(Retained { frame, was, becomes, begun, finished }) {
+                if let Some(first_byte) = keep(pass, Retained { frame, was, becomes, begun, finished }) {
                     let frames = &mut self.segments.back_mut().expect("invariant: place() made one").frames;
                     frames.push(first_byte);
                     frames.extend_from_slice(&frame.0.bytes()[1..]);
@@ -247,7 +257,10 @@ impl Log {
                 }
                 was = was.plus(len);
             }
-            self.recycle(segment.frames);
+            if pass + 1 == passes {
+                let frames = mem::take(&mut segment.frames);
+                self.recycle(frames);
+            }
         }
     }
 
@@ -282,7 +295,7 @@ impl Log {
     }
 
     /// Where the next frame would lie if the last segment takes it.
-    fn end(&self) -> Position {
+    pub(super) fn end(&self) -> Position {
         match self.segments.back() {
             Some(tail) => Position { segment: self.first + self.segments.len() as u64 - 1, offset: tail.frames.len() },
             None => Position { segment: self.first, offset: 0 },

@@ -4,10 +4,15 @@
 //! does not take in time goes to the disk and waits there.
 
 mod backlog;
+mod doubt;
+mod doubting;
 mod holds;
 mod link;
 mod log;
+mod places;
 mod queue;
+mod refusal;
+mod settling;
 mod slots;
 pub mod spool;
 mod spooling;
@@ -18,6 +23,7 @@ mod turns;
 pub use backlog::BacklogConfig;
 pub use holds::{Incoming, Taken, Ticket};
 pub use link::Link;
+pub use refusal::Refusal;
 pub use stamp::session_stamp;
 
 use std::fmt;
@@ -133,6 +139,8 @@ pub struct LinkOutput {
     pub withdrawn: Vec<Withdrawn>,
     /// Messages of the hub that no session has a filter for.
     pub unclaimed: u64,
+    /// Messages of QoS 0 that a hub closed in the middle of.
+    pub cut: u64,
 }
 
 /// A message whose device is to be told; its session may be gone.
@@ -142,8 +150,8 @@ pub struct Settled {
     pub session: SessionRef,
     /// The device's packet id.
     pub packet_id: u16,
-    /// A witness has it, or the hub refused it with this reason code.
-    pub outcome: Result<(), u8>,
+    /// A witness has it, or the hub, its only witness, will not have it.
+    pub outcome: Result<(), Refusal>,
     /// Milliseconds since it was offered.
     pub took_ms: u64,
 }
@@ -179,6 +187,36 @@ pub enum LinkError {
     Session(ClientError),
     /// Messages or subscriptions wait, and the hub has acknowledged none for 20 s.
     Stalled,
+    /// The hub answered a message with "quota exceeded": it is sent again after a pause.
+    TooMuch,
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// By the other side, or the network between: what was on the wire may have been the cause.
+    ByHub,
+    /// By this gateway, or for a reason that the hub named and that no message is the cause of.
+    Otherwise,
+}
+
+impl LinkError {
+    /// Whether a message may have been what the hub ended the connection for.
+    pub fn lost(self) -> Lost {
+        match self {
+            Self::Session(ClientError::Closed(reason)) if !NO_MESSAGE_IS_THE_CAUSE.contains(&reason) => Lost::ByHub,
+            _ => Lost::Otherwise,
+        }
+    }
+
+    /// Whether the hub asks for less: the next connection is not to follow at once.
+    pub fn asks_for_less(self) -> bool {
+        match self {
+            Self::TooMuch => true,
+            Self::Session(ClientError::Closed(reason)) => ASKS_FOR_LESS.contains(&reason),
+            _ => false,
+        }
+    }
 }
 
 impl From<ClientError> for LinkError {
@@ -196,14 +234,23 @@ impl fmt::Display for LinkError {
             Self::Refused(code) => ClientError::Refused(*code).fmt(f),
             Self::Session(error) => error.fmt(f),
             Self::Stalled => write!(f, "the hub acknowledged nothing for {} s", link::PROGRESS_WITHIN.as_secs()),
+            Self::TooMuch => f.write_str("the hub answered a message with 0x97, quota exceeded"),
         }
     }
 }
 
 impl std::error::Error for LinkError {}
 
+/// DISCONNECT of MQTT 5.0 §3.14.2.1: normal, server busy, shutting down, keep alive, taken over, message rate, quota,
+/// administrative action, use another server, server moved, connection rate, maximum connect time.
+const NO_MESSAGE_IS_THE_CAUSE: [u8; 12] = [0x00, 0x89, 0x8b, 0x8d, 0x8e, 0x96, 0x97, 0x98, 0x9c, 0x9d, 0x9f, 0xa0];
+/// Of these, server busy, message rate, quota and connection rate.
+const ASKS_FOR_LESS: [u8; 4] = [0x89, 0x96, 0x97, 0x9f];
+
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod poison_tests;
 #[cfg(test)]
 mod spool_model;
 #[cfg(test)]

@@ -290,7 +290,7 @@ impl World {
     }
 
     fn lose(&mut self) {
-        self.link.down(&mut self.out);
+        self.link.down(Lost::Otherwise, &mut self.out, self.now);
         self.hub.up = false;
         self.hub.held.clear();
         self.hub.last.clear();
@@ -332,7 +332,7 @@ impl World {
         for settled in self.out.settled.drain(..) {
             let message = self.expected.remove(&(settled.session, settled.packet_id)).expect("settled once");
             let reason = self.hub.answered.get(&message).expect("the hub answered this message");
-            assert_eq!(settled.outcome, if *reason < 0x80 { Ok(()) } else { Err(*reason) });
+            assert_eq!(settled.outcome, if *reason < 0x80 { Ok(()) } else { Err(Refusal::Code(*reason)) });
         }
         Ok(())
     }

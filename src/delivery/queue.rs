@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Settled,
+    Refusal, Settled,
     slots::{DiskRef, Owed},
     spool::{ASIDE, Batch, BatchRecord, Record, Run, write_record},
 };
@@ -47,8 +47,16 @@ pub(super) struct Entry {
     pub(super) owed: Option<Owed>,
     pub(super) ack: Ack,
     pub(super) offered: Tick,
-    /// A message that is set aside: what it was before, done when it is on the disk.
-    pub(super) done_after: Option<(DiskRef, u64)>,
+    /// A message that is set aside.
+    pub(super) aside: Option<Aside>,
+}
+
+/// What is done when a message that is set aside is on the disk.
+#[derive(Clone, Copy)]
+pub(super) struct Aside {
+    pub(super) why: Refusal,
+    /// Its record among those that wait, and the hash of its device.
+    pub(super) was: Option<(DiskRef, u64)>,
 }
 
 impl Queue {
@@ -100,14 +108,14 @@ impl Group {
         len
     }
 
-    pub(super) fn set_aside(&mut self, record: &Record<'_>, disk: DiskRef, device: u64) {
-        self.write(ASIDE, 0, record);
-        self.entries.push(Entry { done_after: Some((disk, device)), ..Entry::default() });
+    pub(super) fn set_aside(&mut self, record: &Record<'_>, aside: Aside, owed: Option<Owed>, offered: Tick) {
+        self.write(ASIDE, 0, &Record { why: Some(aside.why), ..*record });
+        self.entries.push(Entry { owed, offered, aside: Some(aside), ..Entry::default() });
     }
 }
 
 impl Owed {
-    pub(super) fn settled(self, outcome: Result<(), u8>, offered: Tick, now: Tick) -> Settled {
+    pub(super) fn settled(self, outcome: Result<(), Refusal>, offered: Tick, now: Tick) -> Settled {
         let took_ms = now.0.saturating_sub(offered.0);
         Settled { session: self.session, packet_id: self.packet_id, outcome, took_ms }
     }

@@ -33,7 +33,9 @@ enum Step {
         index: prop::sample::Index,
         reason: u8,
     },
-    Lose,
+    Lose {
+        lost: Lost,
+    },
     Connect {
         session_present: bool,
         receive_maximum: u16,
@@ -55,9 +57,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         14 => (0..DEVICES, bytes).prop_map(|(device, bytes)| Step::Offer { device, bytes }),
         6 => prop_oneof![1..300_usize, Just(usize::MAX)].prop_map(|bytes| Step::Write { bytes }),
-        8 => (any::<prop::sample::Index>(), prop_oneof![8 => Just(0), 1 => Just(0x97)])
+        8 => (any::<prop::sample::Index>(), prop_oneof![8 => Just(0), 1 => Just(0x87)])
             .prop_map(|(index, reason)| Step::Ack { index, reason }),
-        1 => Just(Step::Lose),
+        2 => prop_oneof![Just(Lost::ByHub), Just(Lost::Otherwise)].prop_map(|lost| Step::Lose { lost }),
         3 => (any::<bool>(), 1..6_u16)
             .prop_map(|(session_present, receive_maximum)| Step::Connect { session_present, receive_maximum }),
         4 => (1..900_u64).prop_map(|ms| Step::Pass { ms }),
@@ -159,6 +161,8 @@ struct Hub {
     highest: HashMap<usize, u32>,
     has: HashSet<Message>,
     refused: HashSet<Message>,
+    /// The connection was lost while it had them.
+    closed_on: HashSet<Message>,
 }
 
 struct World {
@@ -170,6 +174,8 @@ struct World {
     disk: Disk,
     devices: Vec<Device>,
     life: u32,
+    /// Those that the hub closed on, and whose devices were told so.
+    given_up: HashSet<Message>,
     now: Tick,
 }
 
@@ -185,6 +191,7 @@ impl World {
             disk,
             devices: (0..DEVICES).map(|_| Device::default()).collect(),
             life: 0,
+            given_up: HashSet::new(),
             now: Tick(0),
         }
     }
@@ -203,12 +210,12 @@ impl World {
                     self.acknowledge(index.index(self.hub.unacknowledged.len()), reason);
                 }
             }
-            Step::Lose => self.lose(),
+            Step::Lose { lost } => self.lose(lost),
             Step::Connect { session_present, receive_maximum } => self.connect(session_present, receive_maximum),
             Step::Pass { ms } => {
                 self.now.0 += ms;
                 if self.link.tick(self.now).is_err() {
-                    self.lose();
+                    self.lose(Lost::Otherwise);
                 }
                 self.link.spool_tick(1_795_251_600_000 + self.now.0, 1 << 30, self.now);
             }
@@ -267,7 +274,7 @@ impl World {
     }
 
     fn connect(&mut self, session_present: bool, receive_maximum: u16) {
-        self.lose();
+        self.lose(Lost::Otherwise);
         let connack = Connack { session_present, receive_maximum, ..Connack::new(0) };
         self.link.start(self.now);
         self.link.wrote(self.link.unsent().len());
@@ -278,11 +285,15 @@ impl World {
         self.hub_sends(&bytes);
     }
 
-    fn lose(&mut self) {
-        self.link.down(&mut self.out);
+    fn lose(&mut self, lost: Lost) {
+        if lost == Lost::ByHub {
+            self.write(usize::MAX);
+        }
+        self.hub.closed_on.extend(self.hub.unacknowledged.drain(..).map(|(_, message)| message));
         self.hub.up = false;
         self.hub.held.clear();
-        self.hub.unacknowledged.clear();
+        self.link.down(lost, &mut self.out, self.now);
+        self.settle();
     }
 
     fn write(&mut self, mut bytes: usize) {
@@ -347,7 +358,12 @@ impl World {
                         Ack::Disk => assert!(disk, "{message:?}: the disk has not got it"),
                     }
                 }
-                Err(_) => assert!(self.hub.refused.contains(&message), "{message:?} was not refused"),
+                Err(Refusal::Code(_)) => assert!(self.hub.refused.contains(&message), "{message:?} was not refused"),
+                Err(why) => {
+                    assert_eq!((why, self.ack), (Refusal::Closed, Ack::Hub));
+                    assert!(self.hub.closed_on.contains(&message), "{message:?}: the hub did not close on it");
+                    self.given_up.insert(message);
+                }
             }
             let of_device = &mut self.devices[device];
             assert!(of_device.answered.insert(message.1), "{message:?} is answered for once");
@@ -392,7 +408,7 @@ impl World {
 
     /// The disk keeps what was synced; devices come back and send again what has no PUBACK.
     fn crash(&mut self) {
-        self.lose();
+        self.lose(Lost::Otherwise);
         self.life += 1;
         self.disk.asked.clear();
         self.link = link(self.version, &self.disk);
@@ -432,20 +448,31 @@ impl World {
         self.ask();
         assert!(!self.link.is_spooling(), "direct again: {} wait", self.link.spooled());
         assert_eq!((self.link.inflight(), self.link.owed(), self.link.spooled()), (0, 0, 0));
+        let aside: HashMap<Message, Option<Refusal>> = self
+            .disk
+            .aside
+            .iter()
+            .filter_map(|bytes| parse_record(bytes))
+            .map(|(record, _)| (message_of(record.payload), record.why))
+            .collect();
         for (device, of_model) in self.devices.iter().enumerate() {
             assert_eq!(of_model.unacknowledged, of_model.next, "device {device} is answered for everything");
             for number in 0..of_model.next {
                 let message = (device, number);
-                let refused = self.hub.refused.contains(&message);
-                assert!(self.hub.has.contains(&message) || refused, "{message:?} was acknowledged and is lost");
+                let refused = self.hub.refused.contains(&message) || self.given_up.contains(&message);
+                let kept = aside.contains_key(&message);
+                assert!(self.hub.has.contains(&message) || refused || kept, "{message:?} was acknowledged and is lost");
             }
         }
         let waiting: Vec<_> = self.disk.streams.iter().filter(|(_, (head, all))| *head < all.len() as u64).collect();
         assert_eq!(waiting.len(), 0, "the disk is drained");
-        // What the hub refused after its device had been told that it is safe is kept.
-        let aside: HashSet<Message> =
-            self.disk.aside.iter().filter_map(|b| parse_record(b)).map(|(r, _)| message_of(r.payload)).collect();
-        assert!(aside.is_subset(&self.hub.refused));
+        for (message, why) in &aside {
+            match why {
+                Some(Refusal::Code(_)) => assert!(self.hub.refused.contains(message), "{message:?}"),
+                Some(Refusal::Closed) => assert!(self.hub.closed_on.contains(message), "{message:?}"),
+                why => panic!("{message:?} is set aside: {why:?}"),
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Link, LinkOutput, SessionRef,
+    Link, LinkOutput, Refusal, SessionRef,
     backlog::{Fed, Recorded},
     log::{Log, PublishFrame, Share},
     slots::{DiskRef, Slot, Slots},
@@ -136,6 +136,11 @@ impl Link {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.is_direct())
     }
 
+    /// Why messages were set aside since it was last asked.
+    pub fn take_set_aside(&mut self) -> Vec<Refusal> {
+        self.backlog.as_mut().map_or_else(Vec::new, |backlog| backlog.take_set_aside())
+    }
+
     /// Messages that wait on the disk, or on their way to it, for a place in the window.
     pub fn spooled(&self) -> u64 {
         self.backlog.as_ref().map_or(0, |backlog| backlog.waiting())
@@ -190,15 +195,17 @@ impl Link {
     /// What waits takes the places that are free.
     pub(super) fn feed(&mut self, now: Tick) {
         let packet_bytes_max = self.packet_bytes_max();
-        let Self { log, slots, turns, backlog, client, spilling, .. } = self;
+        let Self { log, slots, turns, backlog, client, spilling, doubt, .. } = self;
         let Some(backlog) = backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return };
         let is_up = client.is_up();
         if !is_up && !backlog.ages() {
             return;
         }
         let wall_ms = spilling.wall_ms(now);
-        backlog.feed(wall_ms, &mut |record, disk| {
-            if is_up { take(record, disk, (log, slots, client), packet_bytes_max, now) } else { Fed::Full }
+        backlog.feed(wall_ms, &mut |record, disk| match is_up {
+            true if doubt.holds(record.device) => Fed::Held,
+            true => take(record, disk, (log, slots, client), packet_bytes_max, now),
+            false => Fed::Full,
         });
         // While the hub is as late as it was, the next message would only wait until it is spilled as well.
         let after = spilling.after();
@@ -263,6 +270,7 @@ pub(super) fn record_of<'a>(publish: &Publish<'a>, properties: &'a [u8], device:
         topic: publish.topic,
         properties,
         payload: publish.payload,
+        why: None,
     }
 }
 
@@ -276,6 +284,7 @@ pub(super) fn record_again<'a>(publish: &PublishRef<'a>, device: u64, received_m
         topic: std::str::from_utf8(publish.topic).expect("invariant: the log holds topics that were checked"),
         properties: publish.properties,
         payload: publish.payload,
+        why: None,
     }
 }
 

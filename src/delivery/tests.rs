@@ -133,12 +133,12 @@ impl Bench {
         self.written().iter().map(|bytes| seen(frames(bytes)[0], version)).collect()
     }
 
-    fn settled(&mut self) -> Vec<(u32, u16, Result<(), u8>)> {
+    fn settled(&mut self) -> Vec<(u32, u16, Result<(), Refusal>)> {
         self.out.settled.drain(..).map(|s| (s.session.slot, s.packet_id, s.outcome)).collect()
     }
 
     fn lose(&mut self) {
-        self.link.down(&mut self.out);
+        self.link.down(Lost::Otherwise, &mut self.out, self.now);
     }
 
     fn granted(&mut self) -> Vec<u32> {
@@ -192,7 +192,7 @@ fn a_refusal_of_the_hub_settles_the_message_as_refused() {
     }
     b.written();
     b.hub(b"\x40\x03\x00\x01\x87\x40\x03\x00\x02\x10").expect("well-formed");
-    assert_eq!(b.settled(), [(1, 1, Err(0x87)), (1, 2, Ok(()))], "0x10 only says that nobody listens");
+    assert_eq!(b.settled(), [(1, 1, Err(Refusal::Code(0x87))), (1, 2, Ok(()))], "0x10 only says that nobody listens");
     b.lose();
     b.connect(&Connack { session_present: true, ..Connack::new(0) });
     assert_eq!(b.published(), [], "it is not sent again");
@@ -363,7 +363,7 @@ fn what_the_hub_cannot_take_is_refused_at_once_or_when_it_says_so() {
     let mut b = Bench::new(V5, 10);
     assert_eq!((b.offer(1, 1, Q1, &[0; 500]), b.offer(1, 2, Q1, b"ok")), (Offer::Taken, Offer::Taken));
     b.connect(&Connack { maximum_packet_size: Some(300), retain_available: false, ..Connack::new(0) });
-    assert_eq!(b.settled(), [(1, 1, Err(0x95))]);
+    assert_eq!(b.settled(), [(1, 1, Err(Refusal::TooLarge))]);
     assert_eq!(b.published(), [plain(2, b"ok")]);
     assert_eq!(b.offer(1, 3, Q1, &[0; 500]), Offer::TooLarge);
     let long = "x".repeat(65_536);
@@ -446,7 +446,7 @@ fn the_hub_is_told_when_the_device_has_it_and_sends_it_again_until_then() {
         b.link.release(second).expect("up");
         assert!(b.written().is_empty(), "in the order in which they came");
         b.held = Some(vec![]);
-        b.link.down(&mut b.out);
+        b.link.down(Lost::Otherwise, &mut b.out, b.now);
         b.connect(&Connack { session_present: true, ..Connack::new(0) });
         b.written();
         for packet_id in [1, 2] {

@@ -136,9 +136,9 @@ impl Client {
     }
 
     /// Who it says it is from the next CONNECT on.
-    pub fn set_credentials(&mut self, user_name: &str, password: &[u8]) {
-        self.connect.user_name = Some(user_name.to_owned());
-        self.connect.password = Some(Password::new(password));
+    pub fn set_credentials(&mut self, user_name: Option<&str>, password: Option<&[u8]>) {
+        self.connect.user_name = user_name.map(Into::into);
+        self.connect.password = password.map(Password::new);
     }
 
     /// Which MQTT is spoken.

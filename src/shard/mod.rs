@@ -13,14 +13,18 @@ mod pending;
 mod publish;
 mod pump;
 mod renewal;
+mod renewing;
 mod sessions;
 mod spooling;
+mod status;
 mod subscribe;
 mod wheel;
 
 pub use drain::Drain;
 pub use inbox::{Inbox, Shards};
-pub use pump::{HubPlace, MemberStatus};
+pub use pump::HubPlace;
+pub use renewing::Turn;
+pub use status::MemberStatus;
 
 use std::{
     cell::RefCell,
@@ -52,6 +56,7 @@ use crate::{
     route::Routes,
     session::server::SessionLimits,
     time::Tick,
+    upstream::Pace,
     usage::KeyUses,
 };
 
@@ -101,6 +106,10 @@ pub struct Upstream {
     pub link: LinkConfig,
     /// Members of a shard.
     pub members_a_shard: usize,
+    /// How many messages a second it is sent, by all members together; none: as many as it takes.
+    pub pace: Option<Arc<Pace>>,
+    /// Which member renews its credentials: one at a time.
+    pub renewal: Arc<Turn>,
     /// State of each member, by shard and then by member.
     pub status: Vec<Arc<MemberStatus>>,
     /// What waits on the disk for it, as the start found it; none where only the hub is a witness.

@@ -6,10 +6,7 @@ use std::{
     fmt, io,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -19,10 +16,12 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Shard, Upstream, queues_of, sessions::SessionCell, spooling, subscribe};
+use super::{
+    Shard, Upstream, queues_of, renewing::Renewing, sessions::SessionCell, spooling, status::MemberStatus, subscribe,
+};
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Offer, Outbound, Placement, SessionRef, Settled, Wish,
+        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Placement, Refusal, SessionRef, Settled, Wish,
         spool::LinkAddress,
     },
     denial::Denial,
@@ -30,7 +29,7 @@ use crate::{
     route::Ack,
     time::{Tick, UnixSeconds},
     topic::TopicFilter,
-    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubStream, dial},
+    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, Pace, dial},
 };
 
 /// One connection of a pool, and the link that outlives it.
@@ -38,7 +37,9 @@ pub(super) struct Member {
     upstream: usize,
     pub(super) address: LinkAddress,
     name: String,
-    place: HubPlace,
+    pub(super) place: HubPlace,
+    pace: Option<Arc<Pace>>,
+    pub(super) renewing: Renewing,
     pub(super) link: RefCell<Link>,
     pub(super) output: RefCell<LinkOutput>,
     waker: RefCell<Option<Waker>>,
@@ -54,59 +55,10 @@ pub(super) struct Member {
 /// Where a hub is.
 #[derive(Clone, Debug)]
 pub enum HubPlace {
-    /// Always there.
-    At(HubAddress),
+    /// Always there, and who the pool is there.
+    At(HubAddress, HubLogin),
     /// In this process, elsewhere after each of its starts.
     Embedded(watch::Receiver<HubEndpoint>),
-}
-
-/// What others may see of a member.
-#[derive(Debug, Default)]
-pub struct MemberStatus {
-    connected: AtomicBool,
-    inflight: AtomicUsize,
-    owed: AtomicUsize,
-    spooling: AtomicBool,
-    spooled: AtomicUsize,
-    backlog_bytes: AtomicUsize,
-    last_error: Mutex<Option<String>>,
-}
-
-impl MemberStatus {
-    /// Whether the hub accepted the connection and it stands.
-    pub fn is_connected(&self) -> bool {
-        self.connected.load(Relaxed)
-    }
-
-    /// Messages of QoS 1 taken and not acknowledged by the hub.
-    pub fn inflight(&self) -> usize {
-        self.inflight.load(Relaxed)
-    }
-
-    /// Messages that a device waits for.
-    pub fn owed(&self) -> usize {
-        self.owed.load(Relaxed)
-    }
-
-    /// Whether messages go to the disk.
-    pub fn is_spooling(&self) -> bool {
-        self.spooling.load(Relaxed)
-    }
-
-    /// Messages that wait on the disk, or on their way to it, for a place in the window.
-    pub fn spooled(&self) -> usize {
-        self.spooled.load(Relaxed)
-    }
-
-    /// Bytes taken and not written to the hub.
-    pub fn backlog_bytes(&self) -> usize {
-        self.backlog_bytes.load(Relaxed)
-    }
-
-    /// The last error, behind its time.
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// The members of one hub that belong to one shard.
@@ -119,12 +71,18 @@ pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize
             config.id_prefix = format!("{}-{number}", config.id_prefix);
             let queues: Vec<u16> = queues_of(shard, i, shards, upstream.members_a_shard).collect();
             config.spool = upstream.backlog.as_ref().map(|backlog| backlog.of_queues(&queues));
+            let mut link = Link::new(config);
+            if upstream.pace.is_some() {
+                link.allow(0, Tick::default());
+            }
             Rc::new(Member {
                 upstream: index,
                 address: LinkAddress { shard, upstream: index, member: i },
                 name: upstream.name.clone(),
                 place: upstream.place.clone(),
-                link: RefCell::new(Link::new(config)),
+                pace: upstream.pace.clone(),
+                renewing: Renewing::new(upstream.renewal.clone()),
+                link: RefCell::new(link),
                 output: RefCell::default(),
                 waker: RefCell::default(),
                 failed: Cell::new(None),
@@ -140,7 +98,7 @@ impl Member {
     /// Whether the hub may be sent a message on `topic`, or asked for a filter that begins so.
     #[inline]
     pub(super) fn takes(&self, topic: &str) -> bool {
-        matches!(self.place, HubPlace::At(_)) || EmbeddedHub::takes(topic)
+        matches!(self.place, HubPlace::At(..)) || EmbeddedHub::takes(topic)
     }
 
     /// Takes a message, or has the session wait for its turn.
@@ -215,33 +173,61 @@ impl Member {
 /// Keeps the member connected for as long as the shard lives.
 pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
     let mut backoff = Backoff::default();
+    let mut dialled: Option<HubStream> = None;
     loop {
         let began = Instant::now();
-        let ended = match connect(&member).await {
+        let connected = match dialled.take() {
+            Some(stream) => Ok(stream),
+            None => dial_hub(&member).await,
+        };
+        let mut ended = match connected {
             Ok(stream) => carry(&shard, &member, stream).await,
             Err(error) => Ended::Dial(error),
         };
+        if let Ended::Renewed(stream) = &mut ended {
+            dialled = stream.take();
+        } else {
+            member.renewing.ends();
+        }
         if member.status.connected.swap(false, Relaxed) {
             metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).decrement(1.0);
-            if member.progressed.take() || began.elapsed() > STOOD_LONG {
+            if (member.progressed.take() || began.elapsed() > STOOD_LONG) && !ended.asks_for_less() {
                 backoff.reset();
             }
         }
         if member.leaving.get() {
             return;
         }
+        if dialled.is_some() {
+            continue;
+        }
         note(&member, &ended, shard.site.clock.now());
         tokio::time::sleep(backoff.next_delay(random())).await;
     }
 }
 
-async fn connect(member: &Member) -> io::Result<HubStream> {
+pub(super) async fn dial_hub(member: &Member) -> io::Result<HubStream> {
     match &member.place {
-        HubPlace::At(address) => dial(address).await,
+        HubPlace::At(address, _) => dial(address).await,
         HubPlace::Embedded(endpoint) => {
-            let endpoint = endpoint.borrow().clone();
-            member.link.borrow_mut().set_credentials(&endpoint.user_name, endpoint.password.as_bytes());
-            dial(&HubAddress::plain(endpoint.address.ip().to_string(), endpoint.address.port())).await
+            let address = endpoint.borrow().address;
+            dial(&HubAddress::plain(address.ip().to_string(), address.port())).await
+        }
+    }
+}
+
+/// Says who the pool is on the connection that begins.
+fn introduce(shard: &Shard, member: &Member, now: Tick) {
+    let mut link = member.link.borrow_mut();
+    match &member.place {
+        HubPlace::At(_, login) => {
+            let said = login.credentials(shard.site.clock.now());
+            link.set_credentials(said.user_name.as_deref(), said.password.as_deref().map(String::as_bytes));
+            member.renewing.begins(said.renew_after, random(), now);
+        }
+        HubPlace::Embedded(endpoint) => {
+            let endpoint = endpoint.borrow();
+            link.set_credentials(Some(&endpoint.user_name), Some(endpoint.password.as_bytes()));
         }
     }
 }
@@ -256,8 +242,12 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     if let Err(error) = link.tick(now) {
         member.failed.set(Some(error));
     }
-    if member.failed.get().is_some() || !link.unsent().is_empty() {
+    allow(member, &mut link, now);
+    if member.failed.get().is_some() || !link.unsent().is_empty() || member.renewing.is_due(now) {
         member.wake();
+    }
+    for why in link.take_set_aside() {
+        set_aside(member, why);
     }
     grant(shard, member, &mut link, now);
     member.status.inflight.store(link.inflight(), Relaxed);
@@ -267,12 +257,37 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     member.status.backlog_bytes.store(link.unsent_bytes(), Relaxed);
 }
 
+#[cold]
+fn set_aside(member: &Member, why: Refusal) {
+    let (upstream, reason) = (member.name.clone(), why.tag());
+    tracing::warn!(upstream, reason, "a message is set aside: {why}; see `tollgate spool aside`");
+    metrics::counter!(meter::SET_ASIDE, "upstream" => upstream, "reason" => reason).increment(1);
+}
+
 /// Why a connection ended.
 enum Ended {
     Dial(io::Error),
     Socket(io::Error),
     Link(LinkError),
+    /// Another connection, with newer credentials, takes its place.
+    Renewed(Option<HubStream>),
     Left,
+}
+
+impl Ended {
+    /// Whose doing it was.
+    fn lost(&self) -> Lost {
+        match self {
+            Self::Socket(_) => Lost::ByHub,
+            Self::Link(error) => error.lost(),
+            Self::Dial(_) | Self::Renewed(_) | Self::Left => Lost::Otherwise,
+        }
+    }
+
+    /// Whether the hub asks for less: the pause before the next connection grows on.
+    fn asks_for_less(&self) -> bool {
+        matches!(self, Self::Link(error) if error.asks_for_less())
+    }
 }
 
 impl fmt::Display for Ended {
@@ -281,6 +296,7 @@ impl fmt::Display for Ended {
             Self::Dial(error) => write!(f, "cannot connect: {error}"),
             Self::Socket(error) => write!(f, "connection lost: {error}"),
             Self::Link(error) => error.fmt(f),
+            Self::Renewed(_) => f.write_str("renewed"),
             Self::Left => f.write_str("the gateway left"),
         }
     }
@@ -304,22 +320,35 @@ fn note(member: &Member, ended: &Ended, now: UnixSeconds) {
 async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) -> Ended {
     let now = shard.site.now();
     member.failed.set(None);
+    introduce(shard, member, now);
     member.link.borrow_mut().start(now);
     let mut partial = Vec::new();
     let mut written = Written::Well;
     let ended = std::future::poll_fn(|cx| {
         member.polled_by(cx);
         let polled = drive(shard, member, Pin::new(&mut stream), &mut partial, &mut written, cx);
+        let polled = match polled {
+            Poll::Pending => {
+                let renewed = member.renewing.poll(member, shard.site.now(), cx);
+                renewed.map(|next| Ended::Renewed(Some(next)))
+            }
+            ready => ready,
+        };
         settle(shard, member);
         polled
     })
     .await;
-    member.link.borrow_mut().down(&mut member.output.borrow_mut());
+    let now = shard.site.now();
+    member.link.borrow_mut().down(ended.lost(), &mut member.output.borrow_mut(), now);
     settle(shard, member);
     ended
 }
 
 impl Member {
+    pub(super) fn renewal_failed(&self, error: &io::Error) {
+        tracing::warn!(upstream = self.name, %error, "no new connection for newer credentials: the old one goes on");
+    }
+
     fn polled_by(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|held| held.will_wake(cx.waker())) {
@@ -359,6 +388,7 @@ fn drive(
             break;
         }
     }
+    allow(member, &mut member.link.borrow_mut(), now);
     if let Written::Well = written
         && let Err(error) = write(member, stream.as_mut(), cx)
     {
@@ -374,6 +404,18 @@ fn drive(
     }
     grant(shard, member, &mut member.link.borrow_mut(), now);
     Poll::Pending
+}
+
+/// At the hub's pace, where it has one.
+fn allow(member: &Member, link: &mut Link, now: Tick) {
+    let Some(pace) = &member.pace else { return };
+    let allowed = match link.wants() {
+        0 => 0,
+        wanted => pace.take(wanted, now),
+    };
+    if allowed > 0 {
+        link.allow(allowed, now);
+    }
 }
 
 /// Reads once and lets the link take what came.
@@ -433,6 +475,7 @@ fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Resu
     if link.is_up() && !member.status.connected.swap(true, Relaxed) {
         metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);
         *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        member.renewing.ends();
         let session_present = link.session_present();
         tracing::info!(upstream = member.name, session_present, inflight = link.inflight(), "hub connected");
     }
@@ -490,6 +533,9 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
         let (filter, reason) = (withdrawn.filter.as_str(), withdrawn.reason);
         tracing::warn!(upstream = member.name, filter, reason, "the hub took a subscription back");
     }
+    if output.cut > 0 {
+        shard.meter.dropped("hub_closed", std::mem::take(&mut output.cut));
+    }
     if output.unclaimed > 0 {
         shard.meter.dropped("no_subscriber", std::mem::take(&mut output.unclaimed));
     }
@@ -503,9 +549,9 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
             state.session.publish_stored(settled.packet_id, &mut state.out);
             shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
         }
-        Err(reason) => {
-            tracing::warn!(device = cell.live.device().as_str(), reason, "the hub refused a message");
-            let detail = format!("The hub answered a PUBLISH with 0x{reason:02x}.");
+        Err(why) => {
+            tracing::warn!(device = cell.live.device().as_str(), why = why.tag(), "the hub will not have a message");
+            let detail = format!("A PUBLISH: {why}.");
             if cell.journals_refusal() {
                 shard.site.journal.action_refused(&cell.identified(), Denial::HubRefused, &detail);
             }

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use zeroize::Zeroizing;
-
+use super::HubLogin;
 use crate::packet::ProtocolVersion;
 
 /// One `[[upstream]]`.
@@ -17,12 +16,14 @@ pub struct UpstreamConfig {
     pub connections: usize,
     /// Messages in flight on one connection. Default 1,000. More covers a longer round trip, and takes memory.
     pub window: usize,
+    /// Messages a second, on all connections together. Default 0: as many as the hub takes.
+    pub messages_per_second: u32,
 }
 
 impl UpstreamConfig {
     /// A hub with the default number of connections and the default window.
     pub fn new(name: impl Into<String>, kind: UpstreamKind) -> Self {
-        Self { name: name.into(), kind, connections: 4, window: 1_000 }
+        Self { name: name.into(), kind, connections: 4, window: 1_000, messages_per_second: 0 }
     }
 }
 
@@ -46,10 +47,8 @@ pub struct MqttHubConfig {
     pub tls: Option<HubTlsConfig>,
     /// 3.1.1 or 5.0 (`version = 4` or `5`). Default 5. On 3.1.1 nothing can be stamped on a message.
     pub version: ProtocolVersion,
-    /// User name.
-    pub username: Option<String>,
-    /// Password, read from `password_file`.
-    pub password: Option<Zeroizing<String>>,
+    /// Who the pool says it is.
+    pub login: HubLogin,
 }
 
 /// How a hub behind TLS is believed.
@@ -57,4 +56,15 @@ pub struct MqttHubConfig {
 pub struct HubTlsConfig {
     /// PEM of the CAs that may have signed its certificate; absent: the system's.
     pub ca: Option<PathBuf>,
+    /// What the pool shows where the hub asks.
+    pub identity: Option<HubIdentity>,
+}
+
+/// `client_certificate` and `client_key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubIdentity {
+    /// PEM: the pool's own certificate, then those that lead to a CA of the hub.
+    pub certificate: PathBuf,
+    /// PEM of its key.
+    pub private_key: PathBuf,
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt, io,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,24 +13,19 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{
-        self, ClientConfig, RootCertStore,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
-    },
-};
+use tokio_rustls::client::TlsStream;
 
-use super::HubTlsConfig;
+use super::{
+    HubTlsConfig,
+    trust::{Trust, TrustError},
+};
 
 /// Where a hub is, and how it is believed.
 #[derive(Clone)]
 pub struct HubAddress {
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Arc<Trust>>,
 }
 
 impl HubAddress {
@@ -43,16 +37,11 @@ impl HubAddress {
     /// A hub behind TLS 1.2 or 1.3. Its certificate must name `host`.
     ///
     /// # Errors
-    /// [`TrustError`]: no CA to believe, or a host that no certificate can name.
+    /// [`TrustError`]: no CA to believe, a certificate of ours that cannot be used, or a host that no certificate can name.
     pub fn tls(host: impl Into<String>, port: u16, config: &HubTlsConfig) -> Result<Self, TrustError> {
         let host = host.into();
-        let name = ServerName::try_from(host.clone()).map_err(|_| TrustError::HostName { host: host.clone() })?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(config)?)
-            .with_no_client_auth();
-        Ok(Self { host, port, tls: Some((TlsConnector::from(Arc::new(client)), name)) })
+        let trust = Trust::new(&host, config)?;
+        Ok(Self { host, port, tls: Some(Arc::new(trust)) })
     }
 }
 
@@ -66,47 +55,6 @@ impl fmt::Display for HubAddress {
 impl fmt::Debug for HubAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
-    }
-}
-
-/// Why no hub can be believed with this configuration.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum TrustError {
-    /// The CA file cannot be read or holds no certificate.
-    CaFile {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The system has no CA.
-    NoSystemCa,
-    /// Not a host name or an address.
-    HostName {
-        /// What was written.
-        host: String,
-    },
-    /// The TLS library takes no part of the configuration.
-    Tls(rustls::Error),
-}
-
-impl fmt::Display for TrustError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CaFile { path, what } => write!(f, "{}: {what}", path.display()),
-            Self::NoSystemCa => f.write_str("this system has no CA certificates: name a file with `ca`"),
-            Self::HostName { host } => write!(f, "{host:?} is neither a host name nor an address"),
-            Self::Tls(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for TrustError {}
-
-impl From<rustls::Error> for TrustError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Tls(error)
     }
 }
 
@@ -193,22 +141,11 @@ async fn connect(address: &HubAddress) -> io::Result<HubStream> {
     stream.set_nodelay(true)?;
     match &address.tls {
         None => Ok(HubStream::Plain(stream)),
-        Some((connector, name)) => Ok(HubStream::Tls(Box::new(connector.connect(name.clone(), stream).await?))),
+        Some(trust) => {
+            let (connector, name) = trust.connector();
+            Ok(HubStream::Tls(Box::new(connector.connect(name, stream).await?)))
+        }
     }
-}
-
-fn roots(config: &HubTlsConfig) -> Result<RootCertStore, TrustError> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = &config.ca else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() { Err(TrustError::NoSystemCa) } else { Ok(roots) };
-    };
-    let wrong = |what: String| TrustError::CaFile { path: path.clone(), what };
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() { Err(wrong("it holds no certificate".into())) } else { Ok(roots) }
 }
 
 /// A hub at the other end of the world answers within a second; a lost SYN is repeated after 1, 3 and 7.
@@ -229,7 +166,7 @@ mod tests {
     };
     use tokio_rustls::{
         TlsAcceptor,
-        rustls::{ServerConfig, pki_types::PrivateKeyDer},
+        rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer},
     };
 
     /// A CA's PEM, and a server that it vouches for under `name`.
@@ -263,7 +200,7 @@ mod tests {
     fn ca_file(name: &str, pem: &str) -> HubTlsConfig {
         let path = std::env::temp_dir().join(format!("tollgate-dial-{}-{name}.pem", std::process::id()));
         std::fs::write(&path, pem).expect("a file");
-        HubTlsConfig { ca: Some(path) }
+        HubTlsConfig { ca: Some(path), identity: None }
     }
 
     #[tokio::test]
@@ -306,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_believed_is_said_before_anything_is_dialled() {
-        let missing = HubTlsConfig { ca: Some("/nonexistent/ca.pem".into()) };
+        let missing = HubTlsConfig { ca: Some("/nonexistent/ca.pem".into()), identity: None };
         assert!(matches!(HubAddress::tls("hub", 8883, &missing), Err(TrustError::CaFile { .. })));
         let empty = ca_file("empty", "no certificate here\n");
         assert!(matches!(HubAddress::tls("hub", 8883, &empty), Err(TrustError::CaFile { .. })));

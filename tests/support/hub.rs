@@ -71,7 +71,16 @@ impl Recorder {
         self.running = Some(running);
     }
 
-    /// `ack now`, `ack hold`, `ack after MS`, `close every N`.
+    /// How many connections it has had since it started.
+    pub fn connects(&mut self) -> u64 {
+        let running = self.running.as_mut().expect("a hub that runs");
+        writeln!(running.commands, "connects").unwrap();
+        let mut answer = String::new();
+        running.answers.read_line(&mut answer).unwrap();
+        answer.trim().parse().expect("a number")
+    }
+
+    /// `ack now`, `ack hold`, `ack after MS`, `close every N`, `close on TEXT`, `refuse CODE on TEXT`, `take N`.
     pub fn tell(&mut self, command: &str) {
         let running = self.running.as_mut().expect("a hub that runs");
         writeln!(running.commands, "{command}").unwrap();

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::delivery::Refusal;
+
 /// The first bytes of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
@@ -76,6 +78,8 @@ pub struct Record<'a> {
     pub properties: &'a [u8],
     /// The application message.
     pub payload: &'a [u8],
+    /// Why it is set aside.
+    pub why: Option<Refusal>,
 }
 
 impl SegmentHeader {
@@ -226,7 +230,7 @@ pub(crate) fn write_record(out: &mut Vec<u8>, record: &Record<'_>) {
     let len = RECORD_HEADER_BYTES - 4 + topic.len() + properties.len() + payload.len();
     out.extend_from_slice(&u32::try_from(len).expect("invariant: a message is below 256 MiB").to_le_bytes());
     out.push(u8::from(record.at_least_once) | u8::from(record.retain) << 1);
-    out.push(0);
+    out.push(record.why.map_or(0, Refusal::byte));
     out.extend_from_slice(&u16::try_from(topic.len()).expect("invariant: MQTT's limit").to_le_bytes());
     out.extend_from_slice(&u32::try_from(properties.len()).expect("invariant: below the packet").to_le_bytes());
     out.extend_from_slice(&record.received_ms.to_le_bytes());
@@ -251,6 +255,7 @@ pub(crate) fn parse_record(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
         topic: std::str::from_utf8(topic).ok()?,
         properties,
         payload,
+        why: Refusal::of_byte(header[5]),
     };
     Some((record, len))
 }

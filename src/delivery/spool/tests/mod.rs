@@ -35,6 +35,7 @@ fn record(payload: &[u8]) -> Record<'_> {
         topic: "devices/d/x",
         properties: b"\x26\x00\x01a\x00\x01b",
         payload,
+        why: None,
     }
 }
 

@@ -1,0 +1,55 @@
+//! What others may see of a member of a pool: set by its shard, read by whoever shows it.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+/// What others may see of a member.
+#[derive(Debug, Default)]
+pub struct MemberStatus {
+    pub(super) connected: AtomicBool,
+    pub(super) inflight: AtomicUsize,
+    pub(super) owed: AtomicUsize,
+    pub(super) spooling: AtomicBool,
+    pub(super) spooled: AtomicUsize,
+    pub(super) backlog_bytes: AtomicUsize,
+    pub(super) last_error: Mutex<Option<String>>,
+}
+
+impl MemberStatus {
+    /// Whether the hub accepted the connection and it stands.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    /// Messages of QoS 1 taken and not acknowledged by the hub.
+    pub fn inflight(&self) -> usize {
+        self.inflight.load(Relaxed)
+    }
+
+    /// Messages that a device waits for.
+    pub fn owed(&self) -> usize {
+        self.owed.load(Relaxed)
+    }
+
+    /// Whether messages go to the disk.
+    pub fn is_spooling(&self) -> bool {
+        self.spooling.load(Relaxed)
+    }
+
+    /// Messages that wait on the disk, or on their way to it, for a place in the window.
+    pub fn spooled(&self) -> usize {
+        self.spooled.load(Relaxed)
+    }
+
+    /// Bytes taken and not written to the hub.
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes.load(Relaxed)
+    }
+
+    /// The last error, behind its time.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
