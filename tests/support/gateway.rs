@@ -29,6 +29,8 @@ pub struct Plan {
     window: usize,
     devices: Vec<String>,
     limits: String,
+    hub_lines: String,
+    credentials: String,
     ack: Option<&'static str>,
     more_identities: String,
     skew_seconds: u64,
@@ -51,6 +53,8 @@ pub enum Hub {
     Embedded,
     /// One that listens on this port of loopback.
     At(u16, Version),
+    /// The same behind TLS, under the name localhost.
+    Tls(u16, Version),
 }
 
 /// A gateway that runs.
@@ -81,6 +85,8 @@ impl Plan {
             window: 1000,
             devices,
             limits: String::new(),
+            hub_lines: String::new(),
+            credentials: String::new(),
             ack: None,
             more_identities: String::new(),
             skew_seconds: 30,
@@ -138,6 +144,18 @@ impl Plan {
         self
     }
 
+    /// A line of the `[[upstream]]`.
+    pub fn hub_line(mut self, line: &str) -> Self {
+        writeln!(self.hub_lines, "{line}").unwrap();
+        self
+    }
+
+    /// A line under `[credentials]`.
+    pub fn credentials(mut self, line: &str) -> Self {
+        writeln!(self.credentials, "{line}").unwrap();
+        self
+    }
+
     /// What else `identities.toml` holds.
     pub fn identities_and(mut self, text: &str) -> Self {
         self.more_identities.push_str(text);
@@ -153,6 +171,13 @@ impl Plan {
     /// Writes its files, starts it and waits until it is ready.
     pub fn start(self) -> Gateway {
         let mut gateway = self.launch(|_| {});
+        gateway.until_ready();
+        gateway
+    }
+
+    /// The same, with files that the test changes before.
+    pub fn start_with(self, change: impl FnOnce(&Path)) -> Gateway {
+        let mut gateway = self.launch(change);
         gateway.until_ready();
         gateway
     }
@@ -181,11 +206,10 @@ impl Plan {
         let ack = self.ack.map_or_else(String::new, |witness| format!("ack = \"{witness}\""));
         let upstream = match self.hub {
             Hub::Embedded => "kind = \"embedded\"".to_owned(),
-            Hub::At(port, version) => {
-                let version = if version == Version::V5 { 5 } else { 4 };
-                format!("kind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\nversion = {version}")
-            }
+            Hub::At(port, version) => mqtt_hub(&format!("mqtt://127.0.0.1:{port}"), version),
+            Hub::Tls(port, version) => mqtt_hub(&format!("mqtts://localhost:{port}"), version),
         };
+        let (hub_lines, credentials) = (&self.hub_lines, &self.credentials);
         let folder = folder.display();
         format!(
             r#"[gateway]
@@ -206,6 +230,7 @@ certificate = "{folder}/server.pem"
 private_key = "{folder}/server.key"
 [credentials]
 clock_skew = "{skew}s"
+{credentials}
 [limits]
 {limits}
 [[upstream]]
@@ -213,6 +238,7 @@ name = "hub"
 connections = {connections}
 window = {window}
 {upstream}
+{hub_lines}
 [[route]]
 from = "devices/{{device}}/#"
 upstream = "hub"
@@ -404,6 +430,11 @@ impl Starts {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Process::start(&mut command, &folder.join(LOG))
     }
+}
+
+fn mqtt_hub(url: &str, version: Version) -> String {
+    let version = if version == Version::V5 { 5 } else { 4 };
+    format!("kind = \"mqtt\"\nurl = \"{url}\"\nversion = {version}")
 }
 
 /// A CA, and the server's certificate that it signed; gives the CA's.
