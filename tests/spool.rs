@@ -7,6 +7,8 @@ mod support;
 use std::{
     collections::HashSet,
     fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,71 @@ fn a_healthy_hub_causes_no_disk_write_per_message() {
     assert_eq!(gateway.metric("tollgate_spool_syncs_total", &[]), syncs);
     assert_eq!(spool_bytes(&gateway), written);
     assert_eq!(recorder.count(), 501);
+}
+
+#[test]
+fn with_a_key_nothing_on_the_disk_can_be_read_and_without_it_nothing_starts() {
+    let mut recorder = Recorder::start();
+    let key_file = "[spool]\nkey_file = \"spool.key\"\n[limits]";
+    let mut gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).launch(|folder| {
+        let secret = "3q2+7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs=\n";
+        write_secret(&folder.join("spool.key"), secret);
+        change(&folder.join("gateway.toml"), "[limits]", key_file);
+    });
+    gateway.until_ready();
+    recorder.kill();
+    let mut device = gateway.connect(Version::V5, "d0");
+    for n in 0..20 {
+        device.publish_acknowledged(&events(0), format!("reading number {n}").as_bytes());
+    }
+    gateway.process.kill();
+    for text in ["reading number", "messages/events", "tollgate-device"] {
+        assert!(!spool_holds(&gateway, text.as_bytes()), "{text}");
+    }
+    // Without its key, then with another.
+    let gateway_toml = gateway.folder.join("gateway.toml");
+    change(&gateway_toml, key_file, "[limits]");
+    refuses_for_want_of_a_key(&mut gateway);
+    change(&gateway_toml, "[limits]", key_file);
+    let key = fs::read_to_string(gateway.folder.join("spool.key")).unwrap();
+    write_secret(&gateway.folder.join("spool.key"), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+    refuses_for_want_of_a_key(&mut gateway);
+    // Another before it.
+    write_secret(&gateway.folder.join("spool.key"), &format!("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n{key}"));
+    recorder.restart();
+    gateway.restart();
+    until("everything to arrive", PATIENCE, || first_occurrences(recorder.payloads(&events(0))).len() == 20);
+    let arrived = first_occurrences(recorder.payloads(&events(0)));
+    assert!(arrived.iter().enumerate().all(|(n, text)| *text == format!("reading number {n}")), "{arrived:?}");
+}
+
+#[track_caller]
+fn refuses_for_want_of_a_key(gateway: &mut Gateway) {
+    let before = gateway.process.log().len();
+    gateway.run_again();
+    assert_eq!(gateway.ended(PATIENCE), Some(1));
+    let log = gateway.process.log();
+    // It is folded to the width of a screen.
+    let said = log.get(before..).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("is encrypted with the key ") && said.contains("`key_file` of [spool]"), "{said}");
+}
+
+fn spool_holds(gateway: &Gateway, text: &[u8]) -> bool {
+    let files = fs::read_dir(gateway.folder.join("var/spool")).unwrap();
+    let mut contents = files.map(|file| fs::read(file.unwrap().path()).unwrap());
+    contents.any(|bytes| bytes.windows(text.len()).any(|window| window == text))
+}
+
+fn write_secret(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[track_caller]
+fn change(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(file, text.replacen(from, to, 1)).unwrap();
 }
 
 #[test]

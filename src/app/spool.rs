@@ -36,6 +36,9 @@ pub(super) fn open(config: &Config) -> Result<Option<Opened>, StartError> {
                 "nothing was started. What can be read is kept by `tollgate spool salvage`; see docs/operations.md"
             }
             SpoolError::Locked => "nothing was started. Stop it, or give this one a `state_dir` of its own",
+            SpoolError::Key { .. } => {
+                "nothing was started. Add that key to the file, on a line below the one that is to be used from here on"
+            }
             SpoolError::Version { .. } => "nothing was started. Use the version of the gateway that wrote it",
             _ => "nothing was started",
         };
@@ -47,7 +50,7 @@ pub(super) fn open(config: &Config) -> Result<Option<Opened>, StartError> {
     })?;
     let names: Vec<String> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let limits = Limits::of_size(config.spool.size_max.0);
-    let (log, recovered) = SegmentLog::open(Box::new(directory), limits, &names).map_err(told)?;
+    let (log, recovered) = SegmentLog::open(Box::new(directory), limits, &names, &config.spool.keys).map_err(told)?;
     report(&recovered, began);
     Ok(Some(Opened { keeper: Keeper::new(Box::new(log)), recovered }))
 }
@@ -61,6 +64,12 @@ fn report(recovered: &Recovered, began: Instant) {
             "the last write to the spool was cut short; nobody was answered for it"
         );
         metrics::counter!(crate::meter::SPOOL_TORN_BYTES).increment(recovered.torn_bytes);
+    }
+    for (key, segments) in &recovered.sealed {
+        match key {
+            Some(key) => tracing::info!(%key, segments, "segments of the spool are encrypted"),
+            None => tracing::debug!(segments, "segments of the spool are in the clear"),
+        }
     }
     for (upstream, messages) in &recovered.strangers {
         tracing::warn!(upstream, messages, "messages wait in the spool for a hub that is not configured");

@@ -14,13 +14,14 @@ use super::{
 };
 use crate::{
     config::Config,
-    delivery::spool::{self, ASIDE, Directory, Limits, Recovered, SegmentLog, Spool, SpoolError, StreamId},
+    delivery::spool::{self, ASIDE, Directory, Limits, Recovered, SegmentLog, Spool, SpoolError, SpoolKeys, StreamId},
 };
 
 /// `tollgate spool check`.
 pub(super) fn check(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
-    let Place { folder, limits, hubs } = place(at)?;
-    let (log, recovered) = open(&folder, limits, &hubs)?;
+    let place = place(at)?;
+    let (log, recovered) = open(&place)?;
+    let Place { folder, hubs, .. } = place;
     let fill = log.fill();
     let hubs: Vec<HubView> = hubs
         .iter()
@@ -41,14 +42,22 @@ pub(super) fn check(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
     if recovered.torn_bytes > 0 {
         print(&format!("{} bytes of a write that was cut short were taken off the end\n", recovered.torn_bytes));
     }
+    for (key, segments) in &recovered.sealed {
+        let files = if *segments == 1 { "file" } else { "files" };
+        print(&match key {
+            Some(key) => format!("{segments} {files} encrypted with the key {key}\n"),
+            None => format!("{segments} {files} in the clear\n"),
+        });
+    }
     print(&format!("{} is whole\n", folder.display()));
     Ok(())
 }
 
 /// `tollgate spool aside`.
 pub(super) fn aside(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
-    let Place { folder, limits, hubs } = place(at)?;
-    let (mut log, recovered) = open(&folder, limits, &hubs)?;
+    let place = place(at)?;
+    let (mut log, recovered) = open(&place)?;
+    let hubs = place.hubs;
     let mut all = Vec::new();
     for state in recovered.streams.iter().filter(|state| state.stream.queue == ASIDE) {
         read_aside(&mut log, (state.stream, &hubs), (state.head, state.next), &mut all)?;
@@ -67,8 +76,8 @@ pub(super) fn aside(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
 
 /// `tollgate spool salvage`.
 pub(super) fn salvage(at: &ConfigFile) -> Result<(), Outcome> {
-    let Place { folder, limits, .. } = place(at)?;
-    let salvaged = spool::salvage(&folder, limits).map_err(Outcome::failed)?;
+    let Place { folder, limits, keys, .. } = place(at)?;
+    let salvaged = spool::salvage(&folder, limits, &keys).map_err(Outcome::failed)?;
     for (file, offset, what) in &salvaged.damage {
         print(&folded(&format!("{file}, byte {offset}: {what}"), ""));
     }
@@ -85,6 +94,7 @@ struct Place {
     folder: PathBuf,
     limits: Limits,
     hubs: Vec<String>,
+    keys: SpoolKeys,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,13 +116,15 @@ struct AsideView {
 fn place(at: &ConfigFile) -> Result<Place, Outcome> {
     let config = Config::examine(at.gateway_file().path()).map_err(Outcome::failed)?.config;
     Ok(Place {
+        keys: config.spool.keys.clone(),
         folder: config.gateway.state_dir.join("spool"),
         limits: Limits::of_size(config.spool.size_max.0),
         hubs: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
     })
 }
 
-fn open(folder: &std::path::Path, limits: Limits, hubs: &[String]) -> Result<(SegmentLog, Recovered), Outcome> {
+fn open(place: &Place) -> Result<(SegmentLog, Recovered), Outcome> {
+    let Place { folder, limits, hubs, keys } = place;
     if !folder.is_dir() {
         return Err(Outcome::failed(format!("{}: there is no spool", folder.display())));
     }
@@ -122,7 +134,7 @@ fn open(folder: &std::path::Path, limits: Limits, hubs: &[String]) -> Result<(Se
         }
         _ => Outcome::failed(format!("{}: {error}", folder.display())),
     })?;
-    SegmentLog::open(Box::new(directory), limits, hubs).map_err(Outcome::failed)
+    SegmentLog::open(Box::new(directory), *limits, hubs, keys).map_err(Outcome::failed)
 }
 
 fn read_aside(

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     credential::{Authorities, ListKey, SecretKey, StaleList},
+    delivery::spool::SpoolKeys,
     gate::OwnIssuer,
     upstream::{HubLogin, HubSasConfig, UpstreamKind},
 };
@@ -48,6 +49,8 @@ pub(super) enum FileUse {
     HubPassword { line: usize, path: PathBuf, upstream: usize },
     /// What signs the pool's tokens.
     HubSas { line: usize, sas: HubSasConfig, upstream: usize },
+    /// What the spool is encrypted with.
+    SpoolKeys { line: usize, path: PathBuf },
 }
 
 /// What is wrong with a file, and what to do about it.
@@ -64,7 +67,7 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<Mistake>,
 }
 
-/// Looks at every file; passwords are put into their hub's configuration.
+/// Looks at every file; passwords and keys are put into the configuration.
 pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut Config, now: UnixTime) -> Findings {
     let mut findings = Findings::default();
     let at = |line: usize, fault: Fault| Mistake::at_line(gateway_toml, line, fault.what, fault.remedy);
@@ -112,6 +115,10 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                 Ok(key) => set_login(config, *upstream, |login| login.with_sas(sas, &key)),
                 Err(fault) => findings.mistakes.push(at(*line, fault)),
             },
+            FileUse::SpoolKeys { line, path } => match read_spool_keys(path) {
+                Ok(keys) => config.spool.keys = keys,
+                Err(fault) => findings.mistakes.push(at(*line, fault)),
+            },
         }
     }
     let state_dir = &config.gateway.state_dir;
@@ -153,6 +160,13 @@ pub(super) fn check_mode(path: &Path) -> Result<(), Fault> {
     }
     let what = format!("holds a secret, and its mode {mode:04o} lets group or others at it");
     Err(fault(path, &what, &format!("Run: chmod 600 {}", path.display())))
+}
+
+fn read_spool_keys(path: &Path) -> Result<SpoolKeys, Fault> {
+    SpoolKeys::parse(&read_secret(path)?).map_err(|what| {
+        let remedy = format!("Make one, where there is none yet: openssl rand -base64 32 > {}", path.display());
+        fault(path, &format!("is no file of keys: {what}"), &remedy)
+    })
 }
 
 fn read_list_key(path: &Path) -> Result<ListKey, Fault> {

@@ -13,12 +13,14 @@ use super::{
     keys,
     listeners::read_listeners,
     mistake::Mistake,
+    names::{hostname, server_reference},
     routes::read_routes,
     token_service::read_token_service,
     upstreams::read_upstreams,
 };
 use crate::{
     credential::{ListRules, WhenStale},
+    delivery::spool::SpoolKeys,
     gate::{GateConfig, Profile, is_google_registry},
     listener::{LimitsConfig, ListenerConfig, Transport},
     policy::TokenKind,
@@ -84,6 +86,8 @@ pub struct SpoolConfig {
     pub age_max: Duration,
     /// How late a hub's acknowledgement may be before messages go to disk; `None` (`auto`): four times its round trip.
     pub spill_after: Option<Duration>,
+    /// `key_file`: what messages on the disk are encrypted with. Default: they are not.
+    pub keys: SpoolKeys,
 }
 
 /// What the text of the file told, before any other file was looked at.
@@ -112,7 +116,7 @@ impl Default for GatewayConfig {
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { size_max: Bytes::mib(1024), age_max: Duration::ZERO, spill_after: None }
+        Self { size_max: Bytes::mib(1024), age_max: Duration::ZERO, spill_after: None, keys: SpoolKeys::default() }
     }
 }
 
@@ -148,7 +152,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &listeners, &upstreams);
     let limits = read_limits(&notes, &file);
-    let spool = read_spool(&notes, &file, limits.maximum_packet_size);
+    let spool = read_spool(&notes, &file, limits.maximum_packet_size, &mut files);
     let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).chain([admin.value]).collect();
     let token_service = read_token_service(&notes, &file, (&gateway, &gate), &taken, &mut files);
     let admin_bind = admin.value;
@@ -313,9 +317,10 @@ fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
     limits
 }
 
-fn read_spool(notes: &Notes<'_>, file: &Table<'_>, packet_size_max: Bytes) -> SpoolConfig {
+fn read_spool(notes: &Notes<'_>, file: &Table<'_>, packet_size_max: Bytes, files: &mut Vec<FileUse>) -> SpoolConfig {
     let mut spool = SpoolConfig::default();
     let Some(table) = file.table("spool", &keys::SPOOL) else { return spool };
+    files.extend(table.text("key_file").map(|found| FileUse::SpoolKeys { line: found.line, path: found.value.into() }));
     if let Some(found) = table.size("size_max", Bytes::mib(1)..=Bytes(u64::MAX)) {
         spool.size_max = found.value;
         // One message of each of a few devices, and room to move.
@@ -377,35 +382,6 @@ pub(super) fn set<T>(place: &mut T, found: Option<Found<T>>) {
     }
 }
 
-fn hostname(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    let is_name = !text.is_empty() && text.len() <= HOSTNAME_BYTES_MAX && text.chars().all(allowed);
-    if is_name || text.parse::<std::net::IpAddr>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err(format!("{text:?} is no host name: it has no scheme, port or path"))
-}
-
-/// MQTT 5.0 §4.11: names with or without a port, set apart by spaces. Not what a URL is.
-fn server_reference(text: &str) -> Result<String, String> {
-    let is_place = |place: &str| {
-        let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-            _ => (place, None),
-        };
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let is_host = address.map_or_else(
-            || hostname(host).is_ok() && !host.contains(':'),
-            |address| address.parse::<std::net::Ipv6Addr>().is_ok(),
-        );
-        is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
-    };
-    if text.len() <= SERVER_REFERENCE_BYTES_MAX && !text.is_empty() && text.split(' ').all(is_place) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("{text:?} is no host name or address with or without a port, nor several of them between blanks"))
-}
-
 pub(super) const PROFILES: [(&str, Profile); 3] =
     [("strict", Profile::Strict), ("azure", Profile::Azure), ("google", Profile::Google)];
 
@@ -413,8 +389,6 @@ pub(super) const PROFILES: [(&str, Profile); 3] =
 const DRAIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longer, and a gateway that is to be replaced is in the way.
 const DRAIN_TIMEOUT_MAX: Duration = Duration::from_mins(10);
-/// It stands in a packet for devices that may take small ones only.
-const SERVER_REFERENCE_BYTES_MAX: usize = 512;
 /// More threads than this are a slip of the pen.
 const SHARDS_MAX: usize = 256;
 /// A clock that is further off than this is to be set, not to be borne with.
@@ -434,8 +408,6 @@ const SPOOL_PACKETS_MIN: u64 = 4;
 /// Below it, a hub that is busy for a moment causes disk writes; above it, devices wait for an hour.
 const SPILL_AFTER_MIN: Duration = Duration::from_millis(10);
 const SPILL_AFTER_MAX: Duration = Duration::from_hours(1);
-/// RFC 1035 §2.3.4.
-const HOSTNAME_BYTES_MAX: usize = 253;
 
 #[cfg(test)]
 mod tests {
@@ -508,19 +480,6 @@ mod tests {
         let set = gate("[credentials]\nclock_skew = '5s'\n");
         for profile in Profile::ALL {
             assert_eq!(set.rules(profile).clock_skew.as_secs(), 5);
-        }
-    }
-
-    #[test]
-    fn a_server_reference_names_hosts() {
-        let named = |text: &str| format!("[gateway]\nserver_reference = '{text}'\n");
-        for good in ["edge-2.example", "edge-2.example:8883", "10.0.0.2:8883 [fe80::2]:8883", "[::1]"] {
-            let parsed = parse(Path::new("g.toml"), &named(good));
-            assert_eq!((parsed.mistakes, parsed.config.gateway.server_reference.as_deref()), (vec![], Some(good)));
-        }
-        for bad in ["", "mqtts://edge-2", "edge-2:", "edge-2:0", "edge-2:99999", "a  b", "::1", "[::1", "a/b"] {
-            let found = mistakes(&named(bad));
-            assert!(found.len() == 1 && found[0].contains("server_reference"), "{bad}: {found:?}");
         }
     }
 

@@ -117,7 +117,7 @@ pub(super) const UPSTREAM_SAS: Section =
 pub(super) const ROUTE: Section = Section { name: "[[route]]", keys: &["from", "to", "upstream", "ack"], later: &[] };
 
 pub(super) const SPOOL: Section =
-    Section { name: "[spool]", keys: &["size_max", "age_max", "spill_after"], later: &[] };
+    Section { name: "[spool]", keys: &["size_max", "age_max", "spill_after", "key_file"], later: &[] };
 
 pub(super) const ADMIN: Section = Section { name: "[admin]", keys: &["bind"], later: &[] };
 

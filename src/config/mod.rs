@@ -11,6 +11,7 @@ mod key_sets;
 mod keys;
 mod listeners;
 mod mistake;
+mod names;
 mod private_file;
 mod public_keys;
 mod report;

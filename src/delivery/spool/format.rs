@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::cipher::{KeyId, Seal};
 use crate::delivery::Refusal;
 
 /// The first bytes of a segment.
@@ -13,6 +14,8 @@ pub(super) struct SegmentHeader {
     pub(super) previous_end: u64,
     /// Every checksum of the segment begins with it, so that no payload can pass for a group.
     pub(super) salt: u32,
+    /// Version 2: the records of its frames are sealed.
+    pub(super) seal: Option<Seal>,
 }
 
 /// Why the first bytes of a segment are not taken.
@@ -39,11 +42,11 @@ pub(super) struct Group<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// How far a stream is acknowledged and how far it goes.
-    Checkpoint,
+    Checkpoint = 1,
     /// Records of a stream.
-    Records,
+    Records = 2,
     /// Records that lay in an older segment.
-    Moved,
+    Moved = 3,
 }
 
 /// A part of a group: about one stream.
@@ -84,9 +87,10 @@ pub struct Record<'a> {
 
 impl SegmentHeader {
     pub(super) fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        let mut out = Vec::with_capacity(SEALED_HEADER_BYTES);
         out.extend_from_slice(SEGMENT_MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if self.seal.is_some() { VERSION_SEALED } else { VERSION };
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&QUEUES.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.number.to_le_bytes());
@@ -94,6 +98,13 @@ impl SegmentHeader {
         out.extend_from_slice(&self.salt.to_le_bytes());
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
+        if let Some(seal) = &self.seal {
+            out.extend_from_slice(&seal.key.0);
+            out.extend_from_slice(&seal.salt);
+            out.extend_from_slice(&[0; 4]);
+            let crc = crc32c::crc32c(&out);
+            out.extend_from_slice(&crc.to_le_bytes());
+        }
         out
     }
 
@@ -104,13 +115,26 @@ impl SegmentHeader {
             return Err(HeaderFault::Damaged);
         }
         // The checksum stands where it does in every version, so that another version can be told from damage.
-        match u16_at(header, 8) {
-            VERSION if u16_at(header, 10) == QUEUES => {
-                Ok(Self { number: u64_at(header, 16), previous_end: u64_at(header, 24), salt: u32_at(header, 32) })
-            }
-            version => Err(HeaderFault::Version(version)),
-        }
+        let seal = match u16_at(header, 8) {
+            VERSION if u16_at(header, 10) == QUEUES => None,
+            VERSION_SEALED if u16_at(header, 10) == QUEUES => Some(parse_seal(bytes).ok_or(HeaderFault::Damaged)?),
+            version => return Err(HeaderFault::Version(version)),
+        };
+        Ok(Self { number: u64_at(header, 16), previous_end: u64_at(header, 24), salt: u32_at(header, 32), seal })
     }
+
+    /// Bytes of it.
+    pub(super) fn len(&self) -> usize {
+        if self.seal.is_some() { SEALED_HEADER_BYTES } else { SEGMENT_HEADER_BYTES }
+    }
+}
+
+fn parse_seal(bytes: &[u8]) -> Option<Seal> {
+    let header = bytes.get(..SEALED_HEADER_BYTES)?;
+    let (told, crc) = header.split_at(SEALED_HEADER_BYTES - 4);
+    let (key, rest) = told.get(SEGMENT_HEADER_BYTES..)?.split_first_chunk()?;
+    let seal = Seal { key: KeyId(*key), salt: *rest.first_chunk()? };
+    (crc32c::crc32c(told) == u32_at(crc, 0)).then_some(seal)
 }
 
 /// Begins a group in an empty buffer; frames follow, then [`seal`].
@@ -157,11 +181,7 @@ pub(super) fn find_group_after(bytes: &[u8], number: u64, salt: u32) -> Option<u
 /// Appends a frame; says where it begins.
 pub(super) fn write_frame(out: &mut Vec<u8>, frame: &Frame<'_>, salt: u32) -> Range<usize> {
     let at = out.len();
-    out.push(match frame.kind {
-        Kind::Checkpoint => 1,
-        Kind::Records => 2,
-        Kind::Moved => 3,
-    });
+    out.push(frame.kind as u8);
     out.push(u8::try_from(frame.upstream.len()).expect("invariant: names of hubs are short"));
     out.extend_from_slice(&frame.queue.to_le_bytes());
     out.extend_from_slice(&frame.count.to_le_bytes());
@@ -203,6 +223,14 @@ pub(super) fn parse_frame(bytes: &[u8], check: Check) -> Option<Frame<'_>> {
         body: &whole[body_at..],
         len,
     })
+}
+
+/// Puts other records into a frame, whose checksum then is none.
+pub(super) fn replace_body(frame: &mut Vec<u8>, body_at: usize, body: &[u8]) {
+    frame.truncate(body_at);
+    frame.extend_from_slice(body);
+    let len = u32::try_from(body.len()).expect("invariant: a frame is far below 4 GiB");
+    frame[16..20].copy_from_slice(&len.to_le_bytes());
 }
 
 /// Whether a frame's own checksum is looked at.
@@ -325,11 +353,15 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
 
-/// What this program writes, and all it reads.
+/// A segment whose records are as they are.
 pub(super) const VERSION: u16 = 1;
+/// A segment whose records are sealed. There is no other that this program reads or writes.
+pub(super) const VERSION_SEALED: u16 = 2;
 /// Queues of a hub: a device belongs to one by its hash. Part of the format: order per device hangs on it.
 pub(super) const QUEUES: u16 = 256;
 pub(super) const SEGMENT_HEADER_BYTES: usize = 40;
+/// The same, the name of the key, 16 random bytes, zeros and a checksum.
+const SEALED_HEADER_BYTES: usize = SEGMENT_HEADER_BYTES + 32;
 pub(super) const GROUP_HEADER_BYTES: usize = 24;
 pub(super) const FRAME_HEADER_BYTES: usize = 24;
 pub(super) const RECORD_HEADER_BYTES: usize = 28;

@@ -1,9 +1,10 @@
 //! The segment log: groups are appended to the newest segment, read from any, and segments end at the oldest.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, ops::Range, sync::Arc};
 
 use super::{
     ASIDE, Batch, BatchRecord, Fill, HubFill, Limits, Run, Spool, SpoolError, StreamId,
+    cipher::{SEAL_BYTES, Seal, Sealer, SpoolKeys},
     disk::{Disk, DiskFile},
     format::{self, Extent as Current, Frame, GROUP_HEADER_BYTES, Kind, SEGMENT_HEADER_BYTES, SegmentHeader},
     segment::{FramePlace, Map, Segment, place_of, segment_name},
@@ -14,6 +15,7 @@ use super::{
 pub struct SegmentLog {
     pub(super) disk: Box<dyn Disk>,
     pub(super) limits: Limits,
+    pub(super) keys: SpoolKeys,
     /// Names of hubs; an index of it is a [`StreamId`]'s.
     pub(super) upstreams: Vec<String>,
     /// How many of them are configured.
@@ -163,8 +165,9 @@ impl SegmentLog {
         let mut group = std::mem::take(&mut self.buffer);
         format::begin_group(&mut group);
         self.checkpoints(&mut group, Which::Dirty, self.salt());
+        let mut sealer = self.sealer()?;
         for batch in batches {
-            self.frames_of(batch, &mut group, &mut placed);
+            self.frames_of(batch, &mut sealer, &mut group, &mut placed);
         }
         let written = if self.bytes() + group.len() as u64 > self.append_max() {
             Err(SpoolError::SizeMax)
@@ -197,7 +200,10 @@ impl SegmentLog {
             newest.file.cut(newest.end).map_err(|error| SpoolError::of("cut a segment", error))?;
             self.tail = Tail::Clean;
         }
-        if self.tail == Tail::Poisoned || self.newest().end >= self.limits.segment_bytes {
+        let sealing = self.keys.sealing();
+        let newest = self.newest();
+        let is_sealed_as_asked = newest.key.as_ref().map(|key| key.id) == sealing;
+        if newest.end >= self.limits.segment_bytes || !is_sealed_as_asked || self.tail == Tail::Poisoned {
             self.roll()?;
         }
         if self.current_late {
@@ -216,7 +222,10 @@ impl SegmentLog {
         format::begin_group(&mut group);
         self.checkpoints(&mut group, Which::All, salt);
         format::seal(&mut group, self.group + 1, salt);
-        let mut bytes = SegmentHeader { number, previous_end: last.1, salt }.write();
+        let seal = self.keys.sealing().map(Seal::new).transpose()?;
+        let key = seal.as_ref().and_then(|seal| self.keys.of_segment(seal, number));
+        let header = SegmentHeader { number, previous_end: last.1, salt, seal };
+        let (mut bytes, header_bytes) = (header.write(), header.len());
         bytes.extend_from_slice(&group);
         let made = self.disk.create(&name).and_then(|mut file| {
             file.write_at(&bytes, 0)?;
@@ -232,7 +241,8 @@ impl SegmentLog {
         self.group += 1;
         self.reads += 1;
         let (end, map) = (bytes.len() as u64, Some(Map::default()));
-        self.segments.push_back(Segment { number, file, salt, end, live: 0, records: 0, map, read: self.reads });
+        let (live, records, read) = (0, 0, self.reads);
+        self.segments.push_back(Segment { number, file, salt, key, header_bytes, end, live, records, map, read });
         self.tail = Tail::Clean;
         self.drop_maps();
         self.streams.values_mut().for_each(|stream| stream.dirty = false);
@@ -304,7 +314,7 @@ impl SegmentLog {
     }
 
     /// The records of a batch, stream by stream, in frames of at most so many bytes.
-    fn frames_of(&self, batch: &Batch, group: &mut Vec<u8>, placed: &mut Vec<Placed>) {
+    fn frames_of(&self, batch: &Batch, sealer: &mut Option<Sealer<'_>>, group: &mut Vec<u8>, placed: &mut Vec<Placed>) {
         let mut records: Vec<&BatchRecord> = batch.records.iter().collect();
         records.sort_by_key(|record| record.queue);
         let salt = self.salt();
@@ -329,7 +339,7 @@ impl SegmentLog {
                 }
                 let upstream = &*self.upstreams[usize::from(stream.upstream)];
                 let frame = Frame { kind: Kind::Records, upstream, queue, count, first, body: &body, len: 0 };
-                let range = format::write_frame(group, &frame, salt);
+                let range = write_sealed(group, &frame, sealer, salt);
                 let frame = Frame { len: range.len(), ..frame };
                 let first_ms = format::parse_record(&body).map_or(0, |(record, _)| record.received_ms);
                 placed.push(Placed { stream, place: place_of(&frame, range.start - GROUP_HEADER_BYTES), first_ms });
@@ -432,6 +442,7 @@ impl SegmentLog {
         let (mut placed, mut buffer) = (Vec::new(), Vec::new());
         let segment = self.segment(number).expect("invariant: the oldest segment is there");
         let salt = self.salt();
+        let mut sealer = self.sealer()?;
         let frames: Vec<_> = segment.map.iter().flat_map(Map::frames).collect();
         for (id, place) in frames {
             let Some(stream) = self.streams.get(&id) else { continue };
@@ -443,7 +454,7 @@ impl SegmentLog {
                 continue;
             }
             let frame = Frame { kind: Kind::Moved, ..segment.frame(place, &mut buffer)? };
-            let range = format::write_frame(group, &frame, salt);
+            let range = write_sealed(group, &frame, &mut sealer, salt);
             let frame = Frame { len: range.len(), ..frame };
             let first_ms = format::parse_record(frame.body).map_or(0, |(record, _)| record.received_ms);
             placed.push(Placed { stream: id, place: place_of(&frame, range.start - GROUP_HEADER_BYTES), first_ms });
@@ -496,6 +507,11 @@ impl SegmentLog {
         self.segments.get(usize::try_from(number.checked_sub(first)?).ok()?)
     }
 
+    /// For the next group, where the newest segment is sealed.
+    fn sealer(&self) -> Result<Option<Sealer<'_>>, SpoolError> {
+        self.segments.back().and_then(|newest| newest.key.as_ref()).map(|key| key.sealer()).transpose()
+    }
+
     fn salt(&self) -> u32 {
         self.segments.back().map_or(0, |newest| newest.salt)
     }
@@ -521,6 +537,14 @@ impl SegmentLog {
     }
 }
 
+/// Appends a frame of records, sealed where there is a key.
+fn write_sealed(group: &mut Vec<u8>, frame: &Frame<'_>, sealer: &mut Option<Sealer<'_>>, salt: u32) -> Range<usize> {
+    match sealer {
+        Some(sealer) => format::write_frame(group, &Frame { body: &sealer.seal(frame), ..*frame }, salt),
+        None => format::write_frame(group, frame, salt),
+    }
+}
+
 pub(super) fn segment_mut(segments: &mut VecDeque<Segment>, number: u64) -> Option<&mut Segment> {
     let first = segments.front()?.number;
     segments.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
@@ -537,7 +561,7 @@ pub(super) const CURRENT: &str = "CURRENT";
 /// One read takes a frame, so that a stream is read in pieces.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 /// What a record may take beside itself: a frame of its own with a name of the longest kind.
-const FRAME_OVERHEAD: usize = format::FRAME_HEADER_BYTES + 64;
+const FRAME_OVERHEAD: usize = format::FRAME_HEADER_BYTES + 64 + SEAL_BYTES;
 /// Each takes 16 bytes a frame; streams of one age lie in the same few segments.
 const MAPS_KEPT: usize = 4;
 const BUFFER_BYTES_KEPT: usize = 4 << 20;

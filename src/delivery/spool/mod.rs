@@ -13,6 +13,7 @@
 //!   where the old one ends.
 //! - A full or read-only disk refuses, cuts back what it had begun, and takes again when it can.
 
+mod cipher;
 mod disk;
 mod format;
 mod keeper;
@@ -24,6 +25,7 @@ mod streams;
 
 use std::{fmt, io, sync::Arc};
 
+pub use cipher::{KeyId, SpoolKeys};
 pub use disk::{Directory, Disk, DiskFile};
 pub use format::Record;
 pub use keeper::{Answer, Fetched, Keeper, LinkAddress, SpoolHandle, Wanted};
@@ -87,6 +89,8 @@ pub struct Recovered {
     pub torn_bytes: u64,
     /// Hubs that messages wait for and that are not configured: name and messages.
     pub strangers: Vec<(String, u64)>,
+    /// How many segments are sealed with which key; none: in the clear.
+    pub sealed: Vec<(Option<KeyId>, usize)>,
 }
 
 /// Consecutive records of a stream.
@@ -193,6 +197,13 @@ pub enum SpoolError {
         /// What is wrong there.
         what: &'static str,
     },
+    /// It is sealed with a key that was not given.
+    Key {
+        /// The file.
+        file: String,
+        /// The name of that key.
+        key: KeyId,
+    },
     /// Another version wrote it.
     Version {
         /// The file.
@@ -220,6 +231,7 @@ impl SpoolError {
             Self::Disk(..) => "disk",
             Self::Locked => "locked",
             Self::Damaged { .. } => "damaged",
+            Self::Key { .. } => "key",
             Self::Version { .. } => "version",
         }
     }
@@ -234,10 +246,14 @@ impl fmt::Display for SpoolError {
             Self::Disk(what, error) => write!(f, "the spool cannot {what}: {error}"),
             Self::Locked => f.write_str("another gateway uses the spool"),
             Self::Damaged { file, offset, what } => write!(f, "{file} is damaged at byte {offset}: {what}"),
+            Self::Key { file, key } => {
+                write!(f, "{file} is encrypted with the key {key}, which the `key_file` of [spool] does not hold")
+            }
             Self::Version { file, version } => write!(
                 f,
-                "{file} was written in version {version} of the spool's format; this program reads and writes {}",
-                format::VERSION
+                "{file} was written in version {version} of the spool's format; this program reads and writes {} and {}",
+                format::VERSION,
+                format::VERSION_SEALED
             ),
         }
     }

@@ -1,28 +1,37 @@
 //! A start: what the directory holds is read once, whole, and believed only where it is complete and undamaged.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use super::{
     ASIDE, Limits, Recovered, SegmentLog, SpoolError, StreamId, StreamState,
+    cipher::{KeyId, SegmentKey, SpoolKeys},
     disk::{Disk, DiskFile},
-    format::{
-        self, Extent as Current, Frame, GROUP_HEADER_BYTES, HeaderFault, Kind, SEGMENT_HEADER_BYTES, SegmentHeader,
-    },
+    format::{self, Extent as Current, Frame, GROUP_HEADER_BYTES, HeaderFault, Kind, SegmentHeader},
     log::{CURRENT, Tail, count},
     segment::{Map, Segment, frames, place_of, segment_name, segment_number},
     streams::{Extent, Streams},
 };
 
 impl SegmentLog {
-    /// Opens what is there, or begins anew. `upstreams` are the hubs that are configured.
+    /// Opens what is there, or begins anew. `upstreams` are the hubs that are configured; `keys` seal what is written from
+    /// here on, and open what was sealed.
     ///
     /// # Errors
-    /// [`SpoolError`]: damage that is no torn tail, another version, what the disk says.
-    pub fn open(disk: Box<dyn Disk>, limits: Limits, upstreams: &[String]) -> Result<(Self, Recovered), SpoolError> {
+    /// [`SpoolError`]: damage that is no torn tail, another version, a key that is not among these, what the disk says.
+    pub fn open(
+        disk: Box<dyn Disk>,
+        limits: Limits,
+        upstreams: &[String],
+        keys: &SpoolKeys,
+    ) -> Result<(Self, Recovered), SpoolError> {
         let found = find(&*disk)?;
         let mut log = Self {
             disk,
             limits,
+            keys: keys.clone(),
             upstreams: upstreams.to_vec(),
             configured: upstreams.len(),
             streams: Streams::new(),
@@ -103,6 +112,7 @@ impl SegmentLog {
     ) -> Result<u64, SpoolError> {
         let Read { header, file, bytes } = read;
         let name = segment_name(header.number);
+        let key = key_of(&header, &self.keys)?;
         let end = ends_at.map_or(bytes.len(), |end| usize::try_from(end).unwrap_or(usize::MAX));
         let is_last = ends_at.is_none();
         let damaged = |at: usize, what| Err(SpoolError::Damaged { file: name.clone(), offset: at as u64, what });
@@ -111,37 +121,52 @@ impl SegmentLog {
             number: header.number,
             file,
             salt: header.salt,
+            key: None,
+            header_bytes: header.len(),
             end: end as u64,
             live: 0,
             records: 0,
             map: is_last.then(Map::default),
             read: 0,
         });
-        let mut at = SEGMENT_HEADER_BYTES;
+        let mut at = header.len();
         let Some(answered) = bytes.get(..end) else { return damaged(bytes.len(), "its end is missing") };
         while at < end {
             let group = match format::parse_group(&answered[at..], header.salt) {
                 Some(group) => group,
                 None if is_last && format::find_group_after(&answered[at..], self.group, header.salt).is_none() => {
+                    self.seal_last(key);
                     return Ok(self.cut_tail(at as u64, (end - at) as u64));
                 }
                 None => return damaged(at, "a group is not what was written, and groups follow it"),
             };
-            if group.number != self.group + 1 && !(is_first && at == SEGMENT_HEADER_BYTES) {
+            if group.number != self.group + 1 && !(is_first && at == header.len()) {
                 return damaged(at, "groups before this one are missing");
             }
-            let begins = is_first && at == SEGMENT_HEADER_BYTES;
+            let begins = is_first && at == header.len();
             for (offset, frame) in frames(group.body) {
                 let body_at = at + GROUP_HEADER_BYTES + offset;
                 let Some(frame) = frame else { return damaged(body_at, "no frame") };
-                if !self.take_frame(&frame, body_at, begins, heads) {
+                let Some(records) = records_of(&frame, key.as_ref()) else {
+                    return damaged(body_at, "records are not what was sealed");
+                };
+                let first_ms = format::parse_record(&records).map_or(0, |(record, _)| record.received_ms);
+                if !self.take_frame(&frame, first_ms, body_at, begins, heads) {
                     return damaged(body_at, "records before these are missing");
                 }
             }
             self.group = group.number;
             at += group.len;
         }
+        self.seal_last(key);
         Ok(0)
+    }
+
+    /// The segment that was read last is sealed with this.
+    fn seal_last(&mut self, key: Option<SegmentKey>) {
+        if let Some(last) = self.segments.back_mut() {
+            last.key = key;
+        }
     }
 
     /// What was being written when the power went. It was never answered for.
@@ -154,7 +179,14 @@ impl SegmentLog {
         torn
     }
 
-    fn take_frame(&mut self, frame: &Frame<'_>, at: usize, begins: bool, heads: &mut BTreeMap<StreamId, u64>) -> bool {
+    fn take_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        first_ms: u64,
+        at: usize,
+        begins: bool,
+        heads: &mut BTreeMap<StreamId, u64>,
+    ) -> bool {
         let Some(end) = frame.end() else { return false };
         let id = StreamId { upstream: self.upstream(frame.upstream), queue: frame.queue };
         let stream = self.streams.entry(id).or_default();
@@ -169,7 +201,6 @@ impl SegmentLog {
         if frame.first > stream.next || frame.kind == Kind::Moved && end > stream.next {
             return false;
         }
-        let first_ms = format::parse_record(frame.body).map_or(0, |(record, _)| record.received_ms);
         let segments = &mut self.segments;
         let Some(segment) = segments.back_mut() else { return false };
         segment.records += u64::from(frame.count);
@@ -231,7 +262,12 @@ impl SegmentLog {
             let of_it = self.streams.iter().filter(|(id, _)| usize::from(id.upstream) == at);
             (name.clone(), of_it.map(|(_, stream)| stream.next - stream.head).sum())
         });
+        let mut sealed: BTreeMap<Option<KeyId>, usize> = BTreeMap::new();
+        for segment in &self.segments {
+            *sealed.entry(segment.key.as_ref().map(|key| key.id)).or_default() += 1;
+        }
         Recovered {
+            sealed: sealed.into_iter().collect(),
             streams: streams
                 .map(|(id, stream)| StreamState { stream: *id, head: stream.head, next: stream.next })
                 .collect(),
@@ -299,12 +335,29 @@ fn find(disk: &dyn Disk) -> Result<Found, SpoolError> {
     Ok(Found { current, current_file, numbers, leftovers })
 }
 
+/// What a segment's records are sealed with; none where they lie in the clear.
+pub(super) fn key_of(header: &SegmentHeader, keys: &SpoolKeys) -> Result<Option<SegmentKey>, SpoolError> {
+    let Some(seal) = &header.seal else { return Ok(None) };
+    match keys.of_segment(seal, header.number) {
+        Some(key) => Ok(Some(key)),
+        None => Err(SpoolError::Key { file: segment_name(header.number), key: seal.key }),
+    }
+}
+
+/// The records of a frame; `None`: they are not what was sealed.
+pub(super) fn records_of<'a>(frame: &Frame<'a>, key: Option<&SegmentKey>) -> Option<Cow<'a, [u8]>> {
+    match key {
+        Some(key) if frame.kind != Kind::Checkpoint => key.open(frame).map(Cow::Owned),
+        _ => Some(Cow::Borrowed(frame.body)),
+    }
+}
+
 /// Whether a segment has its header and its first group.
 fn has_group(disk: &dyn Disk, number: u64) -> Result<bool, SpoolError> {
     let file = disk.open(&segment_name(number)).map_err(|error| SpoolError::of("open a segment", error))?;
     let bytes = read_whole(&*file)?;
     match SegmentHeader::parse(&bytes) {
-        Ok(header) => Ok(format::parse_group(&bytes[SEGMENT_HEADER_BYTES..], header.salt).is_some()),
+        Ok(header) => Ok(format::parse_group(&bytes[header.len()..], header.salt).is_some()),
         Err(HeaderFault::Version(version)) => Err(SpoolError::Version { file: segment_name(number), version }),
         Err(HeaderFault::Damaged) => Ok(false),
     }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::{
-    ASIDE, Batch, BatchRecord, Directory, Disk, Limits, SegmentLog, Spool, SpoolError, StreamId,
-    format::{self, GROUP_HEADER_BYTES, Kind, SEGMENT_HEADER_BYTES, SegmentHeader},
+    ASIDE, Batch, BatchRecord, Directory, Disk, Limits, SegmentLog, Spool, SpoolError, SpoolKeys, StreamId,
+    format::{self, GROUP_HEADER_BYTES, Kind, SegmentHeader},
     log::CURRENT,
-    recover::read_whole,
+    recover::{key_of, read_whole, records_of},
     segment::{frames, segment_name, segment_number},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -28,8 +28,8 @@ pub struct Salvaged {
 /// that stood in a damaged place are forgotten: their messages are sent again.
 ///
 /// # Errors
-/// [`SpoolError`]: what the disk says; another version is not touched.
-pub fn salvage(path: &Path, limits: Limits) -> Result<Salvaged, SpoolError> {
+/// [`SpoolError`]: what the disk says; another version, or what was sealed with another key, is not touched.
+pub fn salvage(path: &Path, limits: Limits, keys: &SpoolKeys) -> Result<Salvaged, SpoolError> {
     let directory = Directory::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => SpoolError::Locked,
         _ => SpoolError::of("open its directory", error),
@@ -40,14 +40,14 @@ pub fn salvage(path: &Path, limits: Limits) -> Result<Salvaged, SpoolError> {
     numbers.sort_unstable();
     let mut found = Found::default();
     for number in &numbers {
-        found.read(&directory, *number)?;
+        found.read(&directory, *number, keys)?;
     }
     let fresh = path.join(FRESH);
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh).map_err(failed)?;
     }
     let names_of_hubs: Vec<String> = found.streams.keys().map(|(name, _)| name.clone()).collect();
-    let messages = found.write_to(&fresh, limits, names_of_hubs)?;
+    let messages = found.write_to(&fresh, limits, names_of_hubs, keys)?;
     // The fresh files take the place of the old ones only when all of them are whole.
     let mut kept_as = Vec::new();
     let old = numbers.iter().map(|number| segment_name(*number)).chain([CURRENT.to_owned()]);
@@ -82,7 +82,7 @@ struct Found {
 type Stream = (u64, BTreeMap<u64, Vec<u8>>);
 
 impl Found {
-    fn read(&mut self, directory: &Directory, number: u64) -> Result<(), SpoolError> {
+    fn read(&mut self, directory: &Directory, number: u64, keys: &SpoolKeys) -> Result<(), SpoolError> {
         let name = segment_name(number);
         let file = directory.open(&name).map_err(|error| SpoolError::of("open a segment", error))?;
         let bytes = read_whole(&*file)?;
@@ -95,7 +95,8 @@ impl Found {
                 return Ok(());
             }
         };
-        let (mut at, mut group_number) = (SEGMENT_HEADER_BYTES, 0);
+        let key = key_of(&header, keys)?;
+        let (mut at, mut group_number) = (header.len(), 0);
         while at < bytes.len() {
             let Some(group) = format::parse_group(&bytes[at..], header.salt) else {
                 let next = format::find_group_after(&bytes[at..], group_number, header.salt);
@@ -108,7 +109,10 @@ impl Found {
             };
             for (_, frame) in frames(group.body) {
                 let Some(frame) = frame else { break };
-                self.take(&frame);
+                match records_of(&frame, key.as_ref()) {
+                    Some(records) => self.take(&frame, &records),
+                    None => self.damage.push((name.clone(), at as u64, "records are not what was sealed")),
+                }
             }
             group_number = group.number;
             at += group.len;
@@ -117,13 +121,12 @@ impl Found {
         Ok(())
     }
 
-    fn take(&mut self, frame: &format::Frame<'_>) {
+    fn take(&mut self, frame: &format::Frame<'_>, mut rest: &[u8]) {
         let (head, records) = self.streams.entry((frame.upstream.to_owned(), frame.queue)).or_default();
         if frame.kind == Kind::Checkpoint {
             *head = frame.first.max(*head);
             return;
         }
-        let mut rest = frame.body;
         for number in frame.first..frame.first + u64::from(frame.count) {
             let Some((_, len)) = format::parse_record(rest) else { return };
             records.insert(number, rest[..len].to_vec());
@@ -132,12 +135,18 @@ impl Found {
     }
 
     /// Writes what is wanted to a new log; numbers begin anew, so that no gap is left.
-    fn write_to(&mut self, fresh: &Path, limits: Limits, mut hubs: Vec<String>) -> Result<u64, SpoolError> {
+    fn write_to(
+        &mut self,
+        fresh: &Path,
+        limits: Limits,
+        mut hubs: Vec<String>,
+        keys: &SpoolKeys,
+    ) -> Result<u64, SpoolError> {
         hubs.dedup();
         let disk = Directory::open(fresh).map_err(|error| SpoolError::of("make a directory", error))?;
         // It must hold what the old one held.
         let limits = Limits { bytes_max: u64::MAX, ..limits };
-        let (mut log, _) = SegmentLog::open(Box::new(disk), limits, &hubs)?;
+        let (mut log, _) = SegmentLog::open(Box::new(disk), limits, &hubs, keys)?;
         let mut messages = 0;
         for ((name, queue), (head, records)) in &self.streams {
             let upstream = hubs.iter().position(|hub| hub == name).and_then(|at| u16::try_from(at).ok());

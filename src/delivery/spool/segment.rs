@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::{
     SpoolError, StreamId,
+    cipher::SegmentKey,
     disk::DiskFile,
-    format::{self, Check, Frame, GROUP_HEADER_BYTES, Kind, SEGMENT_HEADER_BYTES},
+    format::{self, Check, Frame, GROUP_HEADER_BYTES, Kind},
 };
 
 /// See the module.
@@ -13,6 +14,10 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) file: Box<dyn DiskFile>,
     pub(super) salt: u32,
+    /// What its records are sealed with; none: they lie in the clear.
+    pub(super) key: Option<SegmentKey>,
+    /// Bytes of its header.
+    pub(super) header_bytes: usize,
     /// Bytes that are answered for.
     pub(super) end: u64,
     /// Records in it that are not acknowledged and lie nowhere newer.
@@ -69,10 +74,20 @@ impl Segment {
         buffer.resize(place.len as usize, 0);
         let read = self.file.read_at(buffer, place.at.into());
         read.map_err(|error| SpoolError::of("read a segment", error))?;
-        let frame = format::parse_frame(buffer, Check::Checksum(self.salt));
-        frame.filter(|frame| frame.first == place.first && frame.count == place.count).ok_or_else(|| {
-            SpoolError::Damaged { file: self.name(), offset: place.at.into(), what: "a frame is not what was written" }
-        })
+        let damaged = || SpoolError::Damaged {
+            file: self.name(),
+            offset: place.at.into(),
+            what: "a frame is not what was written",
+        };
+        let is_it = |frame: &Frame<'_>| frame.first == place.first && frame.count == place.count;
+        let frame = format::parse_frame(buffer, Check::Checksum(self.salt)).filter(is_it).ok_or_else(damaged)?;
+        if let Some(key) = &self.key {
+            let records = key.open(&frame).ok_or_else(damaged)?;
+            let body_at = buffer.len() - frame.body.len();
+            // It is read on as if it had been written in the clear.
+            format::replace_body(buffer, body_at, &records);
+        }
+        format::parse_frame(buffer, Check::Trusted).ok_or_else(damaged)
     }
 
     /// Finds out where the frames lie.
@@ -83,7 +98,7 @@ impl Segment {
         let mut bytes = vec![0; usize::try_from(self.end).unwrap_or(usize::MAX)];
         self.file.read_at(&mut bytes, 0).map_err(|error| SpoolError::of("read a segment", error))?;
         let mut map = Map::default();
-        let (mut at, name) = (SEGMENT_HEADER_BYTES, self.name());
+        let (mut at, name) = (self.header_bytes, self.name());
         while at < bytes.len() {
             let damaged = || SpoolError::Damaged {
                 file: name.clone(),

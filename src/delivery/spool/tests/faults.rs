@@ -194,7 +194,7 @@ fn a_salvage_keeps_what_is_whole_and_the_damaged_files_beside_it() {
     let path = folder.path().join("spool");
     let open = || {
         let directory = Directory::open(&path).expect("free");
-        SegmentLog::open(Box::new(directory), SMALL, &[HUB.to_owned()])
+        SegmentLog::open(Box::new(directory), SMALL, &[HUB.to_owned()], &SpoolKeys::default())
     };
     let (mut log, _) = open().unwrap_or_else(|error| panic!("{error}"));
     for n in 0..60 {
@@ -211,7 +211,7 @@ fn a_salvage_keeps_what_is_whole_and_the_damaged_files_beside_it() {
     let error = open().err().expect("refused");
     assert!(error.to_string().contains("0000000000000003.seg is damaged at byte"), "{error}");
 
-    let salvaged = salvage(&path, SMALL).unwrap_or_else(|error| panic!("{error}"));
+    let salvaged = salvage(&path, SMALL, &SpoolKeys::default()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((salvaged.messages + salvaged.lost, salvaged.lost), (50, 1), "{salvaged:?}");
     assert!(salvaged.kept_as.contains(&"0000000000000003.seg.damaged-0".to_owned()));
     let (mut log, recovered) = open().unwrap_or_else(|error| panic!("{error}"));

@@ -3,6 +3,7 @@
 mod faults;
 mod golden;
 mod model;
+mod sealed;
 mod sim;
 
 use std::sync::Arc;
@@ -19,7 +20,13 @@ fn stream(queue: u16) -> StreamId {
 }
 
 fn open(disk: &SimDisk, limits: Limits) -> Result<(SegmentLog, Recovered), SpoolError> {
-    SegmentLog::open(disk.boxed(), limits, &[HUB.to_owned()])
+    open_with(disk, limits, "")
+}
+
+/// With keys, one a line.
+fn open_with(disk: &SimDisk, limits: Limits, keys: &str) -> Result<(SegmentLog, Recovered), SpoolError> {
+    let keys = if keys.is_empty() { SpoolKeys::default() } else { SpoolKeys::parse(keys).expect("keys") };
+    SegmentLog::open(disk.boxed(), limits, &[HUB.to_owned()], &keys)
 }
 
 fn opened(disk: &SimDisk, limits: Limits) -> (SegmentLog, Recovered) {
@@ -88,7 +95,7 @@ fn state(recovered: &Recovered, queue: u16) -> (u64, u64) {
 fn what_is_appended_is_read_in_order_until_it_is_acknowledged() {
     let disk = SimDisk::default();
     let (mut log, recovered) = opened(&disk, SMALL);
-    assert_eq!(recovered, Recovered::default());
+    assert_eq!(recovered, Recovered { sealed: vec![(None, 1)], ..Recovered::default() });
     for n in 0..40 {
         log.append(&[one(1, n, 300), one(2, n, 10)]).expect("room");
     }
@@ -200,8 +207,8 @@ fn a_hub_that_is_not_configured_any_more_is_named_and_keeps_its_messages() {
     let disk = SimDisk::default();
     let (mut log, _) = opened(&disk, SMALL);
     log.append(&[one(1, 0, 10)]).expect("room");
-    let (log, recovered) =
-        SegmentLog::open(disk.after_kill().boxed(), SMALL, &["other".into()]).unwrap_or_else(|e| panic!("{e}"));
+    let (log, recovered) = SegmentLog::open(disk.after_kill().boxed(), SMALL, &["other".into()], &SpoolKeys::default())
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(recovered.strangers, [(HUB.to_owned(), 1)]);
     assert_eq!(recovered.streams, []);
     assert_eq!(log.fill().hubs.iter().map(|hub| hub.messages).collect::<Vec<_>>(), [0, 1]);
@@ -238,7 +245,8 @@ fn the_keeper_answers_groups_what_waits_and_flushes_at_its_end() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("spool");
     let directory = Directory::open(&path).expect("free");
-    let (log, _) = SegmentLog::open(Box::new(directory), SMALL, &[HUB.into()]).unwrap_or_else(|e| panic!("{e}"));
+    let (log, _) = SegmentLog::open(Box::new(directory), SMALL, &[HUB.into()], &SpoolKeys::default())
+        .unwrap_or_else(|e| panic!("{e}"));
     let mut keeper = Keeper::new(Box::new(log));
     let handle = keeper.handle();
     let link = |shard| LinkAddress { shard, upstream: 0, member: 0 };
@@ -258,7 +266,8 @@ fn the_keeper_answers_groups_what_waits_and_flushes_at_its_end() {
     handle.acknowledge([(stream(4), 1)].into_iter());
     drop(keeper);
     let directory = Directory::open(&path).expect("free again");
-    let (_, recovered) = SegmentLog::open(Box::new(directory), SMALL, &[HUB.into()]).unwrap_or_else(|e| panic!("{e}"));
+    let (_, recovered) = SegmentLog::open(Box::new(directory), SMALL, &[HUB.into()], &SpoolKeys::default())
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(state(&recovered, 4), (1, 1));
     assert_eq!(state(&recovered, 5), (0, 1));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{sim::Fault, *};
+use super::{sealed, sim::Fault, *};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -68,13 +68,17 @@ struct World {
     queues: BTreeMap<u16, Queue>,
     /// A batch that was refused: it is tried again before anything else, as a link does.
     refused: Option<Arc<Batch>>,
+    /// What each start is given, in turn.
+    keys: &'static [&'static str],
+    starts: usize,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(keys: &'static [&'static str]) -> Self {
         let disk = SimDisk::default();
         let (log, _) = opened(&disk, SMALL);
-        Self { disk, log, queues: (0..4).map(|queue| (queue, Queue::default())).collect(), refused: None }
+        let queues = (0..4).map(|queue| (queue, Queue::default())).collect();
+        Self { disk, log, queues, refused: None, keys, starts: 0 }
     }
 
     fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
@@ -143,7 +147,9 @@ impl World {
 
     /// All that was answered for is there; what was not may be.
     fn restart(&mut self, disk: SimDisk) -> Result<(), TestCaseError> {
-        let (log, recovered) = match open(&disk, SMALL) {
+        let keys = self.keys[self.starts % self.keys.len()];
+        self.starts += 1;
+        let (log, recovered) = match open_with(&disk, SMALL, keys) {
             Ok(opened) => opened,
             Err(error) => return Err(TestCaseError::fail(format!("a crash is no damage: {error}"))),
         };
@@ -168,9 +174,11 @@ proptest! {
 
     #[test]
     fn what_was_answered_for_is_there_after_any_fault_and_any_crash(
-        steps in prop::collection::vec(any_step(), 1..80)
+        steps in prop::collection::vec(any_step(), 1..80),
+        // Begun in the clear; then with a key, with another before it, and back.
+        keys in prop::sample::select(vec![&[""][..], &sealed::ROTATED])
     ) {
-        let mut world = World::new();
+        let mut world = World::new(keys);
         for step in &steps {
             world.step(step)?;
         }
