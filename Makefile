@@ -1,5 +1,5 @@
 # `make test` installs what the tests need from outside, then runs every test. It fails when a tool is missing; it never
-# skips. Tests start their own mosquitto on a port of its own: the system's service is not used.
+# skips. Tests start their own mosquitto and nats-server on ports of their own: the system's services are not used.
 
 PYTHON  ?= python3
 VENV    := tests/.venv

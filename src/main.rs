@@ -30,4 +30,4 @@ fn main() -> ExitCode {
 
 /// Unless `RUST_LOG` says otherwise. The embedded hub calls every connection that the pool ends an error: whether it
 /// lives is its supervisor's to say. What rumqttc would warn of, `pub` and `sub` show.
-const LOG: &str = "info,rumqttd=off,rumqttc=error";
+const LOG: &str = "info,rumqttd=off,rumqttc=error,async_nats=off";

@@ -254,6 +254,8 @@ pub const CERTIFICATE_NOT_AFTER_SECONDS: &str = "tollgate_certificate_not_after_
 pub const KEY_SET_FETCHES: &str = "tollgate_key_set_fetches_total";
 /// `tollgate_upstream_connected{upstream}`: connections of the pool that stand.
 pub const UPSTREAM_CONNECTED: &str = "tollgate_upstream_connected";
+/// `tollgate_upstream_duplicates_total{upstream}`: messages that the hub had when they came again, and said so.
+pub const UPSTREAM_DUPLICATES: &str = "tollgate_upstream_duplicates_total";
 /// `tollgate_upstream_inflight{upstream}`: messages sent and not acknowledged.
 pub const UPSTREAM_INFLIGHT: &str = "tollgate_upstream_inflight";
 /// `tollgate_spool_messages`: messages that wait on the disk.
@@ -369,6 +371,7 @@ fn describe_all() {
     );
     describe_counter!(KEY_SET_FETCHES, "Key sets asked for at `jwks_url`, by result.");
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
+    describe_counter!(UPSTREAM_DUPLICATES, "Messages that the hub already had when they were sent again, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_ISSUED, "Tokens that the token service issued, by who asked and by kind.");
     describe_counter!(TOKEN_REQUESTS_REFUSED, "Requests that the token service refused, by reason.");

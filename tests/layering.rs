@@ -268,6 +268,8 @@ const PURE_UP_TO: usize = 3;
 const HOMES: &[(&str, &[&str])] = &[
     ("rumqttc", &["cli"]),
     ("rumqttd", &["upstream/embedded"]),
+    ("async_nats", &["upstream/nats"]),
+    ("nkeys", &["upstream/nats"]),
     ("rmqtt_codec", &["packet"]),
     ("httparse", &["listener"]),
     ("jsonwebtoken", &["credential"]),

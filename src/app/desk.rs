@@ -56,6 +56,7 @@ impl Control for Desk {
                 let (kind, address) = match &config.kind {
                     UpstreamKind::Embedded => ("embedded", "in this process".to_owned()),
                     UpstreamKind::Mqtt(hub) => ("mqtt", format!("{}:{}", hub.host, hub.port)),
+                    UpstreamKind::Nats(hub) => ("nats", hub.address()),
                 };
                 UpstreamStatus {
                     name: upstream.name.clone(),

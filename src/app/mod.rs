@@ -37,7 +37,7 @@ use crate::{
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
-    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, Pace, UpstreamConfig, UpstreamKind},
+    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, NatsHub, Pace, TrustError, UpstreamConfig, UpstreamKind},
     usage::KeyUses,
 };
 use certificates::Certificates;
@@ -321,6 +321,10 @@ fn upstreams(
                 (place, ProtocolVersion::V3_1_1)
             }
             UpstreamKind::Mqtt(hub) => mqtt_hub(hub)?,
+            UpstreamKind::Nats(hub) => {
+                let hub = NatsHub::new(hub, &upstream.name, client_id(config, upstream)).map_err(no_trust)?;
+                (HubPlace::Nats(hub), ProtocolVersion::V5_0)
+            }
         };
         Ok(Upstream {
             name: upstream.name.clone(),
@@ -339,16 +343,24 @@ fn upstreams(
 fn mqtt_hub(hub: &MqttHubConfig) -> Result<(HubPlace, ProtocolVersion), StartError> {
     let address = match &hub.tls {
         None => HubAddress::plain(&hub.host, hub.port),
-        Some(tls) => HubAddress::tls(&hub.host, hub.port, tls)
-            .map_err(|error| StartError::Io("a hub cannot be believed", io::Error::other(error)))?,
+        Some(tls) => HubAddress::tls(&hub.host, hub.port, tls).map_err(no_trust)?,
     };
     Ok((HubPlace::At(address, hub.login.clone()), hub.version))
+}
+
+fn no_trust(error: TrustError) -> StartError {
+    StartError::Io("a hub cannot be believed", io::Error::other(error))
+}
+
+/// What a hub calls the connections of the pool; each adds its number.
+fn client_id(config: &Config, upstream: &UpstreamConfig) -> String {
+    format!("tollgate-{}-{}", config.gateway.name, upstream.name)
 }
 
 fn link(config: &Config, upstream: &UpstreamConfig, version: ProtocolVersion, nonce: &str) -> LinkConfig {
     LinkConfig {
         client: ClientConfig {
-            client_id: format!("tollgate-{}-{}", config.gateway.name, upstream.name),
+            client_id: client_id(config, upstream),
             version,
             keep_alive: HUB_KEEP_ALIVE,
             // The embedded hub takes no filter back of a session that it resumed, and is lost only with all it held.

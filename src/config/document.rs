@@ -145,6 +145,11 @@ impl<'d> Table<'d> {
         self.entries.get_key_value(key).map_or(self.line, |(key, _)| self.notes.line(key.span().start))
     }
 
+    /// The keys that are there and known.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.section.keys.iter().copied().filter(|key| self.has(key))
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }

@@ -29,7 +29,7 @@ use crate::{
     credential::{Authorities, ListKey, SecretKey, StaleList},
     delivery::spool::SpoolKeys,
     gate::OwnIssuer,
-    upstream::{HubLogin, HubSasConfig, UpstreamKind},
+    upstream::{HubLogin, HubSasConfig, NatsLoginKind, UpstreamKind, check_credentials},
 };
 
 /// A file that a line of `gateway.toml` names.
@@ -108,7 +108,12 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                 }
             }
             FileUse::HubPassword { line, path, upstream } => match read_secret(path) {
-                Ok(secret) => set_login(config, *upstream, |login| login.with_password(path, &secret)),
+                Ok(secret) => {
+                    set_login(config, *upstream, |login| login.with_password(path, &secret));
+                    findings
+                        .mistakes
+                        .extend(check_hub_secret(config, *upstream, path, &secret).err().map(|fault| at(*line, fault)));
+                }
                 Err(fault) => findings.mistakes.push(at(*line, fault)),
             },
             FileUse::HubSas { line, sas, upstream } => match read_hub_key(sas) {
@@ -301,8 +306,22 @@ fn read_private_key(path: &Path) -> Result<Arc<dyn rustls::sign::SigningKey>, Fa
 }
 
 fn set_login(config: &mut Config, upstream: usize, with: impl FnOnce(HubLogin) -> HubLogin) {
-    if let Some(UpstreamKind::Mqtt(hub)) = config.upstreams.get_mut(upstream).map(|upstream| &mut upstream.kind) {
-        hub.login = with(hub.login.clone());
+    let login = match config.upstreams.get_mut(upstream).map(|upstream| &mut upstream.kind) {
+        Some(UpstreamKind::Mqtt(hub)) => &mut hub.login,
+        Some(UpstreamKind::Nats(hub)) => &mut hub.login.secret,
+        Some(UpstreamKind::Embedded) | None => return,
+    };
+    *login = with(login.clone());
+}
+
+fn check_hub_secret(config: &Config, upstream: usize, path: &Path, secret: &str) -> Result<(), Fault> {
+    match config.upstreams.get(upstream).map(|upstream| &upstream.kind) {
+        Some(UpstreamKind::Nats(hub)) if hub.login.kind == NatsLoginKind::Credentials => check_credentials(secret)
+            .map_err(|what| {
+                let remedy = "It is the file that `nsc` writes for a user (.creds), as a whole.";
+                fault(path, &format!("is no credentials file: {what}"), remedy)
+            }),
+        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ mod keys;
 mod listeners;
 mod mistake;
 mod names;
+mod nats;
 mod private_file;
 mod public_keys;
 mod report;

@@ -93,6 +93,7 @@ fn show_upstream(upstream: &UpstreamConfig) -> String {
             let host = if hub.host.contains(':') { format!("[{}]", hub.host) } else { hub.host.clone() };
             format!("{scheme}://{host}:{}, MQTT {version}", hub.port)
         }
+        UpstreamKind::Nats(hub) => format!("{}, JetStream {:?}", hub.address(), hub.stream),
     };
     let connections = counted(upstream.connections, "connection", "connections");
     format!("{}  {what}, {connections}, window {}", upstream.name, upstream.window)

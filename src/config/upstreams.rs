@@ -6,7 +6,7 @@ use super::{
     document::{Found, Notes, Table},
     files::FileUse,
     gateway::{plain_name, set},
-    keys,
+    keys, nats,
 };
 use crate::{
     credential::KeyEncoding,
@@ -52,13 +52,19 @@ pub(super) fn read_upstreams(
 }
 
 fn read_kind(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig]) -> UpstreamKind {
-    table.require("kind", "Write kind = \"embedded\" or kind = \"mqtt\".");
+    table.require("kind", "Write kind = \"embedded\", kind = \"mqtt\" or kind = \"nats\".");
     let kind = table.one_of("kind", &[("embedded", Kind::Embedded), ("mqtt", Kind::Mqtt), ("nats", Kind::Nats)]);
     match kind {
         Some(Found { value: Kind::Mqtt, .. }) => UpstreamKind::Mqtt(read_mqtt(notes, table, listeners)),
         Some(Found { value: Kind::Nats, line }) => {
-            notes.not_in_this_version(line, "kind = \"nats\"");
-            UpstreamKind::Embedded
+            if !cfg!(feature = "nats") {
+                notes.mistake(line, "this program was built without NATS.", "Build it with the feature `nats`.");
+            }
+            for key in table.keys().filter(|key| !nats::KEYS.contains(key)) {
+                let what = format!("`{key}` has no meaning where kind is \"nats\".");
+                notes.mistake(table.line_of(key), what, "Take it out.");
+            }
+            UpstreamKind::Nats(nats::read_nats(notes, table))
         }
         Some(Found { value: Kind::Embedded, .. }) => {
             for key in keys::UPSTREAM.keys.iter().filter(|key| !OF_EVERY_KIND.contains(key)) {
@@ -75,6 +81,10 @@ fn read_kind(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
 
 fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig]) -> MqttHubConfig {
     table.require("url", "Write where the hub is, like url = \"mqtts://hub.example:8883\".");
+    for key in ["stream", "token_file", "credentials_file"].into_iter().filter(|key| table.has(key)) {
+        let what = format!("`{key}` has no meaning where kind is \"mqtt\".");
+        notes.mistake(table.line_of(key), what, "Write kind = \"nats\", or take it out.");
+    }
     let url = table.parsed("url", hub_url);
     let version = table.number("version", 4..=5).map_or(5, |found: Found<u8>| found.value);
     let username = table.text("username").map(|found| found.value.to_owned());
@@ -128,7 +138,7 @@ fn check_wire(notes: &Notes<'_>, table: &Table<'_>, url: &Found<&HubUrl>) {
 }
 
 /// The certificate that the pool shows.
-fn read_identity(notes: &Notes<'_>, table: &Table<'_>) -> Option<HubIdentity> {
+pub(super) fn read_identity(notes: &Notes<'_>, table: &Table<'_>) -> Option<HubIdentity> {
     let [certificate, private_key] = ["client_certificate", "client_key"].map(|key| table.text(key));
     match (&certificate, &private_key) {
         (Some(_), None) | (None, Some(_)) => {
@@ -166,12 +176,16 @@ fn read_sas(notes: &Notes<'_>, table: &Table<'_>, host: &str) -> Option<HubSasCo
 }
 
 fn files_of(notes: &Notes<'_>, table: &Table<'_>, config: &UpstreamConfig, upstream: usize) -> Vec<FileUse> {
-    let UpstreamKind::Mqtt(hub) = &config.kind else { return Vec::new() };
-    let sas = read_sas(notes, table, &hub.host).map(|sas| {
+    let (tls, sas) = match &config.kind {
+        UpstreamKind::Mqtt(hub) => (&hub.tls, read_sas(notes, table, &hub.host)),
+        UpstreamKind::Nats(hub) => (&hub.tls, None),
+        UpstreamKind::Embedded => return Vec::new(),
+    };
+    let sas = sas.map(|sas| {
         let line = table.line_of("sas");
         FileUse::HubSas { line, sas, upstream }
     });
-    let identity = hub.tls.as_ref().and_then(|tls| tls.identity.clone()).map(|identity| FileUse::ServerIdentity {
+    let identity = tls.as_ref().and_then(|tls| tls.identity.clone()).map(|identity| FileUse::ServerIdentity {
         line: table.line_of("client_certificate"),
         certificate: identity.certificate,
         private_key: identity.private_key,
@@ -182,7 +196,7 @@ fn files_of(notes: &Notes<'_>, table: &Table<'_>, config: &UpstreamConfig, upstr
         upstream,
     });
     let ca = table.text("ca").map(|found| FileUse::Authorities { line: found.line, path: found.value.into() });
-    password.into_iter().chain(ca).chain(sas).chain(identity).collect()
+    password.into_iter().chain(nats::secret_of(table, upstream)).chain(ca).chain(sas).chain(identity).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -210,8 +224,7 @@ fn hub_url(text: &str) -> Result<HubUrl, String> {
         return Err(format!("{text:?} has a path, and MQTT has none"));
     }
     let (host, port) = split_port(rest.trim_end_matches('/'));
-    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    if !is_name && host.parse::<IpAddr>().is_err() {
+    if !is_host(host) {
         return Err(format!("{text:?} names no host"));
     }
     let port = match port {
@@ -222,7 +235,13 @@ fn hub_url(text: &str) -> Result<HubUrl, String> {
     Ok(HubUrl { tls, host: host.to_owned(), port })
 }
 
-fn split_port(authority: &str) -> (&str, Option<&str>) {
+/// A name, or an address.
+pub(super) fn is_host(host: &str) -> bool {
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    is_name || host.parse::<IpAddr>().is_ok()
+}
+
+pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     // RFC 3986 §3.2.2: an IPv6 address stands in brackets.
     if let Some((host, rest)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return match rest.strip_prefix(':') {
@@ -236,7 +255,7 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

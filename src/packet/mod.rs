@@ -26,7 +26,9 @@ pub use disconnect::{
     write_pingresp,
 };
 pub use frame::{Frame, PacketType, VARINT_MAX, next_frame, read_varint, varint_len, write_varint};
-pub use message::{MessageProperty, message_properties, retain_user_properties, write_message_property};
+pub use message::{
+    MessageProperty, message_properties, retain_user_properties, write_message_property, write_subscription_id,
+};
 pub use publish::{DeliveryProperties, Publish, PublishRef, parse_publish, write_publish};
 pub use subscribe::{
     Suback, Subscribe, SubscriptionRequest, Unsubscribe, parse_suback, parse_subscribe, parse_unsuback,

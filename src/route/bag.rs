@@ -30,7 +30,7 @@ pub fn read_bag<'t>(
     message_properties(properties, |property| match property {
         MessageProperty::ContentType(_) => has_type = true,
         MessageProperty::CorrelationData(_) => has_correlation = true,
-        MessageProperty::User(..) => {}
+        _ => {}
     });
     for (count, entry) in entries(bag).enumerate() {
         let entry = entry?;
@@ -112,6 +112,7 @@ pub fn write_bag<'t>(topic: TopicName<'_>, properties: &[u8], buffer: &'t mut St
                 add(CORRELATION_ID, text);
             }
         }
+        _ => {}
     });
     if buffer.len() == bare {
         return None;
@@ -240,6 +241,7 @@ mod tests {
                 MessageProperty::User(name, value) => format!("{name}={value}"),
                 MessageProperty::ContentType(text) => format!("type {text}"),
                 MessageProperty::CorrelationData(data) => format!("correlation {}", String::from_utf8_lossy(data)),
+                other => format!("{other:?}"),
             });
         });
         said

@@ -17,7 +17,12 @@ use tokio::{
 };
 
 use super::{
-    Shard, Upstream, queues_of, renewing::Renewing, sessions::SessionCell, spooling, status::MemberStatus, subscribe,
+    Shard, Upstream, queues_of,
+    renewing::Renewing,
+    sessions::SessionCell,
+    spooling,
+    status::{self, MemberStatus},
+    subscribe,
 };
 use crate::{
     delivery::{
@@ -29,7 +34,7 @@ use crate::{
     route::Ack,
     time::{Tick, UnixSeconds},
     topic::TopicFilter,
-    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, Pace, dial},
+    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, NatsHub, Pace, dial},
 };
 
 /// One connection of a pool, and the link that outlives it.
@@ -59,6 +64,8 @@ pub enum HubPlace {
     At(HubAddress, HubLogin),
     /// In this process, elsewhere after each of its starts.
     Embedded(watch::Receiver<HubEndpoint>),
+    /// NATS.
+    Nats(NatsHub),
 }
 
 /// The members of one hub that belong to one shard.
@@ -98,7 +105,7 @@ impl Member {
     /// Whether the hub may be sent a message on `topic`, or asked for a filter that begins so.
     #[inline]
     pub(super) fn takes(&self, topic: &str) -> bool {
-        matches!(self.place, HubPlace::At(..)) || EmbeddedHub::takes(topic)
+        !matches!(self.place, HubPlace::Embedded(_)) || EmbeddedHub::takes(topic)
     }
 
     /// Takes a message, or has the session wait for its turn.
@@ -180,9 +187,9 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
             Some(stream) => Ok(stream),
             None => dial_hub(&member).await,
         };
-        let mut ended = match connected {
+        let (mut ended, explanation) = match connected {
             Ok(stream) => carry(&shard, &member, stream).await,
-            Err(error) => Ended::Dial(error),
+            Err(error) => (Ended::Dial(error), None),
         };
         if let Ended::Renewed(stream) = &mut ended {
             dialled = stream.take();
@@ -201,7 +208,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
         if dialled.is_some() {
             continue;
         }
-        note(&member, &ended, shard.site.clock.now());
+        note(&member, &ended, explanation, shard.site.clock.now());
         tokio::time::sleep(backoff.next_delay(random())).await;
     }
 }
@@ -209,6 +216,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
 pub(super) async fn dial_hub(member: &Member) -> io::Result<HubStream> {
     match &member.place {
         HubPlace::At(address, _) => dial(address).await,
+        HubPlace::Nats(hub) => hub.dial().await,
         HubPlace::Embedded(endpoint) => {
             let address = endpoint.borrow().address;
             dial(&HubAddress::plain(address.ip().to_string(), address.port())).await
@@ -229,6 +237,8 @@ fn introduce(shard: &Shard, member: &Member, now: Tick) {
             let endpoint = endpoint.borrow();
             link.set_credentials(Some(&endpoint.user_name), Some(endpoint.password.as_bytes()));
         }
+        // It was introduced when it was dialled.
+        HubPlace::Nats(_) => {}
     }
 }
 
@@ -302,8 +312,8 @@ impl fmt::Display for Ended {
     }
 }
 
-fn note(member: &Member, ended: &Ended, now: UnixSeconds) {
-    let text = ended.to_string();
+fn note(member: &Member, ended: &Ended, explanation: Option<String>, now: UnixSeconds) {
+    let text = explanation.unwrap_or_else(|| ended.to_string());
     let entry = format!("{now} {text}");
     let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
     // A hub that stays away says the same again and again: once is enough. The one in this process opens its listener
@@ -316,8 +326,8 @@ fn note(member: &Member, ended: &Ended, now: UnixSeconds) {
     }
 }
 
-/// One connection, from CONNECT to its end. What the link holds stays in the link.
-async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) -> Ended {
+/// One connection, from CONNECT to its end, and what is known of that. What the link holds stays in the link.
+async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) -> (Ended, Option<String>) {
     let now = shard.site.now();
     member.failed.set(None);
     introduce(shard, member, now);
@@ -335,13 +345,16 @@ async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) ->
             ready => ready,
         };
         settle(shard, member);
+        if let Some(tally) = stream.tally() {
+            status::count(shard, &member.name, tally);
+        }
         polled
     })
     .await;
     let now = shard.site.now();
     member.link.borrow_mut().down(ended.lost(), &mut member.output.borrow_mut(), now);
     settle(shard, member);
-    ended
+    (ended, stream.explanation())
 }
 
 impl Member {

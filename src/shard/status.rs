@@ -5,6 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
+use super::Shard;
+use crate::{meter, upstream::Tally};
+
 /// What others may see of a member.
 #[derive(Debug, Default)]
 pub struct MemberStatus {
@@ -51,5 +54,16 @@ impl MemberStatus {
     /// The last error, behind its time.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Adds what an interpreter counted to what the process counts.
+pub(super) fn count(shard: &Shard, upstream: &str, tally: &Tally) {
+    let duplicates = tally.take_duplicates();
+    if duplicates > 0 {
+        metrics::counter!(meter::UPSTREAM_DUPLICATES, "upstream" => upstream.to_owned()).increment(duplicates);
+    }
+    for (why, messages) in tally.take_dropped() {
+        shard.meter.dropped(why.tag(), messages);
     }
 }

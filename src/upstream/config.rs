@@ -34,6 +34,8 @@ pub enum UpstreamKind {
     Embedded,
     /// Any MQTT broker.
     Mqtt(MqttHubConfig),
+    /// NATS with JetStream.
+    Nats(NatsHubConfig),
 }
 
 /// `kind = "mqtt"`.
@@ -49,6 +51,53 @@ pub struct MqttHubConfig {
     pub version: ProtocolVersion,
     /// Who the pool says it is.
     pub login: HubLogin,
+}
+
+/// `kind = "nats"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsHubConfig {
+    /// Host name or address, and port, of each server of the cluster that may be asked first.
+    pub servers: Vec<(String, u16)>,
+    /// `tls://`.
+    pub tls: Option<HubTlsConfig>,
+    /// Who the pool says it is.
+    pub login: NatsLogin,
+    /// The stream whose acknowledgement is the witness.
+    pub stream: String,
+}
+
+impl NatsHubConfig {
+    /// Its servers as they are written.
+    pub fn address(&self) -> String {
+        let scheme = if self.tls.is_some() { "tls" } else { "nats" };
+        let server = |(host, port): &(String, u16)| match host.contains(':') {
+            true => format!("{scheme}://[{host}]:{port}"),
+            false => format!("{scheme}://{host}:{port}"),
+        };
+        self.servers.iter().map(server).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Who the pool says it is at a NATS server; a client certificate comes beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsLogin {
+    /// What the secret is.
+    pub kind: NatsLoginKind,
+    /// User name, and the secret's file.
+    pub secret: HubLogin,
+}
+
+/// What the secret of a NATS server's client is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NatsLoginKind {
+    /// There is none.
+    Nobody,
+    /// `password_file`, beside `username`.
+    Password,
+    /// `token_file`.
+    Token,
+    /// `credentials_file`: a user's JWT and the seed of its key.
+    Credentials,
 }
 
 /// How a hub behind TLS is believed.

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    HubTlsConfig,
+    HubTlsConfig, Interpreted, Tally,
     trust::{Trust, TrustError},
 };
 
@@ -76,6 +76,26 @@ pub enum HubStream {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Spoken to by a library.
+    Interpreted(Box<Interpreted>),
+}
+
+impl HubStream {
+    /// What is counted besides what the link sees.
+    pub fn tally(&self) -> Option<&Tally> {
+        match self {
+            Self::Interpreted(stream) => Some(stream.tally()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// Why the connection came to its end, where somebody knows it better than the error that ended it.
+    pub fn explanation(&self) -> Option<String> {
+        match self {
+            Self::Interpreted(stream) => stream.explanation().map(ToString::to_string),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for HubStream {
@@ -83,6 +103,7 @@ impl AsyncRead for HubStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Interpreted(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -92,6 +113,7 @@ impl AsyncWrite for HubStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Interpreted(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -99,6 +121,7 @@ impl AsyncWrite for HubStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Interpreted(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
@@ -106,6 +129,7 @@ impl AsyncWrite for HubStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Interpreted(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }

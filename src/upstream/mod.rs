@@ -3,13 +3,23 @@
 mod config;
 mod dial;
 mod embedded;
+mod interpreted;
 mod login;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(not(feature = "nats"))]
+#[path = "nats_absent.rs"]
+mod nats;
 mod pace;
 mod trust;
 
-pub use config::{HubIdentity, HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind};
+pub use config::{
+    HubIdentity, HubTlsConfig, MqttHubConfig, NatsHubConfig, NatsLogin, NatsLoginKind, UpstreamConfig, UpstreamKind,
+};
 pub use dial::{Backoff, HubAddress, HubStream, dial};
 pub use embedded::{EmbeddedHub, HubEndpoint};
+pub use interpreted::{Dropped, Interpreted, Tally};
 pub use login::{HubCredentials, HubLogin, HubSasConfig};
+pub use nats::{NatsHub, check_credentials};
 pub use pace::Pace;
 pub use trust::TrustError;

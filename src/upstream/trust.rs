@@ -82,6 +82,8 @@ pub enum TrustError {
     },
     /// The TLS library takes no part of the configuration.
     Tls(rustls::Error),
+    /// `kind = "nats"`, and a program without the feature.
+    BuiltWithoutNats,
 }
 
 impl fmt::Display for TrustError {
@@ -91,6 +93,7 @@ impl fmt::Display for TrustError {
             Self::NoSystemCa => f.write_str("this system has no CA certificates: name a file with `ca`"),
             Self::HostName { host } => write!(f, "{host:?} is neither a host name nor an address"),
             Self::Tls(error) => error.fmt(f),
+            Self::BuiltWithoutNats => f.write_str("this program was built without NATS"),
         }
     }
 }

@@ -216,7 +216,7 @@ class Gateway:
     """Tollgate, forwarding to a hub of [`Hub`]'s or given kind."""
 
     def __init__(self, authority, hub, devices, *, hub_version=5, hub_tls=False, tls_bind=None, settings="", more="",
-                 sections="", environment=None):
+                 sections="", environment=None, upstream=None):
         self.authority, self.folder = authority, authority.folder
         self.port, self.tls_port, self.admin_port = free_port(), free_port(), free_port()
         tls_bind = tls_bind or f"127.0.0.1:{self.tls_port}"
@@ -229,8 +229,11 @@ class Gateway:
         write_secret(self.folder / "identities.toml", identities(devices) + more)
         self.revocations = self.folder / "revocations.jsonl"
         self.revocations.write_text("")
-        url = f"mqtts://localhost:{hub.tls_port}" if hub_tls else f"mqtt://127.0.0.1:{hub.port}"
-        ca = f'ca = "{authority.file}"' if hub_tls else ""
+        if upstream is None:
+            url = f"mqtts://localhost:{hub.tls_port}" if hub_tls else f"mqtt://127.0.0.1:{hub.port}"
+            ca = f'ca = "{authority.file}"' if hub_tls else ""
+            password = f'username = "gateway"\npassword_file = "{self.folder}/hub-password"'
+            upstream = f'kind = "mqtt"\nurl = "{url}"\nversion = {hub_version}\n{password}\n{ca}'
         (self.folder / "gateway.toml").write_text(f"""
 [gateway]
 name = "edge-interop"
@@ -250,18 +253,17 @@ certificate = "{self.folder}/server.pem"
 private_key = "{self.folder}/server.key"
 [[upstream]]
 name = "hub"
-kind = "mqtt"
-url = "{url}"
-version = {hub_version}
-username = "gateway"
-password_file = "{self.folder}/hub-password"
-{ca}
+{upstream}
 [[route]]
 from = "devices/{{device}}/#"
 upstream = "hub"
 [admin]
 bind = "127.0.0.1:{self.admin_port}"
 {sections}""")
+        self.run()
+
+    def run(self):
+        """Also again, after its program was killed."""
         program = PROGRAMS / "tollgate"
         command = [program, "run", "--config", "gateway.toml"]
         # Not beside what the gateway watches: a line about a change would be a change.
