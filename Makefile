@@ -7,13 +7,18 @@ INTEROP := tests/interop
 CARGO   ?= cargo
 
 .DEFAULT_GOAL := build
-.PHONY: build test unit interop lint deny bench tools packages clean-tools
+.PHONY: build test test-root unit interop lint deny bench tools packages clean-tools
 
 build:
 	$(CARGO) build --locked
 
 # Everything.
 test: tools unit interop
+
+# What needs root: power cuts on file systems of its own. It says so where it cannot run.
+test-root:
+	@tests/root/possible
+	TOLLGATE_POWER_ROUNDS=$${TOLLGATE_POWER_ROUNDS:-20} $(CARGO) test --locked --test power -- --nocapture
 
 # What needs no program from outside: unit, model, layering, hostile peers, cuts, outages. 200 rounds of kill -9.
 unit:
