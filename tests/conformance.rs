@@ -7,8 +7,12 @@
 mod connect;
 #[path = "conformance/connection.rs"]
 mod connection;
+#[path = "conformance/exactly_once.rs"]
+mod exactly_once;
 #[path = "conformance/hub.rs"]
 mod hub;
+#[path = "conformance/messages.rs"]
+mod messages;
 #[path = "conformance/publish.rs"]
 mod publish;
 #[path = "conformance/statements.rs"]

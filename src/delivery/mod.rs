@@ -24,7 +24,7 @@ pub use backlog::BacklogConfig;
 pub use holds::{Incoming, Taken, Ticket};
 pub use link::Link;
 pub use refusal::Refusal;
-pub use stamp::session_stamp;
+pub use stamp::{STAMPED_DEVICE, session_stamp};
 
 use std::fmt;
 

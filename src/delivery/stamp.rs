@@ -8,7 +8,7 @@ use crate::packet::{MessageProperty, write_message_property};
 /// `tollgate-gateway` and `tollgate-auth` (`sas/primary`, `jwt/factory`).
 pub fn session_stamp(device: &str, gateway: &str, auth: &str) -> Vec<u8> {
     let mut stamp = Vec::with_capacity(3 * 24 + device.len() + gateway.len() + auth.len());
-    for (name, value) in [("tollgate-device", device), ("tollgate-gateway", gateway), ("tollgate-auth", auth)] {
+    for (name, value) in [(STAMPED_DEVICE, device), ("tollgate-gateway", gateway), ("tollgate-auth", auth)] {
         write_user_property(&mut stamp, name, value);
     }
     stamp
@@ -70,6 +70,8 @@ fn write_user_property(out: &mut Vec<u8>, name: &str, value: &str) {
     write_message_property(out, MessageProperty::User(name, value));
 }
 
+/// The user property that says whose a message is.
+pub const STAMPED_DEVICE: &str = "tollgate-device";
 /// The last millisecond of the year 9999: RFC 3339 has four digits for a year.
 const RFC3339_MS_MAX: u64 = 253_402_300_799_999;
 

@@ -18,6 +18,8 @@ pub struct Connect {
     pub version: ProtocolVersion,
     /// May be empty; what is acceptable is the gate's to say.
     pub client_id: String,
+    /// It was empty, and the server has filled it in.
+    pub client_id_assigned: bool,
     /// Clean Start; 3.1.1: Clean Session.
     pub clean_start: bool,
     /// Seconds; 0: none.
@@ -50,6 +52,7 @@ impl Connect {
         Self {
             version,
             client_id: client_id.to_owned(),
+            client_id_assigned: false,
             clean_start: true,
             keep_alive: 0,
             user_name: None,
@@ -63,6 +66,11 @@ impl Connect {
             authentication_method: None,
             authentication_data: None,
         }
+    }
+
+    /// The client id that the server chose (MQTT 5.0 [MQTT-3.1.3-7]).
+    pub fn assigned_client_id(&self) -> Option<&str> {
+        self.client_id_assigned.then_some(self.client_id.as_str())
     }
 }
 

@@ -244,7 +244,22 @@ async fn hear(shard: &Shard, arrival: &mut Arrival) -> Result<Heard, Unheard> {
     if connect.password.is_none() && connect.authentication_method.is_none() {
         connect.password = bearer.map(|token| Password::new(&token));
     }
+    assign_client_id(connect, entrance.profile);
     Ok(heard)
+}
+
+/// A device may leave its client id to the server [MQTT-3.1.3-6]: it is the device that its user name says it is, which its
+/// token has to prove like any other. 3.1.1 asks for a clean session [MQTT-3.1.3-7]. Google's user names mean nothing.
+fn assign_client_id(connect: &mut Connect, profile: Profile) {
+    let may_be_assigned = connect.version == ProtocolVersion::V5_0 || connect.clean_start;
+    if let Some(device) = connect.user_name.as_ref().filter(|name| !name.is_empty() && !name.contains('/'))
+        && connect.client_id.is_empty()
+        && may_be_assigned
+        && profile != Profile::Google
+    {
+        connect.client_id.clone_from(device);
+        connect.client_id_assigned = true;
+    }
 }
 
 /// Who really connects, from the balancer; then that one is judged.
@@ -435,7 +450,7 @@ fn check_offer(connect: &Connect, limits: &SessionLimits, now: Tick) -> Result<(
     // MQTT 5.0 [MQTT-3.1.2-24]: who takes no CONNACK can be told nothing else either.
     if let Some(bytes_max) = connect.maximum_packet_size.filter(|bytes| *bytes < LARGE_CONNACK) {
         let mut connack = Vec::new();
-        Session::accept(connect, limits, now).connack(SessionPresent::No, None, &mut connack);
+        Session::accept(connect, limits, now).connack(SessionPresent::No, connect.assigned_client_id(), &mut connack);
         if connack.len() > bytes_max as usize {
             let detail = format!("Its Maximum Packet Size is {bytes_max}; CONNACK has {} bytes.", connack.len());
             return Err(Refused::new(Denial::PacketTooLarge, detail));

@@ -19,6 +19,7 @@ use super::{
     renewal::{self, Renewed},
     sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
+    wills,
 };
 use crate::{
     delivery::{SessionRef, session_stamp},
@@ -71,6 +72,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let cell = Rc::new(session_cell(shard, (who, &live), session, now));
     session_opened(shard, &cell, &connect);
     shard.sessions.borrow_mut().insert(cell.clone());
+    wills::came_back(shard, cell.live.device(), cell.present.get());
     look(shard, &cell, now);
     if site.is_draining() {
         // It came before the drain, and finds its place among those who leave.
@@ -195,7 +197,7 @@ pub(super) fn count_verified(shard: &Shard, grant: &Grant) {
 fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
     let live = &cell.live;
     let state = &mut *cell.state.borrow_mut();
-    state.session.connack(SessionPresent::No, None, &mut state.out);
+    state.session.connack(SessionPresent::No, connect.assigned_client_id(), &mut state.out);
     let grant = cell.grant();
     count_verified(shard, &grant);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
@@ -241,8 +243,8 @@ async fn run(
         std::future::poll_fn(|cx| drive(&shard, &cell, Pin::new(&mut stream), &mut unread, &mut work, cx)).await;
     let cut = cell.live.cut();
     let reason = cut.map_or(reason, |cut| cut.reason);
-    if let Some(will) = will.filter(|_| fires_will(reason)) {
-        publish::will(&shard, &cell, &will);
+    if let Some(will) = will {
+        wills::left(&shard, &cell, will, reason);
     }
     drop(registration);
     let last_words = {
@@ -272,19 +274,6 @@ async fn close(
     if reason != CloseReason::ConnectionLost {
         accept::close_gently(stream, last_words).await;
     }
-}
-
-/// MQTT 5.0 §3.1.2.5; never after a revocation or a withdrawn grant, and not when an operator or a drain ends it.
-fn fires_will(reason: CloseReason) -> bool {
-    !matches!(
-        reason,
-        CloseReason::ClientDisconnect
-            | CloseReason::Revoked
-            | CloseReason::GrantWithdrawn
-            | CloseReason::Administrative
-            | CloseReason::Draining
-            | CloseReason::RenewalRefused(Denial::Revoked | Denial::DeviceDisabled | Denial::DeviceUnknown)
-    )
 }
 
 /// What a session's next poll begins with.

@@ -7,6 +7,7 @@
 mod accept;
 mod connection;
 mod drain;
+mod echoes;
 mod inbox;
 mod iot_hub;
 mod pending;
@@ -19,6 +20,7 @@ mod spooling;
 mod status;
 mod subscribe;
 mod wheel;
+mod wills;
 
 pub use drain::Drain;
 pub use inbox::{Inbox, Shards};
@@ -222,6 +224,8 @@ struct Shard {
     /// By hub, then by member.
     members: Vec<Vec<Rc<pump::Member>>>,
     wheel: RefCell<wheel::Wheel>,
+    /// Wills that wait for their time.
+    wills: wills::Wills,
     /// Bytes read from a socket stand here within one poll.
     scratch: RefCell<Box<[u8]>>,
     /// A topic in the hub's terms, where they differ.
@@ -287,6 +291,7 @@ async fn run(
         stamps: site.upstreams.iter().any(|u| u.link.client.version == ProtocolVersion::V5_0),
         members,
         wheel: RefCell::new(wheel::Wheel::new(site.now())),
+        wills: wills::Wills::default(),
         sessions: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
         topic: RefCell::default(),
@@ -332,6 +337,7 @@ async fn keep_time(shard: Rc<Shard>) {
         for who in due.drain(..) {
             connection::look_at(&shard, who, now);
         }
+        wills::tick(&shard, now);
         for who in shard.resting.take() {
             if let Some(cell) = shard.session(who) {
                 cell.rested(now);

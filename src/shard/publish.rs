@@ -7,7 +7,7 @@ use super::{
 use crate::{
     delivery::{Offer, Outbound},
     denial::Denial,
-    packet::{PublishRef, QoS, Will},
+    packet::{ProtocolVersion, PublishRef, QoS, Will},
     session::server::Inbound,
     time::Tick,
     topic::TopicName,
@@ -141,7 +141,14 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         ack: envelope.ack,
     };
     match member.offer(&shard.spooling, cell.who, message.packet_id, &outbound, now) {
-        Offer::Taken => Offered::Taken,
+        Offer::Taken => {
+            if let Some(echoes) = &mut *cell.echoes.borrow_mut()
+                && shard.site.upstreams[envelope.upstream].link.client.version == ProtocolVersion::V3_1_1
+            {
+                echoes.sent(topic, message.payload);
+            }
+            Offered::Taken
+        }
         Offer::Wait => Offered::Wait(Pause::Hub(envelope.upstream)),
         Offer::Dropped(reason) => {
             shard.meter.dropped(reason, 1);

@@ -7,13 +7,14 @@ use std::{
     task::{Context, Waker},
 };
 
+use super::echoes::Echoes;
 use crate::{
     delivery::SessionRef,
     journal::Who,
     packet::Subscribe,
     policy::Grant,
     registry::Live,
-    session::server::{Session, SubscribeOutcome},
+    session::server::{Session, SessionPresent, SubscribeOutcome},
     time::Tick,
 };
 
@@ -78,6 +79,10 @@ pub(super) struct SessionCell {
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
     pub(super) rate: Cell<Rate>,
+    /// Whether it goes on with what an earlier connection left.
+    pub(super) present: Cell<SessionPresent>,
+    /// Of a device that wants none of its own messages.
+    pub(super) echoes: RefCell<Option<Box<Echoes>>>,
     /// How many refusals were journalled: the first ones, then ever fewer.
     pub(super) refusals: Cell<u32>,
 }
@@ -169,6 +174,8 @@ impl SessionCell {
             waker: RefCell::default(),
             pause: Cell::new(Pause::None),
             rate: Cell::new(rate),
+            present: Cell::new(SessionPresent::No),
+            echoes: RefCell::default(),
             refusals: Cell::new(0),
         }
     }

@@ -8,9 +8,9 @@ use super::{
     sessions::{SessionCell, State, Subscribing},
 };
 use crate::{
-    delivery::{Incoming, Placed, Placement, Retained, SessionRef, Taken, Wish},
+    delivery::{Incoming, Placed, Placement, Retained, STAMPED_DEVICE, SessionRef, Taken, Wish},
     denial::{CloseReason, Denial},
-    packet::{QoS, Subscribe, SubscriptionRequest, Unsubscribe},
+    packet::{PublishRef, QoS, Subscribe, SubscriptionRequest, Unsubscribe},
     policy::Scope,
     registry::Attention,
     session::server::{self, Change, Delivered, OutgoingMessage, SubscribeOutcome, Subscription},
@@ -42,6 +42,9 @@ pub(super) fn subscribe(
     }
     if state.subscribing.len() >= SUBSCRIBING_MAX {
         return Err(CloseReason::Denied(Denial::SubscriptionQuota));
+    }
+    if request.requests.iter().any(|asked| asked.no_local) {
+        cell.echoes.borrow_mut().get_or_insert_default();
     }
     let ticket = request.packet_id;
     let outcomes = (request.requests.iter().enumerate())
@@ -178,6 +181,9 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
         shard.meter.dropped("scope_narrowed", 1);
         return Taken::Whole;
     }
+    if is_own_unwanted(cell.as_ref(), topic, publish) {
+        return Taken::Whole;
+    }
     let mut properties = shard.properties.borrow_mut();
     properties.clear();
     publish.deliverable_properties(&mut properties);
@@ -208,6 +214,15 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
 
 fn is_subscribed(cell: &SessionCell, topic: TopicName<'_>) -> bool {
     cell.state.borrow().session.subscriptions().iter().any(|held| held.filter.matches(topic))
+}
+
+/// Whether a message is the device's own, and it wants none of those.
+fn is_own_unwanted(cell: &SessionCell, topic: TopicName<'_>, publish: &PublishRef<'_>) -> bool {
+    let Some(echoes) = &mut *cell.echoes.borrow_mut() else { return false };
+    let there = str::from_utf8(publish.topic).unwrap_or_default();
+    let is_own =
+        publish.has_user_property(STAMPED_DEVICE, cell.live.device().as_str()) || echoes.take(there, publish.payload);
+    is_own && cell.state.borrow().session.is_local_unwanted(topic)
 }
 
 /// Looks at what happened to messages of the session.
