@@ -133,7 +133,7 @@ class Hub:
         passwords = self.folder / "passwords"
         run = ["mosquitto_passwd", "-b", "-c", str(passwords), "gateway", "hub-password"]
         subprocess.run(run, check=True, capture_output=True)
-        write_secret(self.folder / "hub-password", "hub-password")
+        write_secret(self.folder / "hub-credential", "hub-password")
         # mosquitto gives up root where it has it: it must still be able to read its files.
         user = f"user {os.environ.get('USER') or 'root'}\n" if os.geteuid() == 0 else ""
         (self.folder / "mosquitto.conf").write_text(
@@ -232,7 +232,7 @@ class Gateway:
         if upstream is None:
             url = f"mqtts://localhost:{hub.tls_port}" if hub_tls else f"mqtt://127.0.0.1:{hub.port}"
             ca = f'ca = "{authority.file}"' if hub_tls else ""
-            password = f'username = "gateway"\npassword_file = "{self.folder}/hub-password"'
+            password = f'username = "gateway"\npassword_file = "{self.folder}/hub-credential"'
             upstream = f'kind = "mqtt"\nurl = "{url}"\nversion = {hub_version}\n{password}\n{ca}'
         (self.folder / "gateway.toml").write_text(f"""
 [gateway]
