@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3
 VENV    := tests/.venv
+CLIENTS := tests/.venv-clients
 INTEROP := tests/interop
 CARGO   ?= cargo
 
@@ -41,7 +42,7 @@ deny:
 bench:
 	bench/run
 
-tools: packages $(VENV)/.installed $(INTEROP)/node_modules/.package-lock.json
+tools: packages $(VENV)/.installed $(CLIENTS)/.installed $(INTEROP)/node_modules/.package-lock.json
 
 # Debian packages, only when a program is missing.
 packages:
@@ -52,10 +53,16 @@ $(VENV)/.installed: tests/requirements.txt | packages
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	touch $@
 
+# Clients that need paho-mqtt 2.x: Azure's SDK pins 1.x.
+$(CLIENTS)/.installed: tests/requirements-clients.txt | packages
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements-clients.txt
+	touch $@
+
 # npm writes this file when it has installed the whole lock file.
 $(INTEROP)/node_modules/.package-lock.json: $(INTEROP)/package.json $(INTEROP)/package-lock.json | packages
 	cd $(INTEROP) && npm ci --no-audit --no-fund --loglevel=error
 	touch $@
 
 clean-tools:
-	rm -rf $(VENV) $(INTEROP)/node_modules
+	rm -rf $(VENV) $(CLIENTS) $(INTEROP)/node_modules

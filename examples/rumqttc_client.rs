@@ -1,14 +1,21 @@
 //! rumqttc, driven as `tests/interop/clients/README.md` says.
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, BufRead as _, Read as _},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rumqttc::{TlsConfiguration, Transport, v5};
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    pki_types::{CertificateDer, pem::PemObject as _},
+    version,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,12 +25,18 @@ struct Spec {
     host: String,
     port: u16,
     ca: Option<String>,
+    tls_version: Option<String>,
     version: u8,
     client_id: String,
     username: String,
     password: String,
+    clean: bool,
+    expiry: u32,
+    keep_alive: u64,
+    will: Option<Message>,
     subscribe: Vec<Subscription>,
     publish: Vec<Message>,
+    pipelined: Vec<Message>,
     stay: bool,
 }
 
@@ -41,10 +54,17 @@ struct Message {
     retain: bool,
 }
 
+impl Message {
+    fn bytes(&self) -> Vec<u8> {
+        BASE64_STANDARD.decode(&self.payload).expect("base64")
+    }
+}
+
 /// What is to be done next, once the one before was answered.
 enum Task {
     Subscribe(String, u8),
-    Publish(String, Vec<u8>, u8, bool),
+    /// Several: those that are pipelined.
+    Publish(Vec<(String, Vec<u8>, u8, bool)>),
     Stay,
     Leave,
 }
@@ -55,7 +75,7 @@ async fn main() {
     io::stdin().lock().read_line(&mut line).expect("a line of JSON");
     let spec: Spec = serde_json::from_str(&line).expect("a line of JSON");
     let run = async { if spec.version == 5 { run_v5(&spec).await } else { run_v4(&spec).await } };
-    if tokio::time::timeout(Duration::from_secs(60), run).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(300), run).await.is_err() {
         std::process::exit(3);
     }
 }
@@ -63,13 +83,24 @@ async fn main() {
 async fn run_v4(spec: &Spec) {
     let mut options = rumqttc::MqttOptions::new(&spec.client_id, &spec.host, spec.port);
     options.set_credentials(&spec.username, &spec.password).set_max_packet_size(PACKET_MAX, PACKET_MAX);
-    options.set_transport(transport(spec));
-    let (client, mut events) = rumqttc::AsyncClient::new(options, 10);
-    let (mut tasks, mut told) = (tasks(spec).into_iter(), told(spec));
+    options.set_transport(transport(spec)).set_clean_session(spec.clean);
+    options.set_keep_alive(Duration::from_secs(spec.keep_alive));
+    if let Some(will) = &spec.will {
+        options.set_last_will(rumqttc::LastWill::new(&will.topic, will.bytes(), qos_v4(will.qos), will.retain));
+    }
+    let (client, mut events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
+    let (mut tasks, mut told, unanswered) = (tasks(spec).into_iter(), told(spec), Cell::new(0));
+    let is_last = || {
+        unanswered.set(unanswered.get() - 1);
+        unanswered.get() == 0
+    };
     let mut next = async || match tasks.next().expect("the last task ends it") {
         Task::Subscribe(filter, qos) => client.subscribe(filter, qos_v4(qos)).await.expect("the event loop runs"),
-        Task::Publish(topic, payload, qos, retain) => {
-            client.publish(topic, qos_v4(qos), retain, payload).await.expect("the event loop runs");
+        Task::Publish(messages) => {
+            unanswered.set(messages.len());
+            for (topic, payload, qos, retain) in messages {
+                client.publish(topic, qos_v4(qos), retain, payload).await.expect("the event loop runs");
+            }
         }
         Task::Stay => say(json!({"event": "done"})),
         Task::Leave => {
@@ -86,7 +117,8 @@ async fn run_v4(spec: &Spec) {
         };
         use rumqttc::{Event, Outgoing, Packet};
         match event {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                say(json!({"event": "session", "present": ack.session_present}));
                 say(json!({"event": "connack", "code": 0}));
                 next().await;
             }
@@ -101,12 +133,20 @@ async fn run_v4(spec: &Spec) {
             }
             Ok(Event::Incoming(Packet::PubAck(_))) => {
                 say(json!({"event": "puback", "code": 0}));
-                next().await;
+                if is_last() {
+                    next().await;
+                }
+            }
+            Ok(Event::Incoming(Packet::PubComp(_))) => {
+                say(json!({"event": "pubcomp", "code": 0}));
+                if is_last() {
+                    next().await;
+                }
             }
             Ok(Event::Incoming(Packet::Publish(message))) => {
                 say_message(&message.topic, &message.payload, message.qos as u8);
             }
-            Ok(Event::Outgoing(Outgoing::Publish(0))) => next().await,
+            Ok(Event::Outgoing(Outgoing::Publish(0))) if is_last() => next().await,
             Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
             Ok(_) => {}
             Err(rumqttc::ConnectionError::ConnectionRefused(code)) => {
@@ -121,12 +161,25 @@ async fn run_v5(spec: &Spec) {
     let mut options = v5::MqttOptions::new(&spec.client_id, &spec.host, spec.port);
     options.set_credentials(&spec.username, &spec.password).set_transport(transport(spec));
     options.set_max_packet_size(Some(u32::try_from(PACKET_MAX).expect("fits")));
-    let (client, mut events) = v5::AsyncClient::new(options, 10);
-    let (mut tasks, mut told) = (tasks(spec).into_iter(), told(spec));
+    options.set_clean_start(spec.clean).set_session_expiry_interval(Some(spec.expiry));
+    options.set_keep_alive(Duration::from_secs(spec.keep_alive));
+    if let Some(will) = &spec.will {
+        let (topic, payload, qos) = (will.topic.as_str(), will.bytes(), qos_v5(will.qos));
+        options.set_last_will(v5::mqttbytes::v5::LastWill::new(topic, payload, qos, will.retain, None));
+    }
+    let (client, mut events) = v5::AsyncClient::new(options, REQUESTS_MAX);
+    let (mut tasks, mut told, unanswered) = (tasks(spec).into_iter(), told(spec), Cell::new(0));
+    let is_last = || {
+        unanswered.set(unanswered.get() - 1);
+        unanswered.get() == 0
+    };
     let mut next = async || match tasks.next().expect("the last task ends it") {
         Task::Subscribe(filter, qos) => client.subscribe(filter, qos_v5(qos)).await.expect("the event loop runs"),
-        Task::Publish(topic, payload, qos, retain) => {
-            client.publish(topic, qos_v5(qos), retain, payload).await.expect("the event loop runs");
+        Task::Publish(messages) => {
+            unanswered.set(messages.len());
+            for (topic, payload, qos, retain) in messages {
+                client.publish(topic, qos_v5(qos), retain, payload).await.expect("the event loop runs");
+            }
         }
         Task::Stay => say(json!({"event": "done"})),
         Task::Leave => {
@@ -144,7 +197,8 @@ async fn run_v5(spec: &Spec) {
         use rumqttc::Outgoing;
         use v5::{Event, mqttbytes::v5::Packet};
         match event {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                say(json!({"event": "session", "present": ack.session_present}));
                 say(json!({"event": "connack", "code": 0}));
                 next().await;
             }
@@ -166,12 +220,20 @@ async fn run_v5(spec: &Spec) {
                     _ => 0x80,
                 };
                 say(json!({"event": "puback", "code": code}));
-                next().await;
+                if is_last() {
+                    next().await;
+                }
+            }
+            Ok(Event::Incoming(Packet::PubComp(_))) => {
+                say(json!({"event": "pubcomp", "code": 0}));
+                if is_last() {
+                    next().await;
+                }
             }
             Ok(Event::Incoming(Packet::Publish(message))) => {
                 say_message(&String::from_utf8_lossy(&message.topic), &message.payload, message.qos as u8);
             }
-            Ok(Event::Outgoing(Outgoing::Publish(0))) => next().await,
+            Ok(Event::Outgoing(Outgoing::Publish(0))) if is_last() => next().await,
             Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
             Ok(_) => {}
             Err(v5::ConnectionError::ConnectionRefused(code)) => {
@@ -184,10 +246,11 @@ async fn run_v5(spec: &Spec) {
 
 fn tasks(spec: &Spec) -> Vec<Task> {
     let mut tasks: Vec<Task> = spec.subscribe.iter().map(|s| Task::Subscribe(s.filter.clone(), s.qos)).collect();
-    tasks.extend(spec.publish.iter().map(|message| {
-        let payload = BASE64_STANDARD.decode(&message.payload).expect("base64");
-        Task::Publish(message.topic.clone(), payload, message.qos, message.retain)
-    }));
+    let whole = |message: &Message| (message.topic.clone(), message.bytes(), message.qos, message.retain);
+    tasks.extend(spec.publish.iter().map(|message| Task::Publish(vec![whole(message)])));
+    if !spec.pipelined.is_empty() {
+        tasks.push(Task::Publish(spec.pipelined.iter().map(whole).collect()));
+    }
     tasks.push(if spec.stay { Task::Stay } else { Task::Leave });
     tasks.push(Task::Leave);
     tasks
@@ -208,11 +271,21 @@ fn told(spec: &Spec) -> mpsc::Receiver<()> {
 fn transport(spec: &Spec) -> Transport {
     match &spec.ca {
         None => Transport::Tcp,
-        Some(ca) => Transport::tls_with_config(TlsConfiguration::Simple {
-            ca: fs::read(ca).expect("the CA's certificate"),
-            alpn: None,
-            client_auth: None,
-        }),
+        Some(ca) => {
+            let versions: &[&SupportedProtocolVersion] = match spec.tls_version.as_deref() {
+                Some("1.2") => &[&version::TLS12],
+                Some("1.3") => &[&version::TLS13],
+                _ => rustls::ALL_VERSIONS,
+            };
+            let mut roots = RootCertStore::empty();
+            let file = fs::read(ca).expect("the CA's certificate");
+            for certificate in CertificateDer::pem_slice_iter(&file) {
+                roots.add(certificate.expect("PEM")).expect("a CA's certificate");
+            }
+            let config = ClientConfig::builder_with_protocol_versions(versions);
+            let config = config.with_root_certificates(roots).with_no_client_auth();
+            Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config)))
+        }
     }
 }
 
@@ -257,3 +330,4 @@ fn say(event: Value) {
 }
 
 const PACKET_MAX: usize = 1024 * 1024;
+const REQUESTS_MAX: usize = 200;

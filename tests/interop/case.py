@@ -70,4 +70,6 @@ def _bound(function, values):
 
 
 def _said(axis, value):
+    if isinstance(value, tuple):
+        return " ".join(str(part) for part in value)
     return {"version": VERSIONS, "tls": TRANSPORTS}.get(axis, {}).get(value, str(value))

@@ -12,6 +12,8 @@ import tokens
 from place import PATIENCE, PROGRAMS, ROOT
 
 CLIENTS = ROOT / "tests/interop/clients"
+# paho-mqtt 2.x and what stands on it: Azure's SDK pins 1.x.
+NEWER = str(ROOT / "tests/.venv-clients/bin/python")
 PROGRAMS_OF = {
     "mosquitto": [sys.executable, str(CLIENTS / "mosquitto_client.py")],
     "paho": [sys.executable, str(CLIENTS / "paho_client.py")],
@@ -19,6 +21,11 @@ PROGRAMS_OF = {
     "rumqttc": [str(PROGRAMS / "examples/rumqttc_client")],
 }
 NAMES = list(PROGRAMS_OF)
+PROGRAMS_OF |= {
+    "paho2": [NEWER, str(CLIENTS / "paho_client.py")],
+    "aiomqtt": [NEWER, str(CLIENTS / "aiomqtt_client.py")],
+    "gmqtt": [NEWER, str(CLIENTS / "gmqtt_client.py")],
+}
 
 
 class Driven:
@@ -99,10 +106,10 @@ class Driven:
 class Client(Driven):
     """One run of one client: connects at once; events are read as they come."""
 
-    def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), subscribe=(), stay=False,
-                 user_name=None, port=None, path=None):
+    def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), pipelined=(), subscribe=(), stay=False,
+                 user_name=None, port=None, path=None, clean=True, expiry=0, keep_alive=60, will=None, tls_version=None):
         tokens.remember(token)
-        for _, payload, _ in publish:
+        for _, payload, _ in (*publish, *pipelined, *filter(None, [will])):
             tokens.add(payload)
         super().__init__(PROGRAMS_OF[name])
         self.tell({
@@ -115,12 +122,20 @@ class Client(Driven):
             "username": device if user_name is None else user_name,
             "password": token,
             "subscribe": [{"filter": filter_, "qos": qos} for filter_, qos in subscribe],
-            "publish": [
-                {"topic": topic, "payload": base64.b64encode(payload).decode(), "qos": qos, "retain": False}
-                for topic, payload, qos in publish
-            ],
+            "publish": [spoken(message) for message in publish],
+            "pipelined": [spoken(message) for message in pipelined],
             "stay": stay,
+            "clean": clean,
+            "expiry": expiry,
+            "keep_alive": keep_alive,
+            "will": will and spoken(will),
+            "tls_version": tls_version,
         })
+
+
+def spoken(message):
+    topic, payload, qos = message
+    return {"topic": topic, "payload": base64.b64encode(payload).decode(), "qos": qos, "retain": False}
 
 
 def message_of(event):

@@ -14,17 +14,26 @@ function run(spec) {
     host: spec.host,
     port: spec.port,
     ca: spec.ca ? fs.readFileSync(spec.ca) : undefined,
+    minVersion: spec.tls_version ? `TLSv${spec.tls_version}` : undefined,
+    maxVersion: spec.tls_version ? `TLSv${spec.tls_version}` : undefined,
     protocolVersion: spec.version,
     clientId: spec.client_id,
     username: spec.username,
     password: spec.password,
-    clean: true,
+    keepalive: spec.keep_alive,
+    clean: spec.clean,
+    properties: spec.version === 5 ? { sessionExpiryInterval: spec.expiry } : undefined,
+    will: spec.will ? { ...spec.will, payload: Buffer.from(spec.will.payload, "base64") } : undefined,
     reconnectPeriod: 0,
     connectTimeout: 20000,
   });
   client.on("packetreceive", (packet) => {
-    if (packet.cmd === "connack") say("connack", { code: spec.version === 5 ? packet.reasonCode : packet.returnCode });
-    if (packet.cmd === "puback") say("puback", { code: packet.reasonCode ?? 0 });
+    if (packet.cmd === "connack") {
+      const code = spec.version === 5 ? packet.reasonCode : packet.returnCode;
+      if (code === 0) say("session", { present: packet.sessionPresent });
+      say("connack", { code });
+    }
+    if (packet.cmd === "puback" || packet.cmd === "pubcomp") say(packet.cmd, { code: packet.reasonCode ?? 0 });
     if (packet.cmd === "suback") say("suback", { codes: [...packet.granted] });
     if (packet.cmd === "disconnect") say("disconnect", { code: packet.reasonCode ?? 0 });
   });
@@ -46,10 +55,10 @@ function run(spec) {
     for (const { filter, qos } of spec.subscribe) {
       await client.subscribeAsync(filter, { qos }).catch((error) => console.error(error.message));
     }
-    for (const { topic, payload, qos, retain } of spec.publish) {
-      const bytes = Buffer.from(payload, "base64");
-      await client.publishAsync(topic, bytes, { qos, retain }).catch((error) => console.error(error.message));
-    }
+    const publish = ({ topic, payload, qos, retain }) =>
+      client.publishAsync(topic, Buffer.from(payload, "base64"), { qos, retain }).catch((error) => console.error(error.message));
+    for (const message of spec.publish) await publish(message);
+    await Promise.all(spec.pipelined.map(publish));
     say("done");
     if (spec.stay) input.once("close", end);
     else end();

@@ -1,87 +1,106 @@
-"""paho-mqtt, driven as README.md says."""
+"""paho-mqtt, 1.x or 2.x, driven as README.md says."""
 
-import base64
-import json
-import os
-import sys
 import threading
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from driver import leave, read_spec, returned, say, say_message, tls_context, until_told
+
+IS_2 = hasattr(mqtt, "CallbackAPIVersion")
 
 
 def main():
-    spec = json.loads(sys.stdin.readline())
-    protocol = mqtt.MQTTv5 if spec["version"] == 5 else mqtt.MQTTv311
-    clean = {} if spec["version"] == 5 else {"clean_session": True}
-    client = mqtt.Client(spec["client_id"], protocol=protocol, transport="websockets" if spec["path"] else "tcp", **clean)
+    spec = read_spec()
+    is_v5 = spec["version"] == 5
+    protocol = mqtt.MQTTv5 if is_v5 else mqtt.MQTTv311
+    how = {} if is_v5 else {"clean_session": spec["clean"]}
+    if IS_2:
+        how["callback_api_version"] = mqtt.CallbackAPIVersion.VERSION2
+    client = mqtt.Client(
+        client_id=spec["client_id"], protocol=protocol, transport="websockets" if spec["path"] else "tcp", **how
+    )
     if spec["path"]:
         client.ws_set_options(spec["path"])
     client.username_pw_set(spec["username"], spec["password"])
-    if spec["ca"]:
-        client.tls_set(spec["ca"])
-    connected, suback, puback = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    if context := tls_context(spec):
+        client.tls_set_context(context)
+    if will := spec["will"]:
+        client.will_set(will["topic"], will["payload"], will["qos"], will["retain"])
+    listen(client, spec, is_v5)
+    connected, answered = client.connected, client.answered
+    client.connect(spec["host"], spec["port"], keepalive=spec["keep_alive"], **start(spec, is_v5))
+    client.loop_start()
+    if not connected.wait(20):
+        leave(3)
+    for wanted in spec["subscribe"]:
+        client.subscribe(wanted["filter"], wanted["qos"])
+        wait(answered)
+    for message in spec["publish"]:
+        publish(client, message)
+        wait(answered)
+        if message["qos"]:
+            say("puback" if message["qos"] == 1 else "pubcomp", code=None)
+    for message in spec["pipelined"]:
+        publish(client, message)
+    for _ in spec["pipelined"]:
+        wait(answered)
+    say("done")
+    if spec["stay"]:
+        until_told()
+    client.on_disconnect = None
+    client.disconnect()
+    client.loop_stop()
 
-    def on_connect(_client, _userdata, _flags, code, _properties=None):
-        say("connack", code=number(code))
+
+def start(spec, is_v5):
+    if not is_v5:
+        return {}
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = spec["expiry"]
+    return {"clean_start": spec["clean"], "properties": properties}
+
+
+def publish(client, message):
+    client.publish(message["topic"], message["payload"], message["qos"], message["retain"])
+
+
+def wait(answered):
+    if not answered.acquire(timeout=20):
+        leave(3)
+
+
+def listen(client, spec, is_v5):
+    client.connected, client.answered = threading.Event(), threading.Semaphore(0)
+
+    def on_connect(_client, _userdata, flags, code, _properties=None):
+        if number(code) == 0:
+            say("session", present=bool(flags.session_present if IS_2 else flags["session present"]))
+        say("connack", code=returned(number(code)) if IS_2 and not is_v5 else number(code))
         if number(code) != 0:
             leave(1)
-        connected.set()
+        client.connected.set()
 
-    def on_disconnect(_client, _userdata, code, _properties=None):
-        if spec["version"] == 5 and number(code) >= 0x80:
+    def on_disconnect(_client, _userdata, *given):
+        # 2.x: flags, code, properties; 1.x: code, properties.
+        code = given[1] if IS_2 else given[0]
+        if is_v5 and number(code) >= 0x80:
             say("disconnect", code=number(code))
         say("closed")
         leave(1)
 
     def on_subscribe(_client, _userdata, _id, codes, _properties=None):
         say("suback", codes=[number(code) for code in codes])
-        suback.release()
+        client.answered.release()
 
-    def on_publish(_client, _userdata, _id):
-        puback.release()
-
-    def on_message(_client, _userdata, message):
-        say("message", topic=message.topic, payload=base64.b64encode(message.payload).decode(), qos=message.qos)
-
-    client.on_connect, client.on_disconnect = on_connect, on_disconnect
-    client.on_subscribe, client.on_publish, client.on_message = on_subscribe, on_publish, on_message
-    client.connect(spec["host"], spec["port"], keepalive=60)
-    client.loop_start()
-    if not connected.wait(20):
-        leave(3)
-    for wanted in spec["subscribe"]:
-        client.subscribe(wanted["filter"], wanted["qos"])
-        if not suback.acquire(timeout=20):
-            leave(3)
-    for message in spec["publish"]:
-        payload = base64.b64decode(message["payload"])
-        client.publish(message["topic"], payload, message["qos"], message["retain"])
-        if not puback.acquire(timeout=20):
-            leave(3)
-        if message["qos"]:
-            say("puback", code=None)
-    say("done")
-    if spec["stay"]:
-        sys.stdin.read()
-    client.on_disconnect = None
-    client.disconnect()
-    client.loop_stop()
+    client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
+    client.on_publish = lambda *_: client.answered.release()
+    client.on_message = lambda _client, _userdata, message: say_message(message.topic, message.payload, message.qos)
 
 
 def number(code):
     return code if isinstance(code, int) else code.value
-
-
-def say(event, **fields):
-    """One write a line: several threads say something."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
-
-
-def leave(code):
-    """From any thread, at once: paho would connect again."""
-    sys.stdout.flush()
-    os._exit(code)
 
 
 main()
