@@ -260,6 +260,7 @@ upstream = "hub"
 [admin]
 bind = "127.0.0.1:{self.admin_port}"
 {sections}""")
+        self.environment = environment or {}
         self.run()
 
     def run(self):
@@ -267,7 +268,7 @@ bind = "127.0.0.1:{self.admin_port}"
         program = PROGRAMS / "tollgate"
         command = [program, "run", "--config", "gateway.toml"]
         # Not beside what the gateway watches: a line about a change would be a change.
-        environment = {"RUST_LOG": "trace"} | (environment or {})
+        environment = {"RUST_LOG": "trace"} | self.environment
         self.program = Program(command, self.folder, "log/gateway.log", **environment)
         until("the gateway to be ready", self._ready)
 
