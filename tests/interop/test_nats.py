@@ -98,7 +98,7 @@ class Telemetry(AtANatsHub):
         self.addCleanup(device.loop_stop)
         properties = Properties(PacketTypes.PUBLISH)
         properties.UserProperty = [
-            ("Nats-Rollup", "all"), ("Nats-Msg-Id", "1"), ("a: b\r\nNats-Rollup", "all\r\nNats-Rollup: all"),
+            ("Nats-Rollup", "all"), ("Nats-Msg-Id", "1"), ("a: b", "c: d"),
             ("tollgate-device", "dev-1"), ("colour", "größe 50 %"),
         ]
         properties.ContentType, properties.CorrelationData = "text/plain", b"\x00\xff"
@@ -173,12 +173,12 @@ class Refusals(AtANatsHub):
             await manager.delete_stream(stream.config.name)
 
     def test_without_its_stream_nothing_is_lost_and_the_operator_is_told(self):
-        said = self.until_said("the stream TELEMETRY does not exist")
-        self.assertEqual(said["state"], "disconnected")
-        topic = "devices/d0/messages/events/x"
+        topic, aside = "devices/d0/messages/events/x", self.upstream()["set_aside"]
         payloads = [f"while there is no stream: {n}".encode() for n in range(20)]
         events = self.publish("d0", [(topic, payload, 1) for payload in payloads])
         self.assertEqual(sum(event["event"] == "puback" for event in events), 20, "from the disk")
+        said = self.until_said("the stream TELEMETRY does not exist")
+        self.assertEqual(said["set_aside"], aside)
         self.hub.add_stream()
         stored = self.hub.take("devices.d0.messages.events.x", 20)
         self.assertEqual([message.data for message in stored], payloads)
@@ -186,7 +186,7 @@ class Refusals(AtANatsHub):
     def test_a_full_stream_is_waited_for_and_order_holds(self):
         self.hub.add_stream(max_msgs=10, discard="new")
         self.until_connected()
-        topic = "devices/d1/messages/events/x"
+        topic, aside = "devices/d1/messages/events/x", self.upstream()["set_aside"]
         payloads = [f"more than the stream takes: {n}".encode() for n in range(30)]
         events = self.publish("d1", [(topic, payload, 1) for payload in payloads])
         self.assertEqual(sum(event["event"] == "puback" for event in events), 30)
@@ -195,15 +195,55 @@ class Refusals(AtANatsHub):
         self.hub.update_stream(max_msgs=-1)
         stored = self.hub.take("devices.d1.messages.events.x", 30)
         self.assertEqual([message.data for message in stored], payloads)
-        self.assertEqual(self.upstream()["set_aside"], 0)
+        self.assertEqual(self.upstream()["set_aside"], aside)
 
     def test_a_message_that_the_stream_does_not_capture_stops_no_other(self):
         self.hub.add_stream(["devices.d2.>"])
         self.until_connected()
+        aside = self.upstream()["set_aside"]
         self.publish("d3", [("devices/d3/messages/events/x", b"of a subject that no stream captures", 1)], stay=False)
         self.publish("d2", [("devices/d2/messages/events/x", b"of a subject that one captures", 1)])
         self.assertEqual(len(self.hub.take("devices.d2.messages.events.x", 1)), 1)
+        place.until("the first is set aside", lambda: self.upstream()["set_aside"] == aside + 1)
         self.assertEqual(self.gateway.metric("tollgate_upstream_connected"), 4)
+
+
+class Forbidden(AtANatsHub):
+    devices = ["d0", "d1"]
+    hub_options = {
+        "more": nats_place.LOGINS.replace('publish: ["devices.>"', 'publish: ["devices.d0.>"')
+        .replace(', "devices.*.messages.devicebound.>"', "")
+    }
+
+    def test_what_the_login_may_not_publish_is_set_aside_and_stops_no_other(self):
+        self.until_connected()
+        self.publish("d1", [("devices/d1/messages/events/x", b"what the login may not say", 1)])
+        self.publish("d0", [("devices/d0/messages/events/x", b"what the login may say", 1)])
+        self.assertEqual(len(self.hub.take("devices.d0.messages.events.x", 1)), 1)
+        place.until("the first is set aside", lambda: self.upstream()["set_aside"] == 1)
+        self.assertEqual(self.gateway.metric("tollgate_upstream_connected"), 4)
+
+    def test_what_the_login_may_not_subscribe_to_is_refused(self):
+        inbox = "devices/d0/messages/devicebound"
+        for filter_, code in ((inbox, 0), (f"{inbox}/#", 0x83), (f"{inbox}/a", 0x83)):
+            with self.subTest(filter=filter_):
+                with client.Client("paho", self.gateway, 5, "d0", tokens.sas("d0"), subscribe=[(filter_, 1)], stay=True) as run:
+                    self.assertEqual(run.wait("suback")[0]["codes"], [code])
+
+
+class WrongPassword(AtANatsHub):
+    devices = ["d0"]
+
+    @classmethod
+    def options(cls):
+        place.write_secret(cls.hub.folder / "nats-wrong", "another-password-of-nobody")
+        return {"password_file": str(cls.hub.folder / "nats-wrong")}
+
+    def test_the_operator_is_told_and_the_next_connection_reads_the_file_again(self):
+        self.until_said("the server does not accept this login")
+        self.publish("d0", [("devices/d0/messages/events/x", b"it waits on the disk", 1)])
+        (self.hub.folder / "nats-wrong").write_text("nats-password-of-the-gateway")
+        self.assertEqual(len(self.hub.take("devices.d0.messages.events.x", 1)), 1)
 
 
 class Killed(AtANatsHub):
