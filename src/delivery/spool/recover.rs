@@ -309,8 +309,9 @@ fn find(disk: &dyn Disk) -> Result<Found, SpoolError> {
             return Err(SpoolError::Damaged { file: CURRENT.into(), offset: 0, what: "it does not name the segments" });
         }
         let whole = all.contains(&1) && has_group(disk, 1)?;
-        let (numbers, leftovers) =
-            if whole { (vec![1], vec![]) } else { (vec![], all.into_iter().map(segment_name).collect()) };
+        // What the first start left of its first segment is written over by the next: it is nothing to be taken away later.
+        let numbers = if whole { vec![1] } else { vec![] };
+        let leftovers = all.into_iter().filter(|number| *number != 1).map(segment_name).collect();
         return Ok(Found { current: None, current_file, numbers, leftovers });
     };
     let leftovers = all.range(..said.oldest).map(|number| segment_name(*number)).collect();

@@ -155,6 +155,21 @@ fn a_drained_spool_gives_its_disk_back_and_its_numbers_go_on() {
 }
 
 #[test]
+fn what_a_killed_first_start_left_of_its_segment_takes_nothing_with_it() {
+    for left in [&b""[..], b"TGSPOOL\x1A", &[0; 4096]] {
+        let disk = SimDisk::default();
+        disk.boxed().create("0000000000000001.seg").unwrap().write_at(left, 0).unwrap();
+        let (mut log, _) = opened(&disk, SMALL);
+        log.append(&[one(3, 0, 10)]).unwrap();
+        log.flush().unwrap();
+        log.append(&[one(3, 1, 10)]).unwrap();
+        drop(log);
+        let (mut log, _) = opened(&disk.after_kill(), SMALL);
+        assert_eq!(payloads(&mut log, 3, 0).unwrap(), [payload(3, 0, 10), payload(3, 1, 10)]);
+    }
+}
+
+#[test]
 fn one_message_that_is_stuck_does_not_hold_the_disk() {
     let disk = SimDisk::default();
     let (mut log, _) = opened(&disk, SMALL);
