@@ -140,7 +140,7 @@ fn sources() -> Vec<Source> {
 /// Every Rust and Python file of the program and its tests: name and text.
 fn everything() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for top in ["src", "tests", "examples", "bench/src"] {
+    for top in ["src", "tests", "examples", "bench/src", "fuzz/src"] {
         walk(&root().join(top), &mut found);
     }
     assert!(found.len() > 20, "the sources are where they are looked for");

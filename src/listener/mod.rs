@@ -10,10 +10,13 @@ mod witness;
 
 pub use activation::{Activated, ActivationError, share};
 pub use config::{ClientFiles, LimitsConfig, ListenerConfig, TlsFiles, Transport};
-pub use proxy::{Proxies, ProxyError, read_proxy_header};
+pub use proxy::{Proxies, ProxyError, parse_proxy_header, read_proxy_header};
 pub use stream::Stream;
 pub use tls::{Accepted, Acceptor, HandshakeError, Reloaded, Tls, TlsFileError};
-pub use websocket::{UpgradeError, Upgraded, WebSocketRules, upgrade};
+pub use websocket::{
+    Control as FrameControl, Decoder as FrameDecoder, UpgradeError, Upgraded, Violation as FrameViolation,
+    WebSocketRules, upgrade,
+};
 
 use std::{
     io,

@@ -69,10 +69,14 @@ pub async fn read_proxy_header(socket: &mut TcpStream, from: SocketAddr) -> Resu
     }
     header.resize(FIXED_BYTES + rest, 0);
     socket.read_exact(&mut header[FIXED_BYTES..]).await.map_err(gone)?;
-    source(&header, from)
+    parse_proxy_header(&header, from)
 }
 
-fn source(header: &[u8], from: SocketAddr) -> Result<SocketAddr, ProxyError> {
+/// Who connects, by a whole header.
+///
+/// # Errors
+/// [`ProxyError::Malformed`].
+pub fn parse_proxy_header(header: &[u8], from: SocketAddr) -> Result<SocketAddr, ProxyError> {
     let header =
         Header::try_from(header).map_err(|_| ProxyError::Malformed("a field has no value that it may have"))?;
     match (header.command, header.protocol, header.addresses) {

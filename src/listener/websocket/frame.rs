@@ -5,7 +5,7 @@ use std::fmt;
 
 /// What came between the payloads, and has to be answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Control {
+pub enum Control {
     /// RFC 6455 §5.5.2: answered with the same bytes, 125 at most.
     Ping(Box<[u8]>),
     /// RFC 6455 §5.5.1: the peer sends nothing more.
@@ -14,7 +14,7 @@ pub(super) enum Control {
 
 /// A frame that breaks the protocol, or that this server does not take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Violation {
+pub enum Violation {
     /// RFC 6455 §5: reserved bits or codes, no mask, a fragment out of place, a control frame too long or in pieces.
     Protocol(&'static str),
     /// MQTT 5.0 [MQTT-6.0.0-1]: data is binary.
@@ -25,7 +25,7 @@ pub(super) enum Violation {
 
 impl Violation {
     /// The status of the Close that answers it (RFC 6455 §7.4.1).
-    pub(super) fn status(self) -> u16 {
+    pub fn status(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
             Self::Text => 1003,
@@ -48,7 +48,7 @@ impl std::error::Error for Violation {}
 
 /// Reads frames of a client.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub struct Decoder {
     /// The head of a frame that has not come whole: 2 to 14 bytes.
     head: [u8; HEAD_BYTES_MAX],
     head_len: u8,
@@ -74,7 +74,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Violation`]: the connection is to be closed with its status.
-    pub(super) fn read(
+    pub fn read(
         &mut self,
         bytes: &mut [u8],
         frame_bytes_max: usize,

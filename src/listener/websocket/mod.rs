@@ -4,6 +4,7 @@
 mod frame;
 mod upgrade;
 
+pub use frame::{Control, Decoder, Violation};
 pub use upgrade::WebSocketRules;
 
 use std::{
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::Stream;
-use frame::{Control, Decoder, Opcode, SERVER_HEAD_BYTES_MAX, Violation};
+use frame::{Opcode, SERVER_HEAD_BYTES_MAX};
 
 /// A device's connection that carries frames.
 #[derive(Debug)]
