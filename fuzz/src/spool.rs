@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tollgate::delivery::spool::{Disk, DiskFile, Limits, SegmentLog, Spool, SpoolError};
+use tollgate::delivery::spool::{Disk, DiskFile, Limits, SegmentLog, Spool, SpoolError, SpoolKeys};
 
 /// The first segment, and nothing else.
 pub fn spool(data: &[u8]) {
@@ -21,15 +21,16 @@ pub fn spool(data: &[u8]) {
 
 fn open(disk: &Memory) -> Option<tollgate::delivery::spool::Recovered> {
     let limits = Limits { bytes_max: 16 << 20, segment_bytes: 64 << 10 };
-    let (mut log, found) = match SegmentLog::open(Box::new(disk.clone()), limits, &["hub".to_owned()]) {
-        Ok(opened) => opened,
-        Err(SpoolError::Damaged { file, what, .. }) => {
-            assert!(!file.is_empty() && !what.is_empty());
-            return None;
-        }
-        Err(SpoolError::Version { .. }) => return None,
-        Err(error) => panic!("memory does not fail: {error}"),
-    };
+    let (mut log, found) =
+        match SegmentLog::open(Box::new(disk.clone()), limits, &["hub".to_owned()], &SpoolKeys::default()) {
+            Ok(opened) => opened,
+            Err(SpoolError::Damaged { file, what, .. }) => {
+                assert!(!file.is_empty() && !what.is_empty());
+                return None;
+            }
+            Err(SpoolError::Version { .. } | SpoolError::Key { .. }) => return None,
+            Err(error) => panic!("memory does not fail: {error}"),
+        };
     for state in &found.streams {
         assert!(state.head <= state.next);
         let mut from = state.head;
