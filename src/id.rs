@@ -16,19 +16,34 @@ impl DeviceId {
         &self.0
     }
 
+    /// The id of this text, without a copy of it where `known` is the same.
+    ///
+    /// # Errors
+    /// [`DeviceIdError`].
+    pub fn shared(text: &str, known: Option<&DeviceId>) -> Result<Self, DeviceIdError> {
+        known.filter(|known| known.as_str() == text).map_or_else(|| Self::try_from(text), |known| Ok(known.clone()))
+    }
+
     /// The device: itself, or the one that the module belongs to.
     pub fn device(&self) -> &str {
-        self.0.split_once('/').map_or(&*self.0, |(device, _)| device)
+        self.parts().map_or(&*self.0, |(device, _)| device)
     }
 
     /// The module, where it is one.
     pub fn module(&self) -> Option<&str> {
-        self.0.split_once('/').map(|(_, module)| module)
+        self.parts().map(|(_, module)| module)
     }
 
     /// The device that the module belongs to, where it is one.
     pub fn parent(&self) -> Option<DeviceId> {
-        self.0.split_once('/').map(|(device, _)| Self(device.into()))
+        self.parts().map(|(device, _)| Self(device.into()))
+    }
+
+    /// Device and module. Asked for each token and message: ids are too short for what `str::split_once` does.
+    #[inline]
+    fn parts(&self) -> Option<(&str, &str)> {
+        let (device, rest) = self.0.split_at_checked(self.0.bytes().position(|byte| byte == b'/')?)?;
+        Some((device, rest.strip_prefix('/')?))
     }
 
     /// Itself, and for a module its device: what is said of either is said of it.
@@ -46,9 +61,14 @@ impl TryFrom<&str> for DeviceId {
     type Error = DeviceIdError;
 
     fn try_from(text: &str) -> Result<Self, DeviceIdError> {
+        let id = || Self(text.into());
+        // Most are devices.
+        if text.len() <= DEVICE_ID_BYTES_MAX && !text.is_empty() && text.bytes().all(is_device_id_byte) {
+            return Ok(id());
+        }
         let (device, module) = text.split_once('/').map_or((text, None), |(device, module)| (device, Some(module)));
         std::iter::once(device).chain(module).try_for_each(check_part)?;
-        Ok(Self(text.into()))
+        Ok(id())
     }
 }
 
@@ -135,7 +155,25 @@ pub struct KeyName(Arc<str>);
 impl KeyName {
     /// `owner` is `device:ID`, `policy:NAME`, `group:PREFIX` or `issuer:NAME`; `slot` is `primary`, `secondary` or a `kid`.
     pub fn new(owner: &str, slot: &str) -> Self {
-        Self(format!("{owner}/{slot}").into())
+        Self::join(&[owner, "/", slot])
+    }
+
+    /// The same, of a `kind` (`device`, `policy`, `group`, `issuer`) and the owner's own name.
+    pub fn of(kind: &str, name: &str, slot: &str) -> Self {
+        Self::join(&[kind, ":", name, "/", slot])
+    }
+
+    /// One is made for each token: without a copy on the heap in between, where it is not very long.
+    fn join(parts: &[&str]) -> Self {
+        let mut buffer = [0; KEY_NAME_BYTES_USUAL];
+        let mut len = 0;
+        for part in parts {
+            let Some(place) = buffer.get_mut(len..len + part.len()) else { return Self(parts.concat().into()) };
+            place.copy_from_slice(part.as_bytes());
+            len += part.len();
+        }
+        let text = buffer.get(..len).and_then(|text| str::from_utf8(text).ok());
+        Self(text.map_or_else(|| parts.concat().into(), Arc::from))
     }
 
     /// The whole name.
@@ -168,16 +206,18 @@ fn check_part(part: &str) -> Result<(), DeviceIdError> {
     if part.len() > DEVICE_ID_BYTES_MAX {
         return Err(DeviceIdError::TooLong { bytes: part.len() });
     }
-    match part.chars().find(|c| !is_device_id_char(*c)) {
-        Some(found) => Err(DeviceIdError::Character { found }),
-        None => Ok(()),
+    if part.bytes().all(is_device_id_byte) {
+        return Ok(());
     }
+    let found = part.chars().find(|c| !u8::try_from(*c).is_ok_and(is_device_id_byte));
+    Err(DeviceIdError::Character { found: found.unwrap_or_default() })
 }
 
-fn is_device_id_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-._:%=@!'(),".contains(c)
+fn is_device_id_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._:%=@!'(),".contains(&byte)
 }
 
+const KEY_NAME_BYTES_USUAL: usize = 64;
 /// As Azure IoT Hub has it.
 const DEVICE_ID_BYTES_MAX: usize = 128;
 
@@ -224,6 +264,11 @@ mod tests {
     #[test]
     fn a_key_name_knows_its_slot() {
         assert_eq!(KeyName::new("policy:device", "secondary").as_str(), "policy:device/secondary");
+        assert_eq!(KeyName::of("policy", "device", "secondary"), KeyName::new("policy:device", "secondary"));
+        for bytes in [63 - "device:/primary".len(), 64 - "device:/primary".len(), 65 - "device:/primary".len(), 257] {
+            let id = "x".repeat(bytes);
+            assert_eq!(KeyName::of("device", &id, "primary").as_str(), format!("device:{id}/primary"));
+        }
         assert_eq!(KeyName::new("issuer:factory", "k1").slot(), "k1");
     }
 }

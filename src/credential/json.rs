@@ -1,7 +1,7 @@
 //! JSON as the tokens and key sets of others carry it, read strictly: a name that stands twice in an object is an error
 //! at any depth, for two readers could otherwise see two meanings.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
@@ -13,10 +13,13 @@ pub(super) enum Json {
     Integer(u64),
     /// Negative, or with a fraction.
     Number(f64),
-    Text(String),
+    Text(Text),
     List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Object(Vec<(Text, Json)>),
 }
+
+/// A text; what stands in every token is not copied; see [`text_of`].
+pub(super) type Text = Cow<'static, str>;
 
 impl Json {
     /// Reads a whole object.
@@ -30,12 +33,13 @@ impl Json {
     }
 
     /// A member of an object.
+    #[inline]
     pub(super) fn get(&self, name: &str) -> Option<&Json> {
         self.members().iter().find_map(|(known, value)| (known == name).then_some(value))
     }
 
     /// All members of an object.
-    pub(super) fn members(&self) -> &[(String, Json)] {
+    pub(super) fn members(&self) -> &[(Text, Json)] {
         match self {
             Self::Object(members) => members,
             _ => &[],
@@ -60,12 +64,21 @@ impl Json {
         }
     }
 
-    /// All texts of a list of texts, or the one text.
-    pub(super) fn texts(&self) -> Option<Vec<&str>> {
+    /// The texts of a list, or the one text.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let all = match self {
+            Self::List(all) => all.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        all.iter().filter_map(Self::text)
+    }
+
+    /// Whether it is a text, or a list of texts and nothing else.
+    pub(super) fn is_texts(&self) -> bool {
         match self {
-            Self::Text(text) => Some(vec![text]),
-            Self::List(all) => all.iter().map(Self::text).collect(),
-            _ => None,
+            Self::Text(_) => true,
+            Self::List(all) => all.iter().all(|value| value.text().is_some()),
+            _ => false,
         }
     }
 
@@ -144,11 +157,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Json, E> {
-        Ok(Json::Text(value.to_owned()))
-    }
-
-    fn visit_string<E: Error>(self, value: String) -> Result<Json, E> {
-        Ok(Json::Text(value))
+        Ok(Json::Text(text_of(value)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json, A::Error> {
@@ -163,8 +172,8 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let mut members: Vec<(String, Json)> = Vec::new();
-        while let Some((name, value)) = map.next_entry::<String, Json>()? {
+        let mut members: Vec<(Text, Json)> = Vec::with_capacity(MEMBERS_USUAL);
+        while let Some((Name(name), value)) = map.next_entry::<Name, Json>()? {
             if members.len() == MEMBERS_MAX {
                 return Err(A::Error::custom("an object has more than 256 members"));
             }
@@ -177,6 +186,54 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 }
 
+/// Of a member.
+struct Name(Text);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Name, E> {
+        Ok(Name(text_of(value)))
+    }
+}
+
+/// Names of RFC 7515 §4.1 and RFC 7519 §4.1, and what stands in headers: the words that need no copy.
+fn text_of(text: &str) -> Text {
+    let known = match text {
+        "alg" => "alg",
+        "typ" => "typ",
+        "kid" => "kid",
+        "iss" => "iss",
+        "sub" => "sub",
+        "aud" => "aud",
+        "exp" => "exp",
+        "nbf" => "nbf",
+        "iat" => "iat",
+        "jti" => "jti",
+        "JWT" => "JWT",
+        "HS256" => "HS256",
+        "RS256" => "RS256",
+        "ES256" => "ES256",
+        "EdDSA" => "EdDSA",
+        _ => return Cow::Owned(text.to_owned()),
+    };
+    Cow::Borrowed(known)
+}
+
+/// A token has seven claims or fewer, as a rule.
+const MEMBERS_USUAL: usize = 8;
 /// The first f64 that is no second of a `u64` that we could add a skew to; far beyond any calendar.
 const NUMERIC_DATE_END: f64 = 9.0e15;
 /// Comparing every name with every other is quadratic: 256 keep it below 100 µs.

@@ -94,7 +94,7 @@ impl std::error::Error for JwkSetError {}
 fn read_kid(entry: &Json) -> Result<Option<Box<str>>, String> {
     match entry.get("kid") {
         None => Ok(None),
-        Some(Json::Text(kid)) if is_kid(kid) => Ok(Some(kid.as_str().into())),
+        Some(Json::Text(kid)) if is_kid(kid) => Ok(Some((**kid).into())),
         Some(_) => Err("its `kid` is not 1 to 128 letters, digits and ._~-".into()),
     }
 }

@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Algorithm, Identity, Issuer, Keyring, Narrowing, PublicKey, Refused, Rights, TokenKind, Trace, Validity,
-    VerifyRules, VerifyingKey, check_not_expired, json::Json, shown, token_id_of,
+    VerifyRules, VerifyingKey, check_not_expired,
+    json::{Json, Text},
+    shown, split_once, token_id_of,
 };
 use crate::{
     denial::Denial,
@@ -21,9 +23,12 @@ use crate::{
 pub struct JwtToken<'t> {
     /// `header.payload`, which is what is signed.
     message: &'t str,
-    signature: &'t str,
+    signature: Vec<u8>,
+    signature_text: &'t str,
+    /// Of the message.
+    hash: Sha256,
     algorithm: Algorithm,
-    kid: Option<String>,
+    kid: Option<Text>,
     claims: Json,
     expires_at: UnixSeconds,
     not_before: Option<UnixSeconds>,
@@ -35,16 +40,17 @@ pub struct JwtToken<'t> {
 impl<'t> JwtToken<'t> {
     pub(super) fn parse(text: &'t str) -> Result<Self, Refused> {
         let malformed = |what: String| Refused::new(Denial::CredentialMalformed, what);
-        let parts = text.rsplit_once('.').and_then(|(message, sig)| Some((message, message.split_once('.')?, sig)));
-        let (message, (header, payload), signature) =
+        let parts = text.rsplit_once('.').and_then(|(message, sig)| Some((message, split_once(message, b'.')?, sig)));
+        let (message, (header, payload), signature_text) =
             parts.ok_or_else(|| malformed("It has not three parts.".into()))?;
         // An empty signature is that of `alg: none`.
-        if signature.is_empty() {
+        if signature_text.is_empty() {
             return Err(malformed("The token has no signature.".into()));
         }
-        decode_part("signature", signature).map_err(malformed)?;
+        let signature = decode_part("signature", signature_text).map_err(malformed)?;
         let header = read_part("header", header).map_err(malformed)?;
-        let token_id = token_id_of(Sha256::new_with_prefix(message));
+        let hash = Sha256::new_with_prefix(message);
+        let token_id = token_id_of(hash.clone());
         let about = |refused: Refused| refused.about(token_id, None);
         check_header(&header).map_err(|what| about(malformed(what)))?;
         let algorithm = read_algorithm(&header).map_err(about)?;
@@ -61,6 +67,8 @@ impl<'t> JwtToken<'t> {
         Ok(Self {
             message,
             signature,
+            signature_text,
+            hash,
             algorithm,
             kid,
             claims,
@@ -114,44 +122,43 @@ impl<'t> JwtToken<'t> {
 
     /// `aud`: one or several.
     pub fn audience(&self) -> Vec<&str> {
-        self.claims.get("aud").and_then(Json::texts).unwrap_or_default()
+        self.claims.get("aud").into_iter().flat_map(Json::texts).collect()
     }
 
     /// Every claim as JSON, in the order of the token.
     pub fn claims(&self) -> impl Iterator<Item = (&str, String)> {
-        self.claims.members().iter().map(|(name, value)| (name.as_str(), value.to_string()))
+        self.claims.members().iter().map(|(name, value)| (&**name, value.to_string()))
     }
 
-    /// `header.payload`, and the signature.
-    pub(super) fn parts(&self) -> [&'t str; 2] {
-        [self.message, self.signature]
+    /// SHA-256 of the whole text, signature included.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.hash.clone().chain_update(".").chain_update(self.signature_text).finalize().into()
     }
 
     /// Whether this key made it, whatever the header says.
     pub(super) fn is_signed_by(&self, key: &VerifyingKey) -> bool {
-        key.verifies(self.message.as_bytes(), self.signature)
+        key.verifies(self.message.as_bytes(), &self.signature)
     }
 
     /// Whether it is an HS256 token whose secret is the text of this public key.
     pub(super) fn is_signed_with_text_of(&self, key: &VerifyingKey) -> bool {
-        let signature = URL_SAFE_NO_PAD.decode(self.signature).ok().and_then(|bytes| bytes.try_into().ok());
-        signature.is_some_and(|signature| key.was_taken_for_a_secret(self.message.as_bytes(), &signature))
+        let signature = self.signature.as_slice().try_into();
+        signature.is_ok_and(|signature| key.was_taken_for_a_secret(self.message.as_bytes(), signature))
     }
 
     /// Whether this key would have made it, had it this signature.
     pub(super) fn would_be_signed_by(&self, key: &VerifyingKey, signature: &[u8]) -> bool {
-        key.verifies(self.message.as_bytes(), &URL_SAFE_NO_PAD.encode(signature))
+        key.verifies(self.message.as_bytes(), signature)
     }
 
     /// The two numbers of a signature in DER (RFC 3279 §2.2.3), side by side as RFC 7518 §3.4 has them.
     pub(super) fn signature_out_of_der(&self) -> Option<Vec<u8>> {
-        let bytes = URL_SAFE_NO_PAD.decode(self.signature).ok()?;
         let width: usize = match self.algorithm {
             Algorithm::ES256 => 32,
             Algorithm::ES384 => 48,
             _ => return None,
         };
-        let mut rest = bytes.strip_prefix(&[0x30])?.get(1..)?;
+        let mut rest = self.signature.strip_prefix(&[0x30])?.get(1..)?;
         let mut raw = Vec::new();
         for _ in 0..2 {
             let (length, after) = rest.strip_prefix(&[0x02])?.split_first()?;
@@ -191,7 +198,7 @@ pub(super) fn verify(
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
     match token.iss().and_then(|iss| keyring.issuer(iss)) {
-        Some(issuer) => by_issuer(token, issuer, keyring, rules, trace, now),
+        Some(issuer) => by_issuer(token, issuer, (presented_by, keyring), rules, trace, now),
         None => by_device(token, presented_by, keyring, rules, trace, now),
     }
 }
@@ -199,7 +206,7 @@ pub(super) fn verify(
 fn by_issuer(
     token: &JwtToken<'_>,
     issuer: &Issuer,
-    keyring: &Keyring,
+    (presented_by, keyring): (Option<&DeviceId>, &Keyring),
     rules: &VerifyRules,
     trace: &mut impl Trace,
     now: UnixSeconds,
@@ -232,7 +239,7 @@ fn by_issuer(
         Some(require) => check_required(token, require.iter().map(|claim| &**claim))?,
         None => check_required(token, rules.require.iter().copied())?,
     }
-    let device = read_device(token, issuer)?;
+    let device = read_device(token, issuer, presented_by)?;
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
     let narrowing = read_narrowing(token, issuer).map_err(about)?;
     trace.passed("claims", || format!("all that are required are there; `{}` is {device}", issuer.device_claim));
@@ -278,13 +285,13 @@ fn by_device(
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
-    let named = token.iss().or_else(|| token.text("sub")).and_then(|name| DeviceId::try_from(name).ok());
+    let named = token.iss().or_else(|| token.text("sub")).and_then(|name| DeviceId::shared(name, presented_by).ok());
     let device = if token.iss().is_none() && token.text("sub").is_none() { presented_by.cloned() } else { named };
     let held = device.and_then(|id| keyring.find(&id).map(|found| (id, found)));
     let able = held.and_then(|(id, found)| Some((found.device.filter(|own| !own.public_keys.is_empty())?, id, found)));
     let (own, device, held) = able.ok_or_else(|| issuer_unknown(token))?;
     let public = signed_by(token, &device, &own.public_keys, keyring)?;
-    let key = KeyName::new(&format!("device:{device}"), &public.slot());
+    let key = KeyName::of("device", device.as_str(), &public.slot());
     trace.passed("signature", || format!("verifies under {key} ({})", public.key.algorithm()));
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
     check_validity(&key, public.validity, now).map_err(about)?;
@@ -370,10 +377,11 @@ fn issuer_unknown(token: &JwtToken<'_>) -> Refused {
 }
 
 fn check_audience<T: AsRef<str>>(token: &JwtToken<'_>, maker: &str, ours: &[T]) -> Result<(), Refused> {
-    let audience = token.audience();
-    if audience.iter().any(|named| ours.iter().any(|ours| ours.as_ref() == *named)) {
+    let mut audience = token.claims.get("aud").into_iter().flat_map(Json::texts);
+    if audience.any(|named| ours.iter().any(|ours| ours.as_ref() == named)) {
         return Ok(());
     }
+    let audience = token.audience();
     let ours = ours.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     let detail = match audience.is_empty() {
         true => format!("The token has no `aud`; {maker} makes tokens for {ours}."),
@@ -389,14 +397,15 @@ fn check_required<'c>(token: &JwtToken<'_>, mut require: impl Iterator<Item = &'
     }
 }
 
-fn read_device(token: &JwtToken<'_>, issuer: &Issuer) -> Result<DeviceId, Refused> {
+fn read_device(token: &JwtToken<'_>, issuer: &Issuer, presented_by: Option<&DeviceId>) -> Result<DeviceId, Refused> {
     let claim = &issuer.device_claim;
     let text = match token.claims.get(claim) {
         Some(Json::Text(text)) => text,
         Some(other) => return Err(claim_invalid(format!("`{claim}` is {}, not a device id.", other.kind()))),
         None => return Err(claim_invalid(format!("The token has no `{claim}`, which names the device."))),
     };
-    DeviceId::try_from(&**text).map_err(|error| claim_invalid(format!("`{claim}` is {}: {error}.", shown(text))))
+    let invalid = |error| claim_invalid(format!("`{claim}` is {}: {error}.", shown(text)));
+    DeviceId::shared(text, presented_by).map_err(invalid)
 }
 
 /// A malformed claim refuses the token: it does not fall back to the device's whole scope.
@@ -476,7 +485,7 @@ fn read_algorithm(header: &Json) -> Result<Algorithm, Refused> {
 }
 
 /// A key is looked up by it in a map; it is never a path or an address.
-fn read_kid(header: &Json) -> Result<Option<String>, String> {
+fn read_kid(header: &Json) -> Result<Option<Text>, String> {
     match header.get("kid") {
         None => Ok(None),
         Some(Json::Text(kid)) if is_kid(kid) => Ok(Some(kid.clone())),
@@ -504,7 +513,7 @@ fn check_texts(claims: &Json) -> Result<(), String> {
         return Err("`jti` has not 1 to 128 bytes.".into());
     }
     match claims.get("aud") {
-        Some(aud) if aud.texts().is_none() => Err(format!("`aud` is {}, not a text or a list of texts.", aud.kind())),
+        Some(aud) if !aud.is_texts() => Err(format!("`aud` is {}, not a text or a list of texts.", aud.kind())),
         _ => Ok(()),
     }
 }
@@ -538,15 +547,26 @@ fn read_date(claims: &Json, name: &str) -> Result<Option<UnixSeconds>, String> {
 }
 
 fn read_part(name: &str, text: &str) -> Result<Json, String> {
-    Json::parse_object(&decode_part(name, text)?)
-        .map_err(|what| format!("The {name} of the token is no JSON that we take: {what}."))
+    // A part of usual length is decoded on the stack.
+    let (mut usual, longer);
+    let bytes = if text.len() <= PART_BYTES_USUAL {
+        usual = [0; PART_BYTES_USUAL];
+        let count = URL_SAFE_NO_PAD.decode_slice(text, &mut usual).map_err(|_| not_base64url(name))?;
+        usual.get(..count).unwrap_or_default()
+    } else {
+        longer = decode_part(name, text)?;
+        longer.as_slice()
+    };
+    Json::parse_object(bytes).map_err(|what| format!("The {name} of the token is no JSON that we take: {what}."))
 }
 
 /// Canonical base64url without padding.
 fn decode_part(name: &str, text: &str) -> Result<Vec<u8>, String> {
-    URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| format!("The {name} of the token is no canonical base64url without padding."))
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| not_base64url(name))
+}
+
+fn not_base64url(name: &str) -> String {
+    format!("The {name} of the token is no canonical base64url without padding.")
 }
 
 fn shown_list(names: &[&str]) -> String {
@@ -570,6 +590,8 @@ fn claim_invalid(what: String) -> Refused {
     Refused::new(Denial::ClaimInvalid, what)
 }
 
+/// Of a part as it is written.
+const PART_BYTES_USUAL: usize = 512;
 const KID_BYTES_MAX: usize = 128;
 const JTI_BYTES_MAX: usize = 128;
 /// Enough to see a typing mistake, few enough for one line.

@@ -1,14 +1,15 @@
 //! Keys: shared secrets that sign SAS tokens and HS tokens, public keys that verify JWTs. Secrets leave memory when
 //! dropped and are never shown.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
-use jsonwebtoken::{AlgorithmFamily, DecodingKey, crypto, jwk};
+use jsonwebtoken::{AlgorithmFamily, DecodingKey, jwk};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::prepared::PreparedKey;
 use crate::id::DeviceId;
 
 /// A shared secret of at least 16 bytes.
@@ -211,6 +212,7 @@ impl fmt::Display for Algorithm {
 pub struct VerifyingKey {
     algorithm: Algorithm,
     key: DecodingKey,
+    prepared: Arc<PreparedKey>,
     fingerprint: u64,
     /// Of a shared secret: the one before the last rotation.
     secondary: Option<Box<VerifyingKey>>,
@@ -236,8 +238,8 @@ impl VerifyingKey {
             return Err(KeyError::TooShort { bytes: secret.len(), bytes_min: HMAC_BYTES_MIN });
         }
         SecretKey::from_bytes(secret)?;
-        let key = DecodingKey::from_secret(secret);
-        Ok(Self { algorithm, key, fingerprint: fingerprint(secret), secondary: None, pem_digest: None })
+        let prepared = PreparedKey::of_secret(algorithm, secret).ok_or(KeyError::OtherFamily { algorithm })?;
+        Ok(Self::of(algorithm, DecodingKey::from_secret(secret), prepared, secret))
     }
 
     /// A public key in PEM (`BEGIN PUBLIC KEY`, or `BEGIN RSA PUBLIC KEY`).
@@ -266,10 +268,14 @@ impl VerifyingKey {
     }
 
     pub(super) fn checked(algorithm: Algorithm, key: DecodingKey) -> Result<Self, KeyError> {
-        let material = match algorithm.family() {
-            AlgorithmFamily::Rsa => checked_rsa(algorithm, &key)?,
+        let other = KeyError::OtherFamily { algorithm };
+        let (prepared, material) = match algorithm.family() {
+            AlgorithmFamily::Rsa => {
+                let (modulus, exponent) = checked_rsa(algorithm, &key)?;
+                (PreparedKey::of_rsa(algorithm, &modulus, &exponent), [modulus, exponent].concat())
+            }
             family => {
-                let bytes = key.try_get_as_bytes().map_err(|_| KeyError::OtherFamily { algorithm })?;
+                let bytes = key.try_get_as_bytes().map_err(|_| other)?;
                 let right = match (family, algorithm) {
                     // SEC 1 §2.3.3: 0x04 and two coordinates.
                     (_, Algorithm::ES256) => bytes.len() == 65 && bytes.first() == Some(&4),
@@ -277,13 +283,15 @@ impl VerifyingKey {
                     (AlgorithmFamily::Ed, _) => bytes.len() == 32,
                     _ => false,
                 };
-                if !right {
-                    return Err(KeyError::OtherFamily { algorithm });
-                }
-                bytes.to_vec()
+                (PreparedKey::of_point(algorithm, bytes).filter(|_| right), bytes.to_vec())
             }
         };
-        Ok(Self { algorithm, fingerprint: fingerprint(&material), key, secondary: None, pem_digest: None })
+        Ok(Self::of(algorithm, key, prepared.ok_or(other)?, &material))
+    }
+
+    fn of(algorithm: Algorithm, key: DecodingKey, prepared: PreparedKey, material: &[u8]) -> Self {
+        let (prepared, fingerprint) = (Arc::new(prepared), fingerprint(material));
+        Self { algorithm, key, prepared, fingerprint, secondary: None, pem_digest: None }
     }
 
     /// With the shared secret that stood in its place before the last rotation: it still verifies.
@@ -329,9 +337,9 @@ impl VerifyingKey {
         self.pem_digest.as_deref().is_some_and(|digest| hmac_matches(digest, &[message], signature))
     }
 
-    /// Whether `signature` (base64url) is this key's over `message`.
-    pub(super) fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        crypto::verify(signature, message, &self.key, self.algorithm.of_library()).unwrap_or(false)
+    /// Whether `signature` is this key's over `message`.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.prepared.verifies(message, signature)
     }
 }
 
@@ -467,13 +475,13 @@ fn is_on_curve(algorithm: Algorithm, pem: &str) -> bool {
 }
 
 /// Modulus and exponent, which are the same however the key was written.
-fn checked_rsa(algorithm: Algorithm, key: &DecodingKey) -> Result<Vec<u8>, KeyError> {
+fn checked_rsa(algorithm: Algorithm, key: &DecodingKey) -> Result<(Vec<u8>, Vec<u8>), KeyError> {
     let other = |_| KeyError::OtherFamily { algorithm };
     let jwk = jwk::Jwk::from_decoding_key(key, None).map_err(other)?;
     let jwk::AlgorithmParameters::RSA(rsa) = jwk.algorithm else {
         return Err(KeyError::OtherFamily { algorithm });
     };
-    let [mut modulus, exponent] = [rsa.n, rsa.e].map(|part| {
+    let [modulus, exponent] = [rsa.n, rsa.e].map(|part| {
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap_or_default();
         bytes.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>()
     });
@@ -484,8 +492,7 @@ fn checked_rsa(algorithm: Algorithm, key: &DecodingKey) -> Result<Vec<u8>, KeyEr
     if exponent.as_slice() < [1, 0, 1].as_slice() && exponent.len() <= 3 || exponent.len() < 3 {
         return Err(KeyError::RsaExponent);
     }
-    modulus.extend(exponent);
-    Ok(modulus)
+    Ok((modulus, exponent))
 }
 
 /// As IoT Hub has it; 128 bits cannot be tried.

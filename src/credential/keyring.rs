@@ -169,7 +169,7 @@ impl Issuer {
 
     /// Its name as the owner of a key: `issuer:NAME/KID`.
     pub(super) fn key_name(&self, kid: &str) -> KeyName {
-        KeyName::new(&format!("issuer:{}", self.name), kid)
+        KeyName::of("issuer", &self.name, kid)
     }
 }
 
@@ -211,10 +211,10 @@ impl Keyring {
     pub fn signing_key(&self, id: &DeviceId) -> Option<(KeyName, SecretKey)> {
         let found = self.find(id)?;
         match (found.device.filter(|device| !device.keys.is_empty()), found.group) {
-            (Some(device), _) => Some((KeyName::new(&format!("device:{id}"), PRIMARY), device.keys.primary.clone()?)),
+            (Some(device), _) => Some((KeyName::of("device", id.as_str(), PRIMARY), device.keys.primary.clone()?)),
             (None, Some(group)) => {
                 let key = group.keys.primary.as_ref()?.derive(id);
-                Some((KeyName::new(&format!("group:{}", group.prefix), PRIMARY), key))
+                Some((KeyName::of("group", &group.prefix, PRIMARY), key))
             }
             (None, None) => None,
         }
@@ -223,7 +223,7 @@ impl Keyring {
     /// What signs a SAS token with this `skn`: the policy's primary key.
     pub fn policy_signing_key(&self, name: &str) -> Option<(KeyName, SecretKey)> {
         let key = self.policy(name)?.keys.primary.clone()?;
-        Some((KeyName::new(&format!("policy:{name}"), PRIMARY), key))
+        Some((KeyName::of("policy", name, PRIMARY), key))
     }
 
     /// A `[[policy]]` by its name, exactly.
@@ -239,6 +239,11 @@ impl Keyring {
     /// Every `[[device]]` and `[[module]]`, in no order.
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
         self.devices.iter()
+    }
+
+    /// A `[[device]]` or `[[module]]` of its own.
+    pub fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.get(id)
     }
 
     /// Every `[[policy]]`, in no order.

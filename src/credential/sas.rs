@@ -2,15 +2,14 @@
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use percent_encoding::percent_decode_str;
+use base64::{DecodeSliceError, Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
 use super::{
     Identity, Keyring, Refused, Rights, Slots, TokenKind, Trace, VerifyRules, check_not_expired,
     key::{hmac_matches, hmac_matches_nothing},
-    keyring::{Group, Policy},
-    shown, token_id_of,
+    keyring::{Found, Group, Policy},
+    shown, split_once, token_id_of,
 };
 use crate::{
     denial::Denial,
@@ -33,12 +32,16 @@ impl<'t> SasToken<'t> {
     /// Reads what follows `SharedAccessSignature `.
     pub(super) fn parse(fields: &'t str) -> Result<Self, Refused> {
         let malformed = |what: &str| Refused::new(Denial::CredentialMalformed, what);
-        if fields.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        // All of them are looked at: that takes less time than to stop at the first.
+        if fields.bytes().fold(false, |found, byte| found | (byte <= b' ') | (byte == 0x7f)) {
             return Err(malformed("The token holds white space or a control character."));
         }
         let [mut sr, mut sig, mut se, mut skn] = [None; 4];
-        for field in fields.split('&') {
-            let (name, value) = field.split_once('=').ok_or_else(|| malformed("A field of the token has no `=`."))?;
+        let mut rest = Some(fields);
+        while let Some(fields) = rest {
+            let (field, after) = split_once(fields, b'&').map_or((fields, None), |(field, after)| (field, Some(after)));
+            rest = after;
+            let (name, value) = split_once(field, b'=').ok_or_else(|| malformed("A field of the token has no `=`."))?;
             let slot = match name {
                 "sr" => &mut sr,
                 "sig" => &mut sig,
@@ -64,8 +67,7 @@ impl<'t> SasToken<'t> {
             policy,
             signature,
             expires_at: parse_expiry(se).map_err(|what| malformed(&what))?,
-            resource: Resource::parse(&decode_once(sr).map_err(|what| malformed(&what))?)
-                .map_err(|what| malformed(&what))?,
+            resource: decode_once(sr).and_then(Resource::of).map_err(|what| malformed(&what))?,
             token_id: token_id(sr, se, &signature),
         })
     }
@@ -115,9 +117,9 @@ impl fmt::Debug for SasToken<'_> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resource {
     scheme: Option<&'static str>,
-    host: Box<str>,
-    /// Segments joined by `/`; empty for the host alone.
-    path: Box<str>,
+    /// `host[/segment…]`.
+    text: String,
+    host_bytes: usize,
 }
 
 impl Resource {
@@ -127,18 +129,27 @@ impl Resource {
     /// A sentence: an unknown scheme; a host that is none; a port, user, query or fragment; an empty, `.` or `..`
     /// segment; a control character.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some((found, rest)) => {
+        Self::of(Cow::Borrowed(text))
+    }
+
+    /// [`parse`](Self::parse), without a copy of what is decoded already.
+    fn of(text: Cow<'_, str>) -> Result<Self, String> {
+        let head = text.split_at(text.bytes().position(|byte| !is_host_byte(byte)).unwrap_or(text.len()));
+        let (scheme, rest) = match (head.0, head.1.strip_prefix("://")) {
+            (found, Some(rest)) => {
                 let known = SCHEMES.iter().find(|scheme| **scheme == found);
                 (Some(*known.ok_or_else(|| format!("The resource has the scheme {}.", shown(found)))?), rest)
             }
-            None => (None, text),
+            (_, None) => (None, &*text),
         };
-        let (host, path) = rest.split_once('/').map_or((rest, None), |(host, path)| (host, Some(path)));
-        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) {
+        let (host, path) = split_once(rest, b'/').map_or((rest, None), |(host, path)| (host, Some(path)));
+        if host.is_empty() || !host.bytes().all(is_host_byte) {
             return Err(format!("The resource begins with {}, which is no host name.", shown(host)));
         }
-        for segment in path.into_iter().flat_map(|path| path.split('/')) {
+        let mut rest_of_path = path;
+        while let Some(path) = rest_of_path {
+            let (segment, after) = split_once(path, b'/').map_or((path, None), |(first, after)| (first, Some(after)));
+            rest_of_path = after;
             if matches!(segment, "" | "." | "..") {
                 return Err("The resource has an empty, `.` or `..` segment (a slash at its end makes one).".into());
             }
@@ -146,12 +157,19 @@ impl Resource {
                 return Err("The resource holds a control character, a query, a fragment or a backslash.".into());
             }
         }
-        Ok(Self { scheme, host: host.into(), path: path.unwrap_or_default().into() })
+        let host_bytes = host.len();
+        let text = if scheme.is_some() { rest.to_owned() } else { text.into_owned() };
+        Ok(Self { scheme, text, host_bytes })
     }
 
     /// The host it names.
     pub fn host(&self) -> &str {
-        &self.host
+        self.text.get(..self.host_bytes).unwrap_or_default()
+    }
+
+    /// Segments joined by `/`; empty for the host alone.
+    fn path(&self) -> &str {
+        self.text.get(self.host_bytes + 1..).unwrap_or_default()
     }
 
     /// `https`, `http` or `sb`, where it has one: Service Bus.
@@ -161,26 +179,24 @@ impl Resource {
 
     /// Whom it is scoped to: `{id}` of `devices/{id}`, `{id}/{m}` of `devices/{id}/modules/{m}`. Such a device need not be.
     pub fn identity(&self) -> Option<Cow<'_, str>> {
-        let mut segments = self.path.split('/');
-        match [(); 5].map(|()| segments.next()) {
-            [Some("devices"), Some(id), None, ..] => Some(id.into()),
-            [Some("devices"), Some(id), Some("modules"), Some(module), None] => Some(format!("{id}/{module}").into()),
-            _ => None,
-        }
+        let below = self.path().strip_prefix("devices/")?;
+        let Some((id, below)) = split_once(below, b'/') else { return Some(below.into()) };
+        let module = below.strip_prefix("modules/").filter(|module| !module.contains('/'))?;
+        Some(format!("{id}/{module}").into())
     }
 
     /// Whether it covers every device: the host alone, or its `devices`.
     pub fn is_hub_wide(&self) -> bool {
-        matches!(&*self.path, "" | "devices")
+        matches!(self.path(), "" | "devices")
     }
 
     /// Whether `other` lies in it: the same host (case does not count), and by whole segments `/a/b` covers `/a/b/c`,
     /// not `/a/bc`. Only a resource with a scheme covers one with a scheme.
     pub fn covers(&self, other: &Resource) -> bool {
-        self.host.eq_ignore_ascii_case(&other.host)
+        self.host().eq_ignore_ascii_case(other.host())
             && (other.scheme.is_none() || self.scheme.is_some())
-            && match other.path.strip_prefix(&*self.path) {
-                Some(rest) => self.path.is_empty() || rest.is_empty() || rest.starts_with('/'),
+            && match other.path().strip_prefix(self.path()) {
+                Some(rest) => self.path().is_empty() || rest.is_empty() || rest.starts_with('/'),
                 None => false,
             }
     }
@@ -191,8 +207,8 @@ impl fmt::Display for Resource {
         if let Some(scheme) = self.scheme {
             write!(f, "{scheme}://")?;
         }
-        f.write_str(&self.host)?;
-        if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path.escape_debug()) }
+        f.write_str(self.host())?;
+        if self.path().is_empty() { Ok(()) } else { write!(f, "/{}", self.path().escape_debug()) }
     }
 }
 
@@ -205,16 +221,23 @@ pub(super) fn verify(
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
-    let signer = match token.policy() {
-        Some(name) => signed_by_policy(token, name, keyring)?,
-        None => signed_by_device(token, keyring, rules)?,
+    let (signer, owner) = match token.policy() {
+        Some(name) => (signed_by_policy(token, name, keyring)?, None),
+        None => signed_by_device(token, presented_by, keyring, rules).map(|(signer, owner)| (signer, Some(owner)))?,
     };
     trace.passed("signature", || format!("verifies under {}", signer.key));
     check_host(token, rules)?;
     trace.passed("resource", || format!("`sr` names {}, a host of this gateway", token.resource));
-    let device = whose(token, &signer, presented_by, rules)?;
+    let (device, held) = match owner {
+        Some((device, held)) => (device, held),
+        None => {
+            let device = whose(token, presented_by, rules)?;
+            let unknown = || unknown_device(device.as_str()).about(token.token_id, Some(&device));
+            let held = keyring.find(&device).ok_or_else(unknown)?;
+            (device, held)
+        }
+    };
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
-    let held = keyring.find(&device).ok_or_else(|| about(unknown_device(device.as_str())))?;
     held.check(&device, TokenKind::Sas).map_err(about)?;
     trace.passed("device", || format!("{device} is known and enabled"));
     check_not_expired("se", token.expires_at, rules, now).map_err(about)?;
@@ -276,7 +299,7 @@ fn signed_by_policy(token: &SasToken<'_>, name: &str, keyring: &Keyring) -> Resu
     }
     let Policy { name, rights, token_lifetime_max, .. } = policy;
     Ok(Signer {
-        key: KeyName::new(&format!("policy:{name}"), slot),
+        key: KeyName::of("policy", name, slot),
         fingerprint,
         policy: Some(name.clone()),
         rights: *rights,
@@ -284,7 +307,13 @@ fn signed_by_policy(token: &SasToken<'_>, name: &str, keyring: &Keyring) -> Resu
     })
 }
 
-fn signed_by_device(token: &SasToken<'_>, keyring: &Keyring, rules: &VerifyRules) -> Result<Signer, Refused> {
+/// The device of a token without `skn` is the one whose key signed it.
+fn signed_by_device<'k>(
+    token: &SasToken<'_>,
+    presented_by: Option<&DeviceId>,
+    keyring: &'k Keyring,
+    rules: &VerifyRules,
+) -> Result<(Signer, (DeviceId, Found<'k>)), Refused> {
     let Some(id) = token.resource.identity() else {
         let nobody = match rules.hub_wide_tokens {
             _ if !token.resource.is_hub_wide() => Denial::ResourceOutOfPolicy,
@@ -297,47 +326,45 @@ fn signed_by_device(token: &SasToken<'_>, keyring: &Keyring, rules: &VerifyRules
         );
         return Err(Refused::new(nobody, detail));
     };
-    let device = DeviceId::try_from(&*id).ok();
-    let signer = device.as_ref().and_then(|id| sas_signer(token, id, keyring));
-    let about = |refused: Refused| refused.about(token.token_id, device.as_ref());
-    match signer {
-        Some(Ok(signer)) if token.resource.scheme.is_none() => Ok(signer),
-        Some(Ok(_)) => {
-            let detail = format!("`sr` is {}; a device's own key signs no `sr` with a scheme.", token.resource);
-            Err(about(Refused::new(Denial::ResourceOutOfPolicy, detail)))
-        }
-        Some(Err(refused)) => Err(about(refused)),
-        None => {
-            matching_slot(token, &Slots::default());
-            Err(about(unknown_device(&id)))
-        }
+    let device = DeviceId::shared(&id, presented_by).ok();
+    let found = device.and_then(|device| keyring.find(&device).map(|found| (device, found)));
+    let Some((device, found)) = found else {
+        matching_slot(token, &Slots::default());
+        let device = DeviceId::shared(&id, presented_by).ok();
+        return Err(unknown_device(&id).about(token.token_id, device.as_ref()));
+    };
+    let about = |refused: Refused| refused.about(token.token_id, Some(&device));
+    let signer = sas_signer(token, &device, &found).map_err(about)?;
+    if token.resource.scheme.is_some() {
+        let detail = format!("`sr` is {}; a device's own key signs no `sr` with a scheme.", token.resource);
+        return Err(about(Refused::new(Denial::ResourceOutOfPolicy, detail)));
     }
+    Ok((signer, (device, found)))
 }
 
-/// The device's own key or the one that its group derives; `None`: it has neither, because it is unknown.
-fn sas_signer(token: &SasToken<'_>, id: &DeviceId, keyring: &Keyring) -> Option<Result<Signer, Refused>> {
-    let found = keyring.find(id)?;
+/// The device's own key or the one that its group derives.
+fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>) -> Result<Signer, Refused> {
     let own = found.device.map(|device| &device.keys).filter(|keys| !keys.is_empty());
-    let (owner, matched, limit) = match (own, found.group) {
-        (Some(keys), _) => (format!("device:{id}"), matching_slot(token, keys), None),
+    let (kind, owner, matched, limit) = match (own, found.group) {
+        (Some(keys), _) => ("device", id.as_str(), matching_slot(token, keys), None),
         (None, Some(group)) => {
-            (format!("group:{}", group.prefix), matching_derived_slot(token, group, id), group.token_lifetime_max)
+            ("group", &*group.prefix, matching_derived_slot(token, group, id), group.token_lifetime_max)
         }
         (None, None) => {
             matching_slot(token, &Slots::default());
-            return Some(Err(Refused::new(Denial::SignatureInvalid, format!("The device {id} has no SAS key."))));
+            return Err(Refused::new(Denial::SignatureInvalid, format!("The device {id} has no SAS key.")));
         }
     };
     let Some((slot, fingerprint)) = matched else {
-        return Some(Err(signature_invalid(&format!("neither key of {owner}"))));
+        return Err(signature_invalid(&format!("neither key of {kind}:{owner}")));
     };
-    Some(Ok(Signer {
-        key: KeyName::new(&owner, slot),
+    Ok(Signer {
+        key: KeyName::of(kind, owner, slot),
         fingerprint,
         policy: None,
         rights: Rights::ALL,
         token_lifetime_max: limit,
-    }))
+    })
 }
 
 /// Both slots are always tried; an empty one costs what a wrong key costs, and so do the two of nobody.
@@ -365,26 +392,21 @@ fn matching_derived_slot(token: &SasToken<'_>, group: &Group, id: &DeviceId) -> 
 }
 
 fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {
-    if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(&token.resource.host)) {
+    if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(token.resource.host())) {
         return Ok(());
     }
     let detail =
-        format!("`sr` names the host {}; this gateway is {}.", shown(&token.resource.host), rules.hosts.join(", "));
+        format!("`sr` names the host {}; this gateway is {}.", shown(token.resource.host()), rules.hosts.join(", "));
     Err(Refused::new(Denial::HostMismatch, detail))
 }
 
-/// The device or module that the token is scoped to; of a hub-wide token, whoever presents it. By whole segments
-/// `devices/{id}` covers the modules of that device, but a device's own key signs for the device alone.
-fn whose(
-    token: &SasToken<'_>,
-    signer: &Signer,
-    presented_by: Option<&DeviceId>,
-    rules: &VerifyRules,
-) -> Result<DeviceId, Refused> {
+/// The device or module that a policy's token is scoped to; of a hub-wide token, whoever presents it. By whole segments
+/// `devices/{id}` covers the modules of that device.
+fn whose(token: &SasToken<'_>, presented_by: Option<&DeviceId>, rules: &VerifyRules) -> Result<DeviceId, Refused> {
     match (token.resource.identity(), presented_by) {
         (Some(id), presenter) => {
-            let named = DeviceId::try_from(&*id).map_err(|_| unknown_device(&id))?;
-            let covered = presenter.filter(|presenter| signer.policy.is_some() && presenter.is_within(&named));
+            let named = DeviceId::shared(&id, presenter).map_err(|_| unknown_device(&id))?;
+            let covered = presenter.filter(|presenter| presenter.is_within(&named));
             Ok(covered.cloned().unwrap_or(named))
         }
         (None, Some(presenter)) if token.resource.is_hub_wide() && rules.hub_wide_tokens => Ok(presenter.clone()),
@@ -417,14 +439,20 @@ fn unknown_device(id: &str) -> Refused {
 /// Standard base64 with padding, canonical, of 32 bytes, percent-encoded at most once. A raw `+` is a plus.
 fn decode_signature(sig: &str) -> Result<[u8; 32], String> {
     let text = decode_once(sig)?;
-    let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| {
-        if text.contains('%') {
-            "`sig` is no base64 once it is decoded: it is percent-encoded twice.".to_owned()
-        } else {
-            "`sig` is no canonical base64 with padding.".to_owned()
+    let mut bytes = [0; SIGNATURE_BYTES_MAX];
+    match STANDARD.decode_slice(text.as_bytes(), &mut bytes) {
+        Ok(SIGNATURE_BYTES) => {}
+        Ok(count) => return Err(format!("`sig` has {count} bytes; HMAC-SHA256 has {SIGNATURE_BYTES}.")),
+        Err(DecodeSliceError::OutputSliceTooSmall) => {
+            return Err(format!("`sig` has more than {SIGNATURE_BYTES} bytes, which are those of HMAC-SHA256."));
         }
-    })?;
-    bytes.try_into().map_err(|bytes: Vec<u8>| format!("`sig` has {} bytes; HMAC-SHA256 has 32.", bytes.len()))
+        Err(_) if text.contains('%') => {
+            return Err("`sig` is no base64 once it is decoded: it is percent-encoded twice.".into());
+        }
+        Err(_) => return Err("`sig` is no canonical base64 with padding.".into()),
+    }
+    let (signature, _) = bytes.split_first_chunk().expect("invariant: there are at least as many");
+    Ok(*signature)
 }
 
 fn parse_expiry(se: &str) -> Result<UnixSeconds, String> {
@@ -434,13 +462,38 @@ fn parse_expiry(se: &str) -> Result<UnixSeconds, String> {
     se.parse().map(UnixSeconds).map_err(|_| "`se` is no number.".into())
 }
 
-/// Percent-decodes strictly: every `%` is followed by two hexadecimal digits, and the result is UTF-8.
+/// Percent-decodes strictly: every `%` is followed by two hexadecimal digits, and the result is UTF-8. What has nothing to
+/// decode is not copied.
 fn decode_once(text: &str) -> Result<Cow<'_, str>, String> {
-    let mut escapes = text.split('%').skip(1);
-    if escapes.any(|rest| !rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))) {
-        return Err("The token has a `%` without two hexadecimal digits.".into());
+    let Some((plain, _)) = split_once(text, b'%') else { return Ok(text.into()) };
+    let mut decoded = Vec::with_capacity(text.len());
+    decoded.extend_from_slice(plain.as_bytes());
+    let mut rest = text.as_bytes().get(plain.len()..).unwrap_or_default();
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match (first, after) {
+            (b'%', [high, low, after @ ..]) => (hex_digit(*high).zip(hex_digit(*low)), after),
+            (b'%', _) => (None, after),
+            (plain, after) => (Some((0, *plain)), after),
+        };
+        let (high, low) = byte.ok_or("The token has a `%` without two hexadecimal digits.")?;
+        decoded.push(high << 4 | low);
+        rest = after;
     }
-    percent_decode_str(text).decode_utf8().map_err(|_| "The token is not UTF-8 once it is decoded.".into())
+    let decoded = String::from_utf8(decoded).map_err(|_| "The token is not UTF-8 once it is decoded.")?;
+    Ok(decoded.into())
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
 }
 
 fn token_id(sr: &str, se: &str, signature: &[u8; 32]) -> TokenId {
@@ -452,6 +505,10 @@ fn token_id(sr: &str, se: &str, signature: &[u8; 32]) -> TokenId {
 }
 
 pub(super) const PREFIX: &str = "SharedAccessSignature ";
+/// Of HMAC-SHA256.
+const SIGNATURE_BYTES: usize = 32;
+/// What is decoded at most; longer ones are refused anyway.
+const SIGNATURE_BYTES_MAX: usize = 96;
 const SCHEMES: [&str; 3] = ["https", "http", "sb"];
 /// The year 33658: as many digits as any SDK writes, and milliseconds have 13.
 const EXPIRY_DIGITS_MAX: usize = 12;

@@ -262,7 +262,8 @@ impl Gate {
             || about(Refused::new(Denial::Unavailable, "The device has a scope that the identities do not hold."));
         let found = identities.keyring.find(device).ok_or_else(homeless)?;
         let certificate = certificate::check(certificate, identity, &found, rules, now).map_err(about)?;
-        let grant = self.grant(identity, certificate, (identities, profile)).ok_or_else(homeless)?;
+        let scope = identities.scope_of_found(found, device, profile).ok_or_else(homeless)?;
+        let grant = self.grant(identity, certificate, scope, profile);
         if let Some(hit) = hit(list, &grant, now) {
             return Err(about(Refused::new(Denial::Revoked, hit.to_string())));
         }
@@ -354,13 +355,14 @@ impl Gate {
         &self,
         identity: &Identity,
         (kind, certificate): (TokenKind, Option<ShownCertificate>),
-        (identities, profile): (&Identities, Profile),
-    ) -> Option<Grant> {
-        let mut scope = identities.scope_of(identity.device(), profile)?.bounded_by(identity.rights());
+        scope: Scope,
+        profile: Profile,
+    ) -> Grant {
+        let mut scope = scope.bounded_by(identity.rights());
         if let Some(narrowing) = identity.narrowing() {
             scope = scope.narrowed_to(narrowing.publish.as_deref(), narrowing.subscribe.as_deref());
         }
-        Some(Grant {
+        Grant {
             device: identity.device().clone(),
             scope,
             profile,
@@ -375,7 +377,7 @@ impl Gate {
             policy: identity.policy().cloned(),
             issued_at: identity.issued_at(),
             certificate,
-        })
+        }
     }
 
     fn still_accepts(&self, found: Found<'_>, grant: &Grant) -> bool {

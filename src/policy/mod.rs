@@ -298,7 +298,17 @@ impl Grant {
 
 /// An id holds no wildcard and no `/`, so each stays what it was: part of a level.
 fn fill(template: &str, device: &DeviceId) -> TopicFilter {
-    let text = template.replace(DEVICE, device.device()).replace(MODULE, device.module().unwrap_or_default());
+    let mut text = String::with_capacity(template.len() + device.as_str().len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        text.push_str(before);
+        let names = [("device}", device.device()), ("module}", device.module().unwrap_or_default())];
+        let named = names.into_iter().find_map(|(name, id)| Some((id, after.strip_prefix(name)?)));
+        let (put, after) = named.unwrap_or(("{", after));
+        text.push_str(put);
+        rest = after;
+    }
+    text.push_str(rest);
     TopicFilter::try_from(&*text).expect("invariant: checked in FilterTemplate::new(), or a preset (tested)")
 }
 

@@ -10,6 +10,7 @@
 
 use std::{fmt, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, crypto, jwk};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -238,7 +239,8 @@ impl SignedLine {
         let Some(key) = rules.keys.iter().find(|key| key.id() == self.key) else {
             return Err(format!("it is signed by the key {:016x}, which `revocation_keys` does not name", self.key));
         };
-        if !key.0.verifies(self.message.as_bytes(), &self.signature) {
+        let signature = URL_SAFE_NO_PAD.decode(&self.signature).unwrap_or_default();
+        if !key.0.verifies(self.message.as_bytes(), &signature) {
             return Err(format!("its signature is not that of the key {:016x}", self.key));
         }
         if let Some(highest) = highest {
