@@ -238,9 +238,12 @@ pub const FORWARDED: &str = "tollgate_forwarded_total";
 pub const DROPPED: &str = "tollgate_dropped_total";
 /// `tollgate_ack_seconds`: from a PUBLISH read to its PUBACK written.
 pub const ACK_SECONDS: &str = "tollgate_ack_seconds";
-/// `tollgate_revocation_deaf_seconds`: from a change noticed to the last session concerned deaf.
+/// `tollgate_revocation_apply_seconds`: from a change noticed to it in force.
+pub const REVOCATION_APPLY_SECONDS: &str = "tollgate_revocation_apply_seconds";
+/// `tollgate_revocation_deaf_seconds`: from a change in force to the last session concerned deaf, or told of its
+/// narrower scope.
 pub const REVOCATION_DEAF_SECONDS: &str = "tollgate_revocation_deaf_seconds";
-/// `tollgate_revocation_cut_seconds`: from a change applied to a session concerned closed.
+/// `tollgate_revocation_cut_seconds`: from a change in force to a session concerned closed.
 pub const REVOCATION_CUT_SECONDS: &str = "tollgate_revocation_cut_seconds";
 /// `tollgate_alarm{kind}`: 1 while it lasts.
 pub const ALARM: &str = "tollgate_alarm";
@@ -344,7 +347,7 @@ fn recorder() -> PrometheusRecorder {
         let set = builder.set_buckets_for_metric(Matcher::Full(name.into()), CUT_BOUNDS);
         set.expect("invariant: CUT_BOUNDS is not empty, which is all that is asked of it")
     };
-    [REVOCATION_DEAF_SECONDS, REVOCATION_CUT_SECONDS]
+    [REVOCATION_APPLY_SECONDS, REVOCATION_DEAF_SECONDS, REVOCATION_CUT_SECONDS]
         .into_iter()
         .fold(PrometheusBuilder::new(), with_bounds)
         .build_recorder()
@@ -360,8 +363,9 @@ fn describe_all() {
     describe_counter!(PUBLISHES, "PUBLISH packets of devices, by result.");
     describe_counter!(FORWARDED, "Messages that a hub acknowledged, or was sent at QoS 0.");
     describe_counter!(DROPPED, "Messages of QoS 0 that were dropped, by reason.");
-    describe_histogram!(REVOCATION_DEAF_SECONDS, "From a change noticed to the last session concerned deaf.");
-    describe_histogram!(REVOCATION_CUT_SECONDS, "From a change applied to a session concerned closed.");
+    describe_histogram!(REVOCATION_APPLY_SECONDS, "From a change noticed to it in force for newcomers.");
+    describe_histogram!(REVOCATION_DEAF_SECONDS, "From a change in force to the last session concerned deaf.");
+    describe_histogram!(REVOCATION_CUT_SECONDS, "From a change in force to a session concerned closed.");
     describe_gauge!(ALARM, "1 while it lasts.");
     describe_gauge!(REVOCATIONS, "Entries of the revocation list in force.");
     describe_gauge!(CERTIFICATE_NOT_AFTER_SECONDS, "When a listener's certificate ends, in seconds since 1970.");

@@ -247,19 +247,18 @@ impl Drop for Witnesses {
     }
 }
 
-/// What the gateway's own histograms say: deaf from a change noticed, closed from a change applied.
-struct Told([Vec<(f64, f64)>; 2]);
+/// What the gateway's own histograms say: in force from a change noticed, deaf and closed from a change in force.
+struct Told([Vec<(f64, f64)>; 3]);
 
 impl Told {
     fn by(gateway: &Gateway) -> io::Result<Self> {
         let metrics = gateway.metrics()?;
-        Ok(Self(
-            ["tollgate_revocation_deaf_seconds", "tollgate_revocation_cut_seconds"].map(|name| metrics.buckets(name)),
-        ))
+        let stages = ["apply", "deaf", "cut"];
+        Ok(Self(stages.map(|stage| metrics.buckets(&format!("tollgate_revocation_{stage}_seconds")))))
     }
 
     fn since(self, before: &Self) -> String {
-        let names = ["deaf", "closed"];
+        let names = ["in force", "deaf", "closed"];
         let told = names.iter().zip(self.0).zip(&before.0).map(|((name, after), before)| {
             let earlier = |bound: f64| before.iter().find(|(b, _)| *b == bound).map_or(0.0, |(_, count)| *count);
             let counts: Vec<(f64, f64)> =

@@ -12,11 +12,12 @@ use super::{certificates::Certificates, list::List, same_file};
 use crate::{
     audit::{Action, Audit},
     config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
-    credential::{Lifted, Replaced, RevocationList, Whose},
+    credential::{Added, Lifted, Replaced, RevocationList, Whose},
     denial::CloseReason,
     feed::{Follower, KeySetState, KeySets},
-    gate::{Identities, Standing},
+    gate::{Identities, Standing, Touched},
     meter::{self, Alarm, AlarmState},
+    policy::Grant,
     registry::Live,
     shard::{Shards, Site},
     time::UnixSeconds,
@@ -226,8 +227,11 @@ impl Changes {
         let (replaced, faults) = self.certificates.reload(self.site.clock.now());
         let mut closed = 0;
         if replaced == Replaced::Changed {
+            // They are in force already, for newcomers too.
+            let applied = Instant::now();
             self.site.gate.authorities_changed();
-            closed = self.cut(&self.all_sessions(), noticed);
+            metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
+            closed = self.cut(&self.all_sessions(), applied);
         }
         tracing::info!(?replaced, closed, faults = faults.len(), "certificates read");
         faults.iter().map(ToString::to_string).collect()
@@ -244,11 +248,10 @@ impl Changes {
                 self.follow();
                 let devices = identities.keyring().devices().count();
                 self.forget_keys(&identities);
-                let old = self.site.gate.load_identities(Arc::new(identities));
+                let (closed, old) = self.put_identities_in_force(Arc::new(identities), noticed);
                 if let Err(error) = self.key_sets.follow(key_sets) {
                     tracing::error!(%error, "a thread that fetches a key set cannot be started");
                 }
-                let closed = self.cut(&self.all_sessions(), noticed);
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 tracing::info!(file = %file.display(), devices, closed, "identities in force");
                 drop(old);
@@ -262,6 +265,24 @@ impl Changes {
         }
     }
 
+    /// Sessions of those who changed are asked what is left of them. Answers with how many were closed, and with what was
+    /// in force, to be freed here and not on a shard.
+    fn put_identities_in_force(&self, new: Arc<Identities>, noticed: Instant) -> (usize, Option<Arc<Identities>>) {
+        let (gate, registry, now) = (&self.site.gate, &self.site.registry, self.site.clock.now());
+        let old = gate.identities();
+        let touched = old.as_deref().map_or(Touched::Everybody, |old| new.touched_since(old, registry.len()));
+        let concerned = || match &touched {
+            Touched::Everybody => self.all_sessions(),
+            Touched::Some { devices, owners } => {
+                let of_devices = devices.iter().flat_map(|device| registry.within_device(device.as_str()));
+                of_devices.chain(owners.iter().flat_map(|owner| registry.of_owner(owner))).collect()
+            }
+        };
+        let ask = |grant: &Grant| gate.standing_by(grant, &new, now);
+        let closed = self.put_in_force(concerned, ask, || drop(gate.load_identities(new.clone())), noticed);
+        (closed, old)
+    }
+
     /// Of a key that nobody holds nothing needs to be known.
     fn forget_keys(&self, identities: &Identities) {
         let held = identities.keyring().fingerprints();
@@ -270,12 +291,12 @@ impl Changes {
 
     fn load_revocations(&self, reading: Reading, noticed: Instant) -> Result<LoadedRevocations, Mistake> {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let (old, now) = (self.site.gate.revocations(), self.site.clock.now());
-        let loaded = self.list.load(reading, old.as_deref(), now)?;
-        let nothing = RevocationList::default();
-        let (list, old) = (&loaded.list, old.as_deref().unwrap_or(&nothing));
-        let concerned = self.put_in_force(list, old);
-        let closed = self.cut(&concerned, noticed);
+        let (before, now) = (self.site.gate.revocations(), self.site.clock.now());
+        let mut early = |lines: RevocationList| self.add_early(&lines, noticed);
+        let loaded = self.list.load(reading, before.as_deref(), &mut early, now)?;
+        let old = self.site.gate.revocations().unwrap_or_default();
+        let (list, old) = (&loaded.list, &*old);
+        let closed = self.put_list_in_force(list, old, noticed);
         let lifted = list.lifted(old, now);
         self.list.came_into_force(&loaded, &lifted, now);
         metrics::gauge!(meter::REVOCATIONS).set(list.len() as f64);
@@ -300,14 +321,25 @@ impl Changes {
         Audit::open(&self.config.gateway.state_dir).note(Action::RevocationRemoved, "file", &object, &detail, now);
     }
 
-    /// Whether lines were appended to the list and nothing else was done, as was believed when they were read.
+    /// Whether lines were appended to the list and nothing else was done, as was believed when they were read. It takes a
+    /// while, in which more of them are read as they come.
     pub(super) fn verify_list(&self) {
-        if self.list.verify() == Verified::Changed {
-            tracing::warn!(
-                "the revocation list changed before its end while lines were appended: it is read as a whole"
-            );
+        loop {
+            let reading = match self.list.verify() {
+                Verified::Underway => continue,
+                Verified::Grown => Reading::Appended,
+                Verified::Changed => {
+                    tracing::warn!(
+                        "the revocation list changed before its end while lines were appended: it is read as a whole"
+                    );
+                    Reading::Whole
+                }
+                Verified::Intact | Verified::Later => return,
+            };
             // Logged and alarmed where it failed.
-            let _ = self.load_revocations(Reading::Whole, Instant::now());
+            if self.load_revocations(reading, Instant::now()).is_err() {
+                return;
+            }
         }
     }
 
@@ -316,39 +348,88 @@ impl Changes {
         self.list.watch(self.site.clock.now());
     }
 
-    /// The new list, and whom it concerns. Looked for after it is in force: whoever comes later is asked by the gate.
-    fn put_in_force(&self, list: &RevocationList, old: &RevocationList) -> Vec<Arc<Live>> {
-        let freed = self.site.gate.load_revocations(Arc::new(list.clone()));
+    /// Lines at the end of a list whose other lines are still being read: they only add to what is in force.
+    fn add_early(&self, lines: &RevocationList, noticed: Instant) {
+        let Some(old) = self.site.gate.revocations() else { return };
+        let list = old.with(lines);
+        if list.added_since(&old, 1).is_empty() {
+            return;
+        }
+        let closed = self.put_list_in_force(&list, &old, noticed);
+        tracing::info!(closed, "lines at the end of the revocation list in force before the rest of it is read");
+    }
+
+    /// Answers with how many sessions it closed.
+    fn put_list_in_force(&self, list: &RevocationList, old: &RevocationList, noticed: Instant) -> usize {
         let registry = &self.site.registry;
         // Beyond so many entries it costs less to ask every session.
         let added = list.added_since(old, registry.len().max(ENTRIES_LOOKED_FOR));
-        let concerned = if added.everybody || added.times.contains(&Whose::All) {
-            let now = self.site.clock.now();
-            let mut concerned = self.all_sessions();
-            concerned.retain(|live| live.grant().all_facts().any(|facts| list.revokes(&facts, now)));
-            concerned
-        } else {
-            let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
-            let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
-            let jtis = added.jtis.iter().flat_map(|jti| registry.of_jti(*jti));
-            let keys = added.keys.iter().flat_map(|key| registry.of_key(key));
-            let times = added.times.iter().flat_map(|whose| match whose {
-                Whose::All => Vec::new(),
-                Whose::Device(device) => registry.within_device(device.as_str()),
-                Whose::Issuer(name) => registry.of_owner(&format!("issuer:{name}")),
-                Whose::Policy(name) => registry.of_owner(&format!("policy:{name}")),
-            });
-            devices.chain(tokens).chain(jtis).chain(keys).chain(times).collect()
+        let now = self.site.clock.now();
+        let ask = |grant: &Grant| match grant.all_facts().any(|facts| list.revokes(&facts, now)) {
+            true => Standing::Ended(CloseReason::Revoked),
+            false => Standing::Given,
         };
+        let mut freed = None;
+        let closed = self.put_in_force(
+            || self.named_by(&added),
+            ask,
+            || freed = self.site.gate.load_revocations(Arc::new(list.clone())),
+            noticed,
+        );
         // Here, and not on a shard that happened to hold it last.
         drop(freed);
-        concerned
+        closed
+    }
+
+    /// Sessions that new entries of the list may mean.
+    fn named_by(&self, added: &Added) -> Vec<Arc<Live>> {
+        let registry = &self.site.registry;
+        if added.everybody || added.times.contains(&Whose::All) {
+            return self.all_sessions();
+        }
+        let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
+        let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
+        let jtis = added.jtis.iter().flat_map(|jti| registry.of_jti(*jti));
+        let keys = added.keys.iter().flat_map(|key| registry.of_key(key));
+        let times = added.times.iter().flat_map(|whose| match whose {
+            Whose::All => Vec::new(),
+            Whose::Device(device) => registry.within_device(device.as_str()),
+            Whose::Issuer(name) => registry.of_owner(&format!("issuer:{name}")),
+            Whose::Policy(name) => registry.of_owner(&format!("policy:{name}")),
+        });
+        devices.chain(tokens).chain(jtis).chain(keys).chain(times).collect()
+    }
+
+    /// A change comes into force and ends the sessions that it concerns. Whom it will end is asked before, so that between
+    /// the moment in which it holds for newcomers and the one in which it holds for the living there is nothing but the
+    /// setting of flags. Asked again after it: whoever came, or renewed, in between is found then.
+    fn put_in_force(
+        &self,
+        concerned: impl Fn() -> Vec<Arc<Live>>,
+        ask: impl Fn(&Grant) -> Standing,
+        swap: impl FnOnce(),
+        noticed: Instant,
+    ) -> usize {
+        let ended = |live: Arc<Live>| {
+            let grant = live.grant();
+            let Standing::Ended(reason) = ask(&grant) else { return None };
+            Some((live, grant, reason))
+        };
+        let foreseen: Vec<_> = concerned().into_iter().filter_map(ended).collect();
+        swap();
+        let applied = Instant::now();
+        metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
+        let is_same = |(live, grant, _): &(Arc<Live>, Arc<Grant>, CloseReason)| Arc::ptr_eq(grant, &live.grant());
+        let foreseen = foreseen.into_iter().filter(is_same).map(|(live, _, reason)| (live, reason)).collect();
+        let closed = self.end(foreseen, applied);
+        let mut rest = concerned();
+        rest.retain(|live| live.cut().is_none() && ask(&live.grant()) != Standing::Given);
+        closed + self.cut(&rest, applied)
     }
 
     /// Asks the gate about each, and ends those that it no longer lets in.
-    fn cut(&self, concerned: &[Arc<Live>], noticed: Instant) -> usize {
-        let Some(shards) = self.shards.get() else { return 0 };
-        let (now, applied) = (self.site.clock.now(), Instant::now());
+    fn cut(&self, concerned: &[Arc<Live>], applied: Instant) -> usize {
+        let now = self.site.clock.now();
         let mut ended: Vec<(Arc<Live>, CloseReason)> = Vec::new();
         let mut narrowed: Vec<Arc<Live>> = Vec::new();
         for live in concerned {
@@ -358,12 +439,19 @@ impl Changes {
                 Standing::Ended(reason) => ended.push((live.clone(), reason)),
             }
         }
-        if ended.is_empty() && narrowed.is_empty() {
-            return 0;
+        let closed = self.end(ended, applied);
+        if let Some(shards) = self.shards.get().filter(|_| !narrowed.is_empty()) {
+            metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(applied.elapsed());
+            shards.wake(&narrowed);
         }
-        let closed = shards.cut(&ended, applied);
-        metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(noticed.elapsed());
-        shards.wake(&narrowed);
+        closed
+    }
+
+    /// Makes all of them deaf, and has them closed.
+    fn end(&self, sessions: Vec<(Arc<Live>, CloseReason)>, applied: Instant) -> usize {
+        let Some(shards) = self.shards.get().filter(|_| !sessions.is_empty()) else { return 0 };
+        let closed = shards.cut(&sessions, applied);
+        metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(applied.elapsed());
         closed
     }
 

@@ -41,14 +41,15 @@ impl List {
         Self { file: Mutex::new(RevocationFile::of(config)), health: Mutex::default() }
     }
 
-    /// Reads the file and says in the log what is wrong with it.
+    /// Reads the file and says in the log what is wrong with it. See [`RevocationFile::load`] for `early`.
     pub(super) fn load(
         &self,
         reading: Reading,
         in_force: Option<&RevocationList>,
+        early: &mut dyn FnMut(RevocationList),
         now: UnixSeconds,
     ) -> Result<LoadedRevocations, Mistake> {
-        let loaded = lock(&self.file).load(reading, in_force, now);
+        let loaded = lock(&self.file).load(reading, in_force, early, now);
         match &loaded {
             Ok(LoadedRevocations { bad_lines, warnings, .. }) => {
                 bad_lines.iter().take(BAD_LINES_LOGGED).for_each(|mistake| tracing::error!("{mistake}"));
@@ -89,7 +90,7 @@ impl List {
         lock(&self.health).is_emptied = false;
     }
 
-    /// Whether what stands before appended lines is what was read; see [`RevocationFile::verify`].
+    /// One step of the proof that what stands before appended lines is what was read; see [`RevocationFile::verify`].
     pub(super) fn verify(&self) -> Verified {
         lock(&self.file).verify()
     }

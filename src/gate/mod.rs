@@ -10,6 +10,7 @@ mod limiter;
 mod misses;
 mod names;
 mod standing;
+mod touched;
 
 pub use backoff::{Backoff, Judged};
 pub use config::{GateConfig, OwnIssuer};
@@ -17,6 +18,7 @@ pub use limiter::{ConnectLimiter, site_of};
 pub use misses::{Misses, Wake};
 pub use names::is_google_registry;
 pub use standing::Standing;
+pub use touched::Touched;
 
 pub use crate::policy::Profile;
 

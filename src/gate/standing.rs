@@ -24,10 +24,16 @@ pub enum Standing {
 impl Gate {
     /// What is left of the grant of a live session. Asked whenever identities or list change.
     pub fn standing(&self, grant: &Grant, now: UnixSeconds) -> Standing {
-        let (identities, list) = (self.identities.load(), self.revocations.load());
-        let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else {
-            return Standing::Ended(CloseReason::InternalError);
-        };
+        match self.identities.load().as_deref() {
+            Some(identities) => self.standing_by(grant, identities, now),
+            None => Standing::Ended(CloseReason::InternalError),
+        }
+    }
+
+    /// What would be left of it by these identities.
+    pub fn standing_by(&self, grant: &Grant, identities: &Identities, now: UnixSeconds) -> Standing {
+        let list = self.revocations.load();
+        let Some(list) = list.as_deref() else { return Standing::Ended(CloseReason::InternalError) };
         if hit(list, grant, now).is_some() {
             return Standing::Ended(CloseReason::Revoked);
         }

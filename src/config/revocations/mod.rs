@@ -1,20 +1,24 @@
 //! The revocation list's file. What its lines mean is told by [`RevocationList`]; here it is read, as little of it as will
 //! do, and its bad lines are named as mistakes.
 //!
-//! A file that grew and has kept its place on the disk and the last 64 KiB of what was read of it is taken as appended to:
-//! the new lines alone are read and come into force. That what stands before them is unchanged is proved after that, by the
-//! SHA-256 of it ([`RevocationFile::verify`]); where it did change, the file is read as a whole. A signed list always is.
+//! A file that has kept its place on the disk and the last 64 KiB of what was read of it, and is not shorter, is taken as
+//! appended to: the new lines alone are read and come into force. That what stands before them is unchanged is proved after
+//! that, by the SHA-256 of it, step by step ([`RevocationFile::verify`]); where it did change, the file is read as a whole.
+//! That takes a second for a million lines: those at its end, and those that are appended meanwhile, are told before the
+//! rest ([`RevocationFile::load`]). A signed list is always read as a whole, and believed as a whole.
 
 mod highest;
+mod tail;
 
 use std::{
     fs::{File, Metadata},
-    io::{self, Read},
+    io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use self::tail::Tail;
 use super::{Config, mistake::Mistake};
 use crate::{
     credential::{ListDigest, ListReader, ListRules, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine},
@@ -51,11 +55,15 @@ pub enum Reading {
 /// Whether the beginning of the file is what was read of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verified {
-    /// It is, or the whole file was read.
+    /// It is, or the whole file was read; or another file stands there, which is to be read anyway.
     Intact,
+    /// One step was done of several: it is to be asked again at once.
+    Underway,
+    /// Lines were appended: they are to be read before the next step.
+    Grown,
     /// It changed: the file is to be read as a whole.
     Changed,
-    /// It was looked at a moment ago; it is to be asked again.
+    /// It was proved a moment ago; it is to be asked again later.
     Later,
 }
 
@@ -66,7 +74,7 @@ pub struct RevocationFile {
     rules: Option<ListRules>,
     state_dir: PathBuf,
     seen: Option<Seen>,
-    verified: Option<Verification>,
+    proved: Option<Proved>,
 }
 
 /// What was read.
@@ -81,12 +89,23 @@ struct Seen {
     digest: ListDigest,
     /// Of its last 64 KiB.
     block: [u8; 32],
-    /// How much of it was read line by line since the whole was.
-    is_appended_to: bool,
+    /// The file was written to since it was read as a whole, or since the proof began.
+    is_touched: bool,
+    proof: Option<Proof>,
+}
+
+/// A proof that is under way: the file up to `end` is what was read of it.
+#[derive(Debug)]
+struct Proof {
+    at: u64,
+    digest: ListDigest,
+    end: u64,
+    expected: [u8; 32],
+    took: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Verification {
+struct Proved {
     at: Instant,
     took: Duration,
 }
@@ -95,10 +114,12 @@ impl RevocationFile {
     /// The file that a configuration names, held to its rules.
     pub fn of(config: &Config) -> Self {
         let (path, state_dir) = (config.gateway.revocations.clone(), config.gateway.state_dir.clone());
-        Self { path, rules: config.list_rules.clone(), state_dir, seen: None, verified: None }
+        Self { path, rules: config.list_rules.clone(), state_dir, seen: None, proved: None }
     }
 
-    /// Reads the list. `in_force` is what the last call gave.
+    /// Reads the list. `in_force` is what the last call gave. While the whole of a large file is read, `early` is given the
+    /// good lines at its end and those that are appended meanwhile: they are to be added to what is in force at once, so
+    /// that a revocation does not wait for a million others. Nothing is lifted by them.
     ///
     /// # Errors
     /// When the file cannot be read at all, or is not signed as it must be: what is in force stays, and where there is
@@ -107,6 +128,7 @@ impl RevocationFile {
         &mut self,
         reading: Reading,
         in_force: Option<&RevocationList>,
+        early: &mut dyn FnMut(RevocationList),
         now: UnixSeconds,
     ) -> Result<LoadedRevocations, Mistake> {
         let file = File::open(&self.path).map_err(|error| unreadable(&self.path, &error))?;
@@ -118,7 +140,7 @@ impl RevocationFile {
             return Ok(loaded);
         }
         self.seen = None;
-        self.load_whole(file, &metadata, in_force, now)
+        self.load_whole(file, &metadata, in_force, early, now)
     }
 
     /// Keeps the number of a signed list that came into force: what comes before it is refused from here on, also after
@@ -133,21 +155,43 @@ impl RevocationFile {
         })
     }
 
-    /// Proves that lines were appended and nothing else was done. It reads the whole file, and so gives itself no more
-    /// than a twentieth of the time.
+    /// Proves, a step at each call, that lines were appended and nothing else was done. It reads the whole file, and so is
+    /// given no more than a twentieth of the time.
     pub fn verify(&mut self) -> Verified {
-        let Some(seen) = self.seen.as_ref().filter(|seen| seen.is_appended_to) else { return Verified::Intact };
-        if self.verified.is_some_and(|last| last.at.elapsed() < last.took * VERIFY_AT_MOST_EVERY) {
-            return Verified::Later;
+        let Some(seen) = self.seen.as_mut().filter(|seen| seen.is_touched || seen.proof.is_some()) else {
+            return Verified::Intact;
+        };
+        if seen.proof.is_none() {
+            if self.proved.is_some_and(|last| last.at.elapsed() < last.took * PROVE_AT_MOST_EVERY) {
+                return Verified::Later;
+            }
+            seen.is_touched = false;
         }
-        let begun = Instant::now();
-        let is_same = digest_of(&self.path, seen).is_ok_and(|digest| digest == seen.digest.so_far());
-        self.verified = Some(Verification { at: Instant::now(), took: begun.elapsed() });
-        match &mut self.seen {
-            Some(seen) if is_same => seen.is_appended_to = false,
-            seen => *seen = None,
+        let fresh = || Proof {
+            at: 0,
+            digest: ListDigest::default(),
+            end: seen.bytes,
+            expected: seen.digest.so_far(),
+            took: Duration::ZERO,
+        };
+        let proof = seen.proof.get_or_insert_with(fresh);
+        let stepped = match step(&self.path, (seen.identity, seen.bytes), proof) {
+            Ok(Step::Done) => Some(proof.digest.so_far() == proof.expected),
+            Ok(Step::More) => return Verified::Underway,
+            Ok(Step::Grown) => return Verified::Grown,
+            Ok(Step::Replaced) => {
+                seen.proof = None;
+                return Verified::Intact;
+            }
+            Err(_) => None,
+        };
+        self.proved = Some(Proved { at: Instant::now(), took: proof.took });
+        seen.proof = None;
+        if stepped == Some(true) {
+            return if seen.is_touched { Verified::Later } else { Verified::Intact };
         }
-        if is_same { Verified::Intact } else { Verified::Changed }
+        self.seen = None;
+        Verified::Changed
     }
 
     fn load_appended(
@@ -157,8 +201,8 @@ impl RevocationFile {
         in_force: &RevocationList,
     ) -> Option<LoadedRevocations> {
         let seen = self.seen.as_mut().filter(|seen| self.rules.is_none() && !seen.ends_within_line)?;
-        let is_longer = seen.identity == (metadata.dev(), metadata.ino()) && metadata.len() > seen.bytes;
-        if !is_longer || block_before(file, seen.bytes).ok()? != seen.block {
+        let may_be_longer = seen.identity == (metadata.dev(), metadata.ino()) && metadata.len() >= seen.bytes;
+        if !may_be_longer || block_before(file, seen.bytes).ok()? != seen.block {
             return None;
         }
         let mut reader = ListReader::after_lines(seen.lines);
@@ -173,7 +217,7 @@ impl RevocationFile {
         seen.bad_lines.extend(bad_lines.into_iter().map(|bad| named(&self.path, bad.line, &bad.what)));
         seen.bad_lines.truncate(BAD_LINES_KEPT);
         (seen.bytes, seen.lines, seen.ends_within_line) = (bytes, lines, ends_within_line);
-        (seen.digest, seen.block, seen.is_appended_to) = (digest, block, true);
+        (seen.digest, seen.block, seen.is_touched) = (digest, block, true);
         let (warnings, is_exposed) = writable_by_others(&self.path, metadata);
         let (bad_lines, list) = (seen.bad_lines.clone(), in_force.with(&list));
         Some(LoadedRevocations { list, bad_lines, warnings, is_exposed, header: None, reading: Reading::Appended })
@@ -184,6 +228,7 @@ impl RevocationFile {
         file: File,
         metadata: &Metadata,
         in_force: Option<&RevocationList>,
+        early: &mut dyn FnMut(RevocationList),
         now: UnixSeconds,
     ) -> Result<LoadedRevocations, Mistake> {
         let failed = |error: io::Error| unreadable(&self.path, &error);
@@ -193,7 +238,12 @@ impl RevocationFile {
         let mut head = vec![0; usize::try_from(body_at).unwrap_or_default()];
         file.read_exact_at(&mut head, 0).map_err(failed)?;
         reader.feed(&head);
+        // A signature is over all of it: no line is believed before the last was read.
+        let mut tail = in_force.filter(|_| signed.is_none()).and_then(|_| Tail::of(metadata.len()));
         let bytes = read_from(&file, body_at, |piece| {
+            if let Some(tail) = &mut tail {
+                tail.look(&file, early);
+            }
             reader.feed(piece);
             digest.update(piece);
         });
@@ -218,8 +268,8 @@ impl RevocationFile {
             warnings.extend(self.signed_for_nobody(&file));
             let block = block_before(&file, bytes).map_err(failed)?;
             let (identity, bad_lines) = ((metadata.dev(), metadata.ino()), bad_lines.clone());
-            let seen =
-                Seen { identity, bytes, lines, ends_within_line, bad_lines, digest, block, is_appended_to: false };
+            let (is_touched, proof) = (false, None);
+            let seen = Seen { identity, bytes, lines, ends_within_line, bad_lines, digest, block, is_touched, proof };
             self.seen = Some(seen);
         }
         let header = signed.map(|signed| signed.header);
@@ -262,7 +312,7 @@ struct Signed {
 /// # Errors
 /// As [`RevocationFile::load`].
 pub fn load_revocations(config: &Config, now: UnixSeconds) -> Result<LoadedRevocations, Mistake> {
-    RevocationFile::of(config).load(Reading::Whole, None, now)
+    RevocationFile::of(config).load(Reading::Whole, None, &mut |_| {}, now)
 }
 
 /// A device that never ends, or a file that fills the memory, is no list.
@@ -310,15 +360,37 @@ fn block_before(file: &File, end: u64) -> io::Result<[u8; 32]> {
     Ok(digest.so_far())
 }
 
-fn digest_of(path: &Path, seen: &Seen) -> io::Result<[u8; 32]> {
-    let (mut file, mut digest) = (File::open(path)?.take(seen.bytes), ListDigest::default());
-    let mut buffer = vec![0; PIECE_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(digest.so_far()),
-            count => digest.update(buffer.get(..count).unwrap_or_default()),
-        }
+/// What a step of a proof found.
+enum Step {
+    Done,
+    More,
+    /// There is more behind what was read.
+    Grown,
+    /// It is another file, or shorter: whoever watches it has it read.
+    Replaced,
+}
+
+fn step(path: &Path, (identity, bytes): ((u64, u64), u64), proof: &mut Proof) -> io::Result<Step> {
+    let begun = Instant::now();
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if identity != (metadata.dev(), metadata.ino()) || metadata.len() < bytes {
+        return Ok(Step::Replaced);
     }
+    if metadata.len() > bytes {
+        return Ok(Step::Grown);
+    }
+    let step_end = proof.end.min(proof.at + STEP_BYTES);
+    let mut buffer = vec![0; PIECE_BYTES];
+    while proof.at < step_end {
+        let count = usize::try_from(step_end - proof.at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let piece = buffer.get_mut(..count).unwrap_or_default();
+        file.read_exact_at(piece, proof.at)?;
+        proof.digest.update(piece);
+        proof.at += count as u64;
+    }
+    proof.took += begun.elapsed();
+    Ok(if proof.at == proof.end { Step::Done } else { Step::More })
 }
 
 /// Threat T28: who can write the list can lift a revocation. Links are followed: it is the file itself that counts.
@@ -369,7 +441,9 @@ const HEADER_BYTES_MAX: usize = 1024;
 /// Of the end of what was read; a rewrite that keeps them, the place of the file and their place in it is found later.
 const BLOCK_BYTES: u64 = 64 << 10;
 /// Times the time that it takes.
-const VERIFY_AT_MOST_EVERY: u32 = 20;
+const PROVE_AT_MOST_EVERY: u32 = 20;
+/// Some ten milliseconds: so long a line that is appended waits for the proof of those before it.
+const STEP_BYTES: u64 = 4 << 20;
 /// One broken export must not fill the memory.
 const BAD_LINES_KEPT: usize = 1000;
 

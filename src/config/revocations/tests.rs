@@ -20,7 +20,7 @@ impl Site {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, state_dir) = (directory.path().join("list"), directory.path().to_owned());
         fs::write(&path, content).expect("written");
-        Self { directory, file: RevocationFile { path, rules: None, state_dir, seen: None, verified: None } }
+        Self { directory, file: RevocationFile { path, rules: None, state_dir, seen: None, proved: None } }
     }
 
     fn signed_by(keys: &[&Signer]) -> Self {
@@ -40,16 +40,31 @@ impl Site {
     }
 
     fn whole(&mut self) -> LoadedRevocations {
-        self.file.load(Reading::Whole, None, NOW).expect("readable")
+        self.file.load(Reading::Whole, None, &mut no_early, NOW).expect("readable")
+    }
+
+    /// What a running gateway does when the file changed.
+    fn changed(&mut self, in_force: &RevocationList) -> LoadedRevocations {
+        self.file.load(Reading::Appended, Some(in_force), &mut no_early, NOW).expect("readable")
+    }
+
+    /// All steps of the proof.
+    fn verify(&mut self) -> Verified {
+        loop {
+            match self.file.verify() {
+                Verified::Underway => {}
+                other => return other,
+            }
+        }
     }
 
     fn refused(&mut self) -> String {
-        self.file.load(Reading::Whole, None, NOW).expect_err("refused").what
+        self.file.load(Reading::Whole, None, &mut no_early, NOW).expect_err("refused").what
     }
 
     /// Takes a list into force as the gateway does.
     fn in_force(&mut self, now: UnixSeconds) -> Result<LoadedRevocations, String> {
-        let loaded = self.file.load(Reading::Whole, None, now).map_err(|mistake| mistake.what)?;
+        let loaded = self.file.load(Reading::Whole, None, &mut no_early, now).map_err(|mistake| mistake.what)?;
         self.file.remember(loaded.header.as_ref().expect("it is signed")).map_err(|mistake| mistake.what)?;
         Ok(loaded)
     }
@@ -128,16 +143,16 @@ fn lines_that_are_appended_are_all_that_is_read() {
     let mut site = Site::new(b"{\"device\": \"a\"}\n{\"jti\": \"gone\"}\n");
     let first = site.whole();
     site.append("{\"device\": \"b\"}\n# a comment\n{\"devise\": \"c\"}\n");
-    let second = site.file.load(Reading::Appended, Some(&first.list), NOW).expect("readable");
+    let second = site.changed(&first.list);
     assert_eq!((second.reading, second.list.len()), (Reading::Appended, 3));
     assert_eq!(second.bad_lines.iter().filter_map(|bad| bad.line).collect::<Vec<_>>(), [5]);
-    assert_eq!(site.file.verify(), Verified::Intact);
+    assert_eq!(site.verify(), Verified::Intact);
     site.append("{\"device\": \"d\"}\n");
-    let third = site.file.load(Reading::Appended, Some(&second.list), NOW).expect("readable");
+    let third = site.changed(&second.list);
     assert_eq!((third.reading, third.list.len(), third.bad_lines.len()), (Reading::Appended, 4, 1));
     // The bad line is mended, and a good one taken out: another file.
     site.write("{\"device\": \"a\"}\n{\"device\": \"b\"}\n{\"device\": \"c\"}\n{\"device\": \"d\"}\n");
-    let fourth = site.file.load(Reading::Appended, Some(&third.list), NOW).expect("readable");
+    let fourth = site.changed(&third.list);
     assert_eq!((fourth.reading, fourth.list.len(), fourth.bad_lines.len()), (Reading::Whole, 4, 0));
     assert_eq!(fourth.list.lifted(&third.list, NOW).count, 1);
 }
@@ -151,12 +166,75 @@ fn a_change_before_lines_that_were_appended_is_found() {
     let in_place = OpenOptions::new().write(true).open(&site.file.path).expect("open");
     in_place.write_all_at(b"{\"device\": \"z\"}\n", 0).expect("written");
     site.append("{\"device\": \"b\"}\n");
-    let second = site.file.load(Reading::Appended, Some(&first.list), NOW).expect("readable");
+    let second = site.changed(&first.list);
     assert_eq!((second.reading, second.list.len()), (Reading::Appended, 2));
-    assert_eq!(site.file.verify(), Verified::Changed);
-    let third = site.file.load(Reading::Appended, Some(&second.list), NOW).expect("readable");
+    assert_eq!(site.verify(), Verified::Changed);
+    let third = site.changed(&second.list);
     assert_eq!((third.reading, third.list.len()), (Reading::Whole, 2));
     assert_eq!(third.list.lifted(&second.list, NOW).count, 1);
+}
+
+#[test]
+fn lines_that_are_appended_are_told_before_the_proof_of_those_before_them_goes_on() {
+    let steps = usize::try_from(STEP_BYTES).expect("some") / 9 * 3;
+    let mut site = Site::new(format!("{{\"device\": \"a\"}}\n{}", "# filler\n".repeat(steps)).as_bytes());
+    let mut list = site.whole().list;
+    site.append("{\"device\": \"b\"}\n");
+    list = site.changed(&list).list;
+    assert_eq!(site.file.verify(), Verified::Underway);
+    for device in ["c", "d"] {
+        site.append(&format!("{{\"device\": \"{device}\"}}\n"));
+        assert_eq!(site.file.verify(), Verified::Grown);
+        list = site.changed(&list).list;
+    }
+    assert_eq!(list.len(), 4);
+    // What was proved before they came may have changed with them: it is proved again, in a while.
+    assert_eq!((site.verify(), site.verify()), (Verified::Later, Verified::Later));
+    site.file.proved = None;
+    assert_eq!((site.verify(), site.verify()), (Verified::Intact, Verified::Intact));
+    // A file that was written to and is no longer than it was may have changed.
+    let in_place = OpenOptions::new().write(true).open(&site.file.path).expect("open");
+    in_place.write_all_at(b"{\"device\": \"z\"}\n", 0).expect("written");
+    let touched = site.changed(&list);
+    assert_eq!((touched.reading, touched.list.len()), (Reading::Appended, 4));
+    site.file.proved = None;
+    assert_eq!(site.verify(), Verified::Changed);
+    assert_eq!(site.changed(&list).reading, Reading::Whole);
+    // Another file in its place is read as a whole by whoever watches it.
+    site.append("{\"device\": \"e\"}\n");
+    list = site.changed(&list).list;
+    site.file.proved = None;
+    let other = site.directory.path().join("other");
+    fs::write(&other, "{\"device\": \"a\"}\n").expect("written");
+    fs::rename(other, &site.file.path).expect("renamed");
+    assert_eq!(site.verify(), Verified::Intact);
+    assert_eq!(site.changed(&list).reading, Reading::Whole);
+}
+
+#[test]
+fn the_end_of_a_large_list_and_what_is_appended_meanwhile_is_told_before_the_rest_is_read() {
+    let mut site = Site::new(b"");
+    let nothing = site.whole().list;
+    let filler = "# filler\n".repeat(100_000);
+    let large = format!("{{\"device\": \"first\"}}\n{filler}{{\"device\": \"last\"}}\n{{\"bad\": 1}}\n");
+    let path = site.file.path.clone();
+    let other = site.directory.path().join("other");
+    fs::write(&other, &large).expect("written");
+    fs::rename(other, &path).expect("renamed");
+    let mut told: Vec<RevocationList> = Vec::new();
+    let mut early = |lines: RevocationList| {
+        // The next line comes while the list is read.
+        let device = ["appended", "and more"].get(told.len());
+        told.push(lines);
+        let Some(device) = device else { return };
+        let mut file = OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(format!("{{\"device\": \"{}\"}}\n", device.replace(' ', "-")).as_bytes()).expect("written");
+    };
+    let loaded = site.file.load(Reading::Appended, Some(&nothing), &mut early, NOW).expect("readable");
+    assert_eq!((loaded.reading, loaded.list.len(), loaded.bad_lines.len()), (Reading::Whole, 4, 1));
+    assert_eq!(told.iter().map(RevocationList::len).collect::<Vec<_>>(), [1, 1, 1]);
+    let all = told.iter().fold(nothing, |list, lines| list.with(lines));
+    assert_eq!((all.len(), loaded.list.added_since(&all, 9).devices.len()), (3, 1), "all but the first");
 }
 
 #[test]
@@ -165,14 +243,14 @@ fn what_is_not_whole_lines_at_the_end_is_read_as_a_whole() {
     let first = site.whole();
     assert_eq!(first.list.len(), 1);
     site.append(" \n{\"device\": \"b\"}\n");
-    let second = site.file.load(Reading::Appended, Some(&first.list), NOW).expect("readable");
+    let second = site.changed(&first.list);
     assert_eq!((second.reading, second.list.len(), second.bad_lines.len()), (Reading::Whole, 2, 0));
     // Another file of the same beginning, a shorter one, and one that is the same.
     for content in ["{\"device\": \"a\"} \n{\"device\": \"b\"}\n{\"device\": \"c\"}\n", "{\"device\": \"a\"}\n"] {
         fs::remove_file(&site.file.path).expect("removed");
         site.write("");
         site.write(content);
-        let loaded = site.file.load(Reading::Appended, Some(&second.list), NOW).expect("readable");
+        let loaded = site.changed(&second.list);
         assert_eq!(loaded.list.len(), content.lines().count());
     }
 }
@@ -195,8 +273,8 @@ proptest! {
         let mut loaded = site.whole();
         for piece in &pieces[1..] {
             site.append(&text(piece));
-            loaded = site.file.load(Reading::Appended, Some(&loaded.list), NOW).expect("readable");
-            prop_assert_eq!(loaded.reading == Reading::Whole, piece.is_empty());
+            loaded = site.changed(&loaded.list);
+            prop_assert_eq!(loaded.reading, Reading::Appended);
         }
         let whole = site.whole();
         prop_assert_eq!((loaded.list.ids(), loaded.list.len()), (whole.list.ids(), whole.list.len()));
@@ -302,6 +380,8 @@ fn a_signed_list_ends_in_the_second_it_says_and_ages_from_when_it_was_signed() {
         assert_eq!((UnixSeconds(now) >= stamp.stale_from, list.is_stale(UnixSeconds(now))), (stale, refused), "{now}");
     }
 }
+
+fn no_early(_: RevocationList) {}
 
 /// 2026-11-22, about.
 const NOW: UnixSeconds = UnixSeconds(1_795_300_000);
