@@ -74,6 +74,12 @@ impl Clock {
         clock
     }
 
+    /// For a command beside the gateway: the machine's clock, believed as a gateway that starts in this moment would, and
+    /// nothing kept or said.
+    pub fn glance(state_dir: &Path) -> Self {
+        Self::new(Source::Machine, read_highest(&state_dir.join(FILE)).unwrap_or_default(), None)
+    }
+
     /// The machine's clock, and nothing kept.
     pub fn of_machine() -> Self {
         Self::new(Source::Machine, None, None)

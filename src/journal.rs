@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::SystemTime,
 };
 
@@ -19,6 +22,7 @@ use crate::{
 pub struct Journal {
     entries: Mutex<VecDeque<Entry>>,
     entries_max: usize,
+    snapshot: AtomicU64,
 }
 
 /// One refusal or cut, as the operator reads it. Texts of a peer are escaped, and cut where they are long.
@@ -39,6 +43,9 @@ pub struct Entry {
     /// Azure's number for the same, where it has one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub azure: Option<u32>,
+    /// By which state of identities, list and authorities it was decided: the number that the log has for it.
+    #[serde(default)]
+    pub snapshot: u64,
     /// Fingerprint of the token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub token_id: Option<String>,
@@ -52,21 +59,28 @@ pub struct Entry {
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { entries: Mutex::default(), entries_max: ENTRIES_MAX }
+        Self { entries: Mutex::default(), entries_max: ENTRIES_MAX, snapshot: AtomicU64::new(0) }
     }
 }
 
 impl Journal {
+    /// From here on decisions are made by this state of identities, list and authorities (threat T43).
+    pub fn decided_by(&self, snapshot: u64) {
+        self.snapshot.store(snapshot, Relaxed);
+    }
+
     /// A CONNECT was refused.
     pub fn connect_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
         metrics::counter!("tollgate_connects_total", "result" => "refused", "denial" => denial.tag()).increment(1);
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
         let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
+        let snapshot = self.snapshot.load(Relaxed);
         // The ban itself was said aloud: its guesses are not, or whoever guesses fills the disk.
         if denial == Denial::Banned {
             tracing::debug!(%peer, device, denial = denial.tag(), number, token_id, detail, "connect refused");
         } else {
-            tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "connect refused");
+            let denial = denial.tag();
+            tracing::info!(%peer, device, denial, number, azure, token_id, snapshot, detail, "connect refused");
         }
         self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
     }
@@ -84,7 +98,8 @@ impl Journal {
         metrics::counter!("tollgate_sessions_closed_total", "reason" => reason.tag()).increment(1);
         let (device, peer, token_id) = (printable(who.device), who.peer, who.token_text());
         let (tag, azure) = (reason.tag(), reason.azure());
-        tracing::info!(%peer, device, reason = tag, azure, token_id, "session closed");
+        let snapshot = self.snapshot.load(Relaxed);
+        tracing::info!(%peer, device, reason = tag, azure, token_id, snapshot, "session closed");
         if reason.is_cut() {
             let (number, tag, remedy) = match reason {
                 CloseReason::Denied(denial) | CloseReason::RenewalRefused(denial) => {
@@ -117,6 +132,7 @@ impl Journal {
             number,
             tag: tag.into(),
             azure,
+            snapshot: self.snapshot.load(Relaxed),
             token_id: who.token_id.map(|id| id.to_string()),
             detail,
             remedy: remedy.into(),
@@ -243,6 +259,19 @@ mod tests {
         let entry = |tag: &str, peer: &str, detail: &str| (tag.to_owned(), peer.to_owned(), detail.to_owned());
         let banned = [entry("banned", "192.0.2.1:100", "99"), entry("banned", "[2001:db8::1]:100", "99")];
         assert_eq!(seen, [[entry("expired", "192.0.2.9:1", "")].as_slice(), &banned].concat());
+    }
+
+    #[test]
+    fn an_entry_says_by_which_state_it_was_decided() {
+        let journal = Journal::default();
+        let who = Who { device: "a", peer: "127.0.0.1:5".parse().expect("an address"), token_id: None };
+        for snapshot in [7, 8] {
+            journal.decided_by(snapshot);
+            journal.connect_refused(&who, Denial::Expired, "");
+        }
+        journal.closed(&who, CloseReason::Revoked, "");
+        let by: Vec<u64> = journal.last(None, 10).iter().map(|entry| entry.snapshot).collect();
+        assert_eq!(by, [7, 8, 8]);
     }
 
     #[test]

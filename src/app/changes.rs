@@ -230,6 +230,7 @@ impl Changes {
             // They are in force already, for newcomers too.
             let applied = Instant::now();
             self.site.gate.authorities_changed();
+            self.site.journal.decided_by(self.site.gate.epoch());
             metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
             closed = self.cut(&self.all_sessions(), applied);
         }
@@ -253,7 +254,8 @@ impl Changes {
                     tracing::error!(%error, "a thread that fetches a key set cannot be started");
                 }
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!(file = %file.display(), devices, closed, "identities in force");
+                let snapshot = self.site.gate.epoch();
+                tracing::info!(file = %file.display(), devices, closed, snapshot, "identities in force");
                 drop(old);
                 Ok(warnings)
             }
@@ -303,7 +305,8 @@ impl Changes {
         let (file, entries, bad_lines) =
             (self.config.gateway.revocations.display(), list.len(), loaded.bad_lines.len());
         let elapsed_ms = u64::try_from(noticed.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(%file, entries, bad_lines, closed, reading = ?loaded.reading, elapsed_ms, "revocation list in force");
+        let (reading, snapshot) = (loaded.reading, self.site.gate.epoch());
+        tracing::info!(%file, entries, bad_lines, closed, ?reading, elapsed_ms, snapshot, "revocation list in force");
         if lifted.count > 0 {
             self.tell_lifted(&lifted, now);
         }
@@ -418,6 +421,7 @@ impl Changes {
         let foreseen: Vec<_> = concerned().into_iter().filter_map(ended).collect();
         swap();
         let applied = Instant::now();
+        self.site.journal.decided_by(self.site.gate.epoch());
         metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
         let is_same = |(live, grant, _): &(Arc<Live>, Arc<Grant>, CloseReason)| Arc::ptr_eq(grant, &live.grant());
         let foreseen = foreseen.into_iter().filter(is_same).map(|(live, _, reason)| (live, reason)).collect();

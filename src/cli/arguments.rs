@@ -356,7 +356,7 @@ pub(super) enum RevokeCommand {
     },
     /// Whatever verifies under the key in a slot, until the entry is removed: it names the slot, not the key in it
     Key {
-        /// device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT or issuer:NAME/KID
+        /// device:ID/SLOT, policy:NAME/SLOT, group:PREFIX/SLOT, certificate:ID/SLOT or issuer:NAME/KID
         #[arg(value_name = "NAME/SLOT")]
         name: String,
         #[command(flatten)]

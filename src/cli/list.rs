@@ -180,6 +180,7 @@ mod tests {
             peer: "10.0.0.9:4242".into(),
             number: 300,
             tag: "expired".into(),
+            snapshot: 0,
             azure: Some(40_105),
             token_id: Some("07070707070707070707070707070707".into()),
             detail: "`se` is 2026-11-21T08:00:00Z, the clock says 2026-11-21T09:00:00Z, 30s of skew are allowed."

@@ -9,7 +9,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{ConfigFile, Outcome};
-use crate::{config::Config, time::UnixSeconds};
+use crate::{clock::Clock, config::Config, time::UnixSeconds};
 
 impl ConfigFile {
     /// The configuration that is meant, in spite of mistakes: a bad certificate must not stand in the way of a revocation.
@@ -35,6 +35,11 @@ impl ConfigFile {
 /// The wall clock's second.
 pub(super) fn now() -> UnixSeconds {
     UnixSeconds::from_system(SystemTime::now())
+}
+
+/// As the gateway of this configuration tells it: a wall clock that was put back, or far ahead, is not believed.
+pub(super) fn now_by(config: &Config) -> UnixSeconds {
+    Clock::glance(&config.gateway.state_dir).now()
 }
 
 /// A token from standard input: one line.

@@ -11,7 +11,7 @@ use super::{
     ConfigFile, Outcome,
     arguments::{RevocationsCommand, SignAgain, SignArguments},
     list::{folded, print_json},
-    local::{now, print},
+    local::{now_by, print},
     revoke::{audited, who},
     signature::{self, Signer},
 };
@@ -85,7 +85,7 @@ fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Re
 }
 
 fn prune(config: &Config, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
-    let (path, now) = (&config.gateway.revocations, now());
+    let (path, now) = (&config.gateway.revocations, now_by(config));
     let ledger = Ledger::new(path);
     let signer = signature::of_list(config, &ledger, sign)?;
     let mut ended = 0;
@@ -134,15 +134,20 @@ fn export(config: &Config, file: &Path) -> Result<(), Outcome> {
     } else {
         Box::new(io::BufWriter::new(OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?))
     };
-    let mut written = Ok(());
+    let (mut written, mut count) = (Ok(()), 0_usize);
     let copy = |number, line: &str| {
         let is_header = number == 1 && SignedLine::is_begun(line.as_bytes());
         if written.is_ok() && !is_header {
+            count += usize::from(entry(line).is_some());
             written = out.write_all(line.as_bytes());
         }
     };
     ledger.each_line(copy).map_err(Outcome::failed)?;
-    written.and_then(|()| out.flush()).map_err(failed)
+    written.and_then(|()| out.flush()).map_err(failed)?;
+    if file != Path::new("-") {
+        print(&format!("written to {}: {}\n", file.display(), entries(count)));
+    }
+    Ok(())
 }
 
 fn sign(at: &ConfigFile, asked: &SignArguments) -> Result<(), Outcome> {

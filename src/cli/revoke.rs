@@ -5,7 +5,7 @@ use super::{
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
     list::{folded, session_table},
-    local::{now, print, token_from_input},
+    local::{now_by, print, token_from_input},
     sas_limit, signature,
 };
 use crate::{
@@ -20,18 +20,19 @@ use crate::{
 /// `tollgate revoke …`.
 pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome> {
     let config = at.load()?;
+    let now = now_by(&config);
     let (selected, why) = select(what)?;
     let by = why.by.unwrap_or_else(who);
     let entry = NewRevocation {
         reason: why.reason,
         until: why.until,
         by: Some(by.clone()),
-        at: Some(now().to_string()),
+        at: Some(now.to_string()),
         ..selected
     };
     let revocation = Revocation::new(&entry).map_err(Outcome::Usage)?;
     let until = entry.until.as_deref().and_then(|time| UnixSeconds::parse_rfc3339(time).ok());
-    if let Some(until) = until.filter(|until| *until <= now()) {
+    if let Some(until) = until.filter(|until| *until <= now) {
         return Err(Outcome::Usage(format!(
             "nothing is written: --until {until} is past, and the entry would revoke nothing"
         )));
@@ -39,7 +40,7 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     let path = &config.gateway.revocations;
     let ledger = Ledger::new(path);
     let signer = signature::of_list(&config, &ledger, &why.sign)?;
-    let told = sas_limit::told(&config, &entry, now())?;
+    let told = sas_limit::told(&config, &entry, now)?;
     print(&format!("{}\n", preview(at, &config, &entry)));
     match &signer {
         Some(signer) => ledger.edit(|_| Keep::Yes, std::slice::from_ref(&revocation.line), Some(&signer.signature())),
@@ -64,7 +65,7 @@ pub(super) fn who() -> String {
 
 /// Records what was done. A log that cannot be written undoes nothing.
 pub(super) fn audited(config: &Config, action: Action, by: &str, object: &str, detail: &str) {
-    if let Err(error) = Audit::open(&config.gateway.state_dir).record(action, by, object, detail, now()) {
+    if let Err(error) = Audit::open(&config.gateway.state_dir).record(action, by, object, detail, now_by(config)) {
         eprintln!("note: this is not in the audit log: {error}");
     }
 }

@@ -76,7 +76,15 @@ pub(super) fn aside(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
 
 /// `tollgate spool salvage`.
 pub(super) fn salvage(at: &ConfigFile) -> Result<(), Outcome> {
-    let Place { folder, limits, keys, .. } = place(at)?;
+    let place = place(at)?;
+    // Released before anything else is done with it.
+    let is_whole = open(&place).is_ok();
+    let Place { folder, limits, keys, .. } = place;
+    if is_whole {
+        print(&format!("{} is whole: there is nothing to salvage
+", folder.display()));
+        return Ok(());
+    }
     let salvaged = spool::salvage(&folder, limits, &keys).map_err(Outcome::failed)?;
     for (file, offset, what) in &salvaged.damage {
         print(&folded(&format!("{file}, byte {offset}: {what}"), ""));

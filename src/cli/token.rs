@@ -3,7 +3,7 @@
 use super::{
     ConfigFile, Outcome,
     list::{folded, print_json, table},
-    local::{now, print, token_from_input},
+    local::{now_by, print, token_from_input},
 };
 use crate::{
     admin::Explained,
@@ -35,16 +35,16 @@ pub(super) fn explain(
     json: bool,
 ) -> Result<(), Outcome> {
     let config = at.load()?;
-    let token = token_from_input()?;
+    let (token, now) = (token_from_input()?, now_by(&config));
     let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
-    let revocations = load_revocations(&config, now()).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+    let revocations = load_revocations(&config, now).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
     for bad in &revocations.bad_lines {
         eprintln!("note: {bad}");
     }
     let gate = Gate::new(config.gate.clone());
     let rules = gate.rules(profile.unwrap_or(gate.profile()));
     let keyring = loaded.identities.keyring();
-    let explained = Explained::of(&token, device, (keyring, rules, &revocations.list), now()).with_rotations(
+    let explained = Explained::of(&token, device, (keyring, rules, &revocations.list), now).with_rotations(
         &token,
         keyring,
         &Audit::open(&config.gateway.state_dir),

@@ -39,12 +39,11 @@ impl Report {
         }
         match load_revocations(&config, UnixSeconds::from_system(SystemTime::now())) {
             Ok(LoadedRevocations { list, bad_lines, warnings: found, header, .. }) => {
-                let signed = header.map(|header| {
-                    let SignedHeader { epoch, sequence, signed_at, expires_at, .. } = header;
-                    format!(", signed {signed_at} (epoch {epoch}, sequence {sequence}), expires {expires_at}")
-                });
-                let entries = counted(list.len(), "entry", "entries");
-                summary.push(("revocations", entries + &signed.unwrap_or_default()));
+                summary.push(("revocations", counted(list.len(), "entry", "entries")));
+                if let Some(SignedHeader { epoch, sequence, signed_at, expires_at, .. }) = header {
+                    summary.push(("revocations", format!("signed {signed_at}, epoch {epoch}, sequence {sequence}")));
+                    summary.push(("revocations", format!("expires {expires_at}")));
+                }
                 mistakes.extend(bad_lines);
                 warnings.extend(found);
             }

@@ -203,8 +203,8 @@ fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
     metrics::gauge!(meter::SESSIONS).increment(1.0);
     let (device, token_id, key) = (grant.device.as_str(), grant.token_id, grant.key.as_str());
-    let (version, shard) = (connect.version, shard.index);
-    tracing::info!(peer = %live.peer, device, %token_id, key, ?version, shard, "admitted");
+    let (version, snapshot, shard) = (connect.version, shard.site.gate.epoch(), shard.index);
+    tracing::info!(peer = %live.peer, device, %token_id, key, ?version, snapshot, shard, "admitted");
 }
 
 /// Holds a session's place in the registry and in the shard, also when its task panics.

@@ -90,7 +90,17 @@ pub fn format_duration(duration: Duration) -> String {
     if duration.is_zero() {
         return "0".into();
     }
-    humantime::format_duration(duration).to_string()
+    let spaced = |part: &str| {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = part.split_at(digits);
+        // `90s`, and `1 day`.
+        if ["day", "month", "year"].iter().any(|word| unit.starts_with(word)) {
+            format!("{number} {unit}")
+        } else {
+            part.to_owned()
+        }
+    };
+    humantime::format_duration(duration).to_string().split(' ').map(spaced).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -112,6 +122,8 @@ mod tests {
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
         assert!(parse_duration("soon").is_err());
-        assert_eq!(format_duration(Duration::from_secs(90)), "1m 30s");
+        for (seconds, text) in [(90, "1m 30s"), (86_400, "1 day"), (2 * 86_400 + 3600, "2 days 1h")] {
+            assert_eq!(format_duration(Duration::from_secs(seconds)), text);
+        }
     }
 }

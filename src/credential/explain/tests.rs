@@ -112,6 +112,27 @@ fn a_kind_that_the_gateway_does_not_take_is_told_as_it_is_refused() {
 }
 
 #[test]
+fn a_line_break_that_was_signed_in_another_way_is_named() {
+    let (sr, se) = ("localhost%2Fdevices%2Fpump-17", "1795255200");
+    for (signed, what) in [
+        (format!("{sr}{se}"), "left out of what is signed"),
+        (format!("{sr}\\n{se}"), "a backslash and an n were signed"),
+        (format!("{sr}\r\n{se}"), "carriage return and line feed"),
+        (format!("{sr}\n{se}\n"), "behind `se`, too"),
+    ] {
+        let signature = hmac::Mac::finalize(keyed(&secret(), &[signed.as_bytes()])).into_bytes();
+        let signature = escaped(&STANDARD.encode(signature));
+        let explanation = ask(&format!("SharedAccessSignature sr={sr}&sig={signature}&se={se}"));
+        assert_eq!(explanation.verdict.map(|_| ()).map_err(|refused| refused.denial), Err(Denial::SignatureInvalid));
+        assert!(
+            explanation.near_misses.iter().any(|said| said.contains(what)),
+            "{what}: {:?}",
+            explanation.near_misses
+        );
+    }
+}
+
+#[test]
 fn each_usual_mistake_with_a_sas_token_is_named() {
     let (upper, lower, plain) =
         ("localhost%2Fdevices%2Fpump-17", "localhost%2fdevices%2fpump-17", "localhost/devices/pump-17");

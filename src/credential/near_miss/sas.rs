@@ -231,8 +231,16 @@ impl LooseSas {
             ("`sr` was signed in lower case", self.sr.to_lowercase()),
             ("`sr` was signed without the slash at its end", self.sr.trim_end_matches('/').to_owned()),
         ];
+        let signed = texts.map(|(what, sr)| (what, format!("{sr}\n{}", self.se)));
+        let breaks = [
+            ("the line break between `sr` and `se` was left out of what is signed", ""),
+            ("a backslash and an n were signed in the place of the line break", "\\n"),
+            ("the line break was signed as carriage return and line feed", "\r\n"),
+        ];
+        let breaks = breaks.map(|(what, between)| (what, format!("{}{between}{}", self.sr, self.se)));
+        let ended = [("a line break was signed behind `se`, too", format!("{}\n{}\n", self.sr, self.se))];
         let mut all: Vec<(&'static str, String)> = Vec::new();
-        for (what, text) in texts {
+        for (what, text) in signed.into_iter().chain(breaks).chain(ended) {
             if all.iter().all(|(_, old)| *old != text) {
                 all.push((what, text));
             }
@@ -241,7 +249,7 @@ impl LooseSas {
     }
 
     fn verifies(&self, key: &[u8], message: &str, signature: &[u8; 32]) -> bool {
-        hmac_matches(key, &[message.as_bytes(), b"\n", self.se.as_bytes()], signature)
+        hmac_matches(key, &[message.as_bytes()], signature)
     }
 }
 
