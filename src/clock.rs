@@ -2,10 +2,7 @@
 //! clocks, believes them as [`GuardedClock`] says, and keeps the highest time in `var/clock`.
 
 use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -16,7 +13,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::time::{ClockFault, GuardedClock, Tick, UnixSeconds};
+use crate::{
+    file::{Readers, replace},
+    time::{ClockFault, GuardedClock, Tick, UnixSeconds},
+};
 
 /// One reading of the machine's clocks, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,12 +245,7 @@ fn remedy(fault: ClockFault) -> &'static str {
 
 /// The time twice, as people and as programs write it: a damaged file does not say the same twice.
 fn write_highest(file: &Path, highest: UnixSeconds) -> io::Result<()> {
-    let fresh = file.with_extension("new");
-    let mut draft = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    draft.write_all(format!("{highest} {}\n", highest.0).as_bytes())?;
-    draft.sync_all()?;
-    fs::rename(&fresh, file)?;
-    File::open(file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    replace(file, &[format!("{highest} {}\n", highest.0).as_bytes()], Readers::Owner)
 }
 
 fn read_highest(file: &Path) -> io::Result<Option<UnixSeconds>> {

@@ -16,7 +16,9 @@ pub mod session;
 // Floor 3: decisions. Pure.
 pub mod gate;
 pub mod route;
-// Floor 4: sockets, disks, tables of what is live.
+// Floor 4: files that are replaced whole, and locks.
+pub mod file;
+// Floor 5: sockets, disks, tables of what is live.
 pub mod audit;
 pub mod clock;
 pub mod delivery;
@@ -26,14 +28,14 @@ pub mod meter;
 pub mod registry;
 pub mod upstream;
 pub mod usage;
-// Floor 5: what moves.
+// Floor 6: what moves.
 pub mod feed;
 pub mod shard;
-// Floor 6: what an operator asks a running gateway, and devices that want tokens.
+// Floor 7: what an operator asks a running gateway, and devices that want tokens.
 pub mod admin;
 pub mod token_service;
-// Floor 7: files.
+// Floor 8: configuration.
 pub mod config;
-// Floor 8: the program.
+// Floor 9: the program.
 pub mod app;
 pub mod cli;

@@ -254,6 +254,7 @@ const FLOORS: &[&[&str]] = &[
     &["credential", "packet"],
     &["policy", "session"],
     &["gate", "route"],
+    &["file"],
     &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream", "usage"],
     &["connection", "feed", "pump", "shard"],
     &["admin", "token_service"],

@@ -2,15 +2,16 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
     credential::{ListDigest, ListEntry, ListSigner, MintError, SignedHeader, SignedLine},
+    file::{self, LOCK_PATIENCE, Readers},
     time::UnixSeconds,
 };
 
@@ -106,16 +107,14 @@ impl Ledger {
         signature: Option<&Signature<'_>>,
     ) -> Result<usize, LedgerError> {
         let mut body = Body::default();
-        let metadata = match File::open(target) {
+        match File::open(target) {
             Ok(file) => {
-                let metadata = file.metadata().map_err(|error| self.failed("read", error))?;
                 let take = |_, line: &[u8]| body.take(line, &mut keep);
                 lines_of(file, take).map_err(|error| self.failed("read", error))?;
-                Some(metadata)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(self.failed("read", error)),
-        };
+        }
         added.iter().for_each(|line| body.add(line));
         let header = match signature {
             Some(signature) => {
@@ -124,8 +123,9 @@ impl Ledger {
             }
             None => None,
         };
-        let parts = [header.unwrap_or_default().into_bytes(), body.text];
-        replace(target, &parts, metadata.as_ref()).map_err(|error| self.failed("write", error))?;
+        let parts = [header.as_deref().unwrap_or_default().as_bytes(), body.text.as_slice()];
+        // Where there was none: it holds no secret, but it is not for everybody to write.
+        file::replace(target, &parts, Readers::Group).map_err(|error| self.failed("write", error))?;
         Ok(body.left_out)
     }
 
@@ -137,19 +137,9 @@ impl Ledger {
     /// Held while it is changed, so that two writers do not lose each other's line. It is a file of its own: the list
     /// itself is replaced.
     fn lock(&self, target: &Path) -> Result<File, LedgerError> {
-        let name = beside(target, ".lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name);
-        let file = file.map_err(|error| self.failed("lock", error))?;
-        let since = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_TIMEOUT => {
-                    std::thread::sleep(LOCK_RETRY_EVERY);
-                }
-                Err(error) => return Err(self.failed("lock", error.into())),
-            }
-        }
+        let mut name = target.as_os_str().to_owned();
+        name.push(".lock");
+        file::lock(Path::new(&name), LOCK_PATIENCE).map_err(|error| self.failed("lock", error))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> LedgerError {
@@ -281,57 +271,10 @@ fn append_in_place(target: &Path, line: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes beside the target, syncs, renames; mode and owner stay.
-fn replace(target: &Path, parts: &[Vec<u8>], like: Option<&fs::Metadata>) -> io::Result<()> {
-    let fresh = beside(target, ".new");
-    let mode = like.map_or(MODE, |m| m.mode() & 0o7777);
-    let written = (|| {
-        // What a crash left behind is not ours to keep; nobody else writes it while the lock is held.
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&fresh)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        if let Some(like) = like {
-            keep_owner(&file, like)?;
-        }
-        file.sync_all()?;
-        fs::rename(&fresh, target)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&fresh);
-    }
-    written?;
-    // The rename itself must survive a crash: an entry that was reported as written is there.
-    File::open(target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
-}
-
-/// An operator who is root must not take the list away from the gateway's own user.
-fn keep_owner(file: &File, like: &fs::Metadata) -> io::Result<()> {
-    let have = file.metadata()?;
-    if (have.uid(), have.gid()) == (like.uid(), like.gid()) {
-        return Ok(());
-    }
-    std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()))
-}
-
-fn beside(target: &Path, suffix: &str) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// Up to this a file is replaced by a change of one line: nobody ever sees half of it.
 const REPLACED_BYTES_MAX: u64 = 1 << 20;
 /// Of a list that was never signed and is not said how long it holds.
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// Of a list that did not exist: it holds no secret, but it is not for everybody to write.
-const MODE: u32 = 0o640;
-/// A writer holds the lock for some milliseconds.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-const LOCK_RETRY_EVERY: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -365,7 +308,7 @@ mod tests {
         Ledger::new(&path).append("{\"device\": \"b\"}").expect("appended");
         assert_eq!(fs::read_to_string(&path).expect("read"), "# by hand\n\n{\"device\": \"a\"}\n{\"device\": \"b\"}\n");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o604);
-        assert!(!beside(&path, ".new").exists());
+        assert!(!path.with_file_name(".list.jsonl.new").exists());
     }
 
     #[test]

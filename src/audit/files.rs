@@ -1,17 +1,17 @@
 //! The files of the log: `audit.jsonl`, those that were full, `audit.head`, and the lock.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use super::{
     Recorded,
     chain::{Entry, Link, hash_of},
 };
+use crate::file::{self, LOCK_PATIENCE, leave_usable, sync_directory};
 
 /// Where entries are added.
 pub(super) const LOG: &str = "audit.jsonl";
@@ -90,17 +90,7 @@ impl Log {
 
 /// Held while the log is changed. It is a file of its own: the log itself is replaced when it is full.
 pub(super) fn lock(directory: &Path) -> io::Result<File> {
-    let path = directory.join("audit.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(&path)?;
-    owned_as(directory, &file)?;
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_TIMEOUT => std::thread::sleep(LOCK_RETRY_EVERY),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    file::lock(&directory.join("audit.lock"), LOCK_PATIENCE)
 }
 
 /// Logs that were full, the oldest first.
@@ -152,8 +142,8 @@ impl Head {
         let Self { link, kept_from } = self;
         let text = format!("{:020} {} {kept_from:020}\n", link.sequence, link.sha256);
         let path = directory.join(HEAD);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(path)?;
-        owned_as(directory, &file)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(&path)?;
+        leave_usable(&path, &file)?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.sync_data()
     }
@@ -197,25 +187,12 @@ impl End {
 fn open_log(directory: &Path) -> io::Result<File> {
     let path = directory.join(LOG);
     let is_new = !path.exists();
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(MODE).open(path)?;
+    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(MODE).open(&path)?;
     if is_new {
-        owned_as(directory, &file)?;
+        leave_usable(&path, &file)?;
         sync_directory(directory)?;
     }
     Ok(file)
-}
-
-/// An operator who is root must not leave files that the gateway's own user cannot write.
-fn owned_as(directory: &Path, file: &File) -> io::Result<()> {
-    let (have, want) = (file.metadata()?, fs::metadata(directory)?);
-    if have.uid() == want.uid() || !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    std::os::unix::fs::fchown(file, Some(want.uid()), Some(want.gid()))
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 pub(super) const HEAD: &str = "audit.head";
@@ -229,6 +206,3 @@ pub(super) const LOG_BYTES_MAX: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 
 pub(super) const ARCHIVES_MAX: usize = 15;
 /// More than an entry can have: its texts are bounded, and a byte becomes six at most.
 const LINE_BYTES_MAX: u64 = 32 << 10;
-/// A writer holds the lock for some milliseconds.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-const LOCK_RETRY_EVERY: Duration = Duration::from_millis(5);

@@ -19,10 +19,12 @@ use super::{
     gateway::{self, Config},
     listeners::{CERTIFICATE, PRIVATE_KEY},
     mistake::Mistake,
-    private_file::{Made, Readers, make_private_directory, write_new},
     token_service::make_signing_key,
 };
-use crate::listener::Transport;
+use crate::{
+    file::{Made, Readers, make_private_directory, write_new},
+    listener::Transport,
+};
 
 /// What the first run made.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -13,7 +13,6 @@ mod listeners;
 mod mistake;
 mod names;
 mod nats;
-mod private_file;
 mod public_keys;
 mod report;
 mod revocations;
@@ -42,7 +41,7 @@ pub use rotation::{
 };
 pub use token_service::read_signing;
 
-use crate::listener::Transport;
+use crate::{file, listener::Transport};
 
 /// A configuration that holds, and what an operator should know about it all the same.
 #[derive(Debug)]
@@ -77,8 +76,8 @@ pub fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, Mistake> {
 /// # Errors
 /// When one cannot be written.
 pub fn write_key_pair(private: (&Path, &str), public: (&Path, &str)) -> io::Result<()> {
-    private_file::write_new(private.0, private.1.as_bytes(), private_file::Readers::Owner)?;
-    private_file::write_new(public.0, public.1.as_bytes(), private_file::Readers::All)?;
+    file::write_new(private.0, private.1.as_bytes(), file::Readers::Owner)?;
+    file::write_new(public.0, public.1.as_bytes(), file::Readers::All)?;
     Ok(())
 }
 

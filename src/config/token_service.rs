@@ -9,10 +9,10 @@ use super::{
     keys,
     listeners::{authorities_of, is_same_place, read_clients},
     mistake::Mistake,
-    private_file::{Made, Readers, write_new},
 };
 use crate::{
     credential::ClientAuth,
+    file::{Made, Readers, write_new},
     gate::{GateConfig, OwnIssuer},
     id::DeviceId,
     listener::TlsFiles,

@@ -9,11 +9,11 @@
 use std::{
     collections::HashMap,
     fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -23,7 +23,11 @@ use zeroize::Zeroizing;
 use super::refresh::{
     Answer, LINE_BYTES, Line, LineId, LineTerms, Origin, Outstanding, RefreshToken, SECRET_BYTES, Verdict,
 };
-use crate::{id::DeviceId, time::UnixSeconds};
+use crate::{
+    file::{self, Readers},
+    id::DeviceId,
+    time::UnixSeconds,
+};
 
 /// All lines, and the file that holds them.
 pub(super) struct Store {
@@ -76,11 +80,9 @@ impl Store {
     pub(super) fn open(state_dir: &Path, now: UnixSeconds) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
         let failed = |what| move |source: io::Error| StoreError { path: state_dir.join(FILE), what, source };
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(state_dir.join(LOCK));
-        let lock = lock.map_err(failed("lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => failed("lock")(io::Error::other("another process has it")),
-            TryLockError::Error(error) => failed("lock")(error),
+        let lock = file::lock(&state_dir.join(LOCK), Duration::ZERO).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => failed("lock")(io::Error::other("another process has it")),
+            _ => failed("lock")(error),
         })?;
         let (tag_key, mut lines) = match fs::read_to_string(&path) {
             Ok(text) => read(&Zeroizing::new(text)).map_err(failed("read"))?,
@@ -336,21 +338,12 @@ fn read(text: &str) -> io::Result<Kept> {
     Ok((tag_key.ok_or_else(|| damaged(1))?, lines))
 }
 
-/// The file without its past: written beside, synced, renamed.
+/// The file without its past.
 fn write_anew(path: &Path, tag_key: &[u8], lines: &HashMap<LineId, Line>) -> io::Result<(File, u64)> {
-    let draft = path.with_extension("new");
     let mut text = Zeroizing::new(line_of(&Record::TagKey(STANDARD.encode(tag_key))));
     lines.values().for_each(|line| text.push_str(&line_of(&Record::Line(Box::new(line.clone())))));
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok((file, text.len() as u64))
+    file::replace(path, &[text.as_bytes()], Readers::Owner)?;
+    Ok((OpenOptions::new().append(true).open(path)?, text.len() as u64))
 }
 
 fn line_of(record: &Record) -> String {

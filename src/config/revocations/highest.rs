@@ -1,14 +1,15 @@
 //! The number of the highest signed list that was in force, kept in the state directory: what comes before it is a rollback.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use super::super::mistake::Mistake;
-use crate::credential::Highest;
+use crate::{
+    credential::Highest,
+    file::{self, Readers},
+};
 
 /// Its name in the state directory.
 const HIGHEST: &str = "revocations.highest";
@@ -37,10 +38,5 @@ pub(super) fn write(state_dir: &Path, highest: Highest) -> io::Result<()> {
     if fs::read_to_string(&path).is_ok_and(|text| Highest::parse(&text) == Some(highest)) {
         return Ok(());
     }
-    let draft = state_dir.join(format!("{HIGHEST}.new"));
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-    file.write_all(highest.line().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, &path)?;
-    File::open(state_dir)?.sync_all()
+    file::replace(&path, &[highest.line().as_bytes()], Readers::Owner)
 }

@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{Replace, RotateError};
-use crate::{config::private_file::replace, time::UnixSeconds};
+use crate::{
+    file::{self, LOCK_PATIENCE, Readers},
+    time::UnixSeconds,
+};
 
 /// What is remembered of rotations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +68,8 @@ impl State {
     pub(super) fn write(&self, state_dir: &Path) -> Result<(), RotateError> {
         let path = file(state_dir);
         let text = serde_json::to_string_pretty(self).expect("invariant: texts and numbers are always JSON");
-        replace(&path, format!("{text}\n").as_bytes()).map_err(|error| RotateError::io("write", &path, error))
+        file::replace(&path, &[text.as_bytes(), b"\n"], Readers::Owner)
+            .map_err(|error| RotateError::io("write", &path, error))
     }
 
     /// Notes that a rotation is done.
@@ -87,32 +89,9 @@ impl Begun {
 /// Held from the first look at the files to the last write: two rotations at once would be one too many.
 pub(super) fn lock(state_dir: &Path) -> Result<File, RotateError> {
     let path = state_dir.join("keys.lock");
-    let failed = |error| RotateError::io("lock", &path, error);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
-    keep_with(state_dir, &file).map_err(failed)?;
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_TIMEOUT => std::thread::sleep(LOCK_RETRY_EVERY),
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
-}
-
-/// An operator who is root must not leave a lock that the gateway's own user cannot open.
-fn keep_with(directory: &Path, file: &File) -> io::Result<()> {
-    let (have, want) = (file.metadata()?, fs::metadata(directory)?);
-    if have.uid() == want.uid() || !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    std::os::unix::fs::fchown(file, Some(want.uid()), Some(want.gid()))
+    file::lock(&path, LOCK_PATIENCE).map_err(|error| RotateError::io("lock", &path, error))
 }
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("keys.json")
 }
-
-/// A rotation takes some milliseconds.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-const LOCK_RETRY_EVERY: Duration = Duration::from_millis(5);

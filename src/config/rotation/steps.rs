@@ -12,7 +12,7 @@ use super::{
     KeyOwner, Replace, RotateError,
     key_file::{KeyFile, Place, Slot},
 };
-use crate::config::private_file::replace;
+use crate::file::{Readers, replace};
 
 /// One thing that is done, whole or not at all.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(super) enum Step {
 impl Step {
     pub(super) fn run(&self) -> Result<(), RotateError> {
         let (what, path, done) = match self {
-            Self::Mark(path, owner) => ("write", path, replace(path, owner.as_bytes())),
-            Self::Write(path, content) => ("write", path, replace(path, content.as_bytes())),
+            Self::Mark(path, owner) => ("write", path, replace(path, &[owner.as_bytes()], Readers::Owner)),
+            Self::Write(path, content) => ("write", path, replace(path, &[content.as_bytes()], Readers::Owner)),
             Self::Unmark(path) => ("remove", path, remove(path)),
         };
         done.map_err(|error| RotateError::io(what, path, error))

@@ -13,7 +13,6 @@ pub use fetch::KeySetUrl;
 
 use std::{
     fmt, fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     credential::{Algorithm, parse_jwk_set},
+    file::{Readers, make_private_directory, replace},
     gate::{Misses, Wake},
     meter,
 };
@@ -250,17 +250,10 @@ enum Fetched {
     Same,
 }
 
-/// Whole or not at all: it is renamed into place. It ends in a line break, by which the watch sees that it is finished.
+/// Whole or not at all. It ends in a line break, by which the watch sees that it is finished.
 fn keep(file: &Path, text: &str) -> io::Result<()> {
-    let directory = file.parent().unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = file.with_extension("draft");
-    let mut options = fs::OpenOptions::new();
-    let mut draft_file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    io::Write::write_all(&mut draft_file, format!("{}\n", text.trim_end()).as_bytes())?;
-    draft_file.sync_all()?;
-    fs::rename(&draft, file)?;
-    fs::File::open(directory)?.sync_all()
+    make_private_directory(file.parent().unwrap_or(Path::new(".")))?;
+    replace(file, &[text.trim_end().as_bytes(), b"\n"], Readers::Owner)
 }
 
 /// No call under these locks can panic, so what they guard is whole.
