@@ -278,7 +278,7 @@ const LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 

@@ -96,6 +96,7 @@ impl Changes {
             self.verify_list();
         }
         if changed(&self.config.gateway.identities) || self.identity_files().iter().any(changed) {
+            config::await_rotation(&self.config.gateway.state_dir);
             let _ = self.load_identities(noticed);
         }
         if self.certificates.files().iter().any(changed) {

@@ -36,8 +36,8 @@ pub use mistake::Mistake;
 pub use report::Report;
 pub use revocations::{LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations};
 pub use rotation::{
-    Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner, add, due, finish, leaving,
-    revoked_slots, rotate, survey,
+    Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner, add, await_rotation, due, finish,
+    leaving, revoked_slots, rotate, survey,
 };
 pub use token_service::read_signing;
 

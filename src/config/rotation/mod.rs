@@ -33,6 +33,7 @@ use steps::{Step, new_key, plan};
 
 pub use error::RotateError;
 pub use owner::KeyOwner;
+pub use state::await_rotation;
 pub(super) use steps::is_marked;
 pub use survey::{Schedule, survey};
 

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -88,10 +89,25 @@ impl Begun {
 
 /// Held from the first look at the files to the last write: two rotations at once would be one too many.
 pub(super) fn lock(state_dir: &Path) -> Result<File, RotateError> {
-    let path = state_dir.join("keys.lock");
+    let path = state_dir.join(LOCK);
     file::lock(&path, LOCK_PATIENCE).map_err(|error| RotateError::io("lock", &path, error))
+}
+
+/// Waits until a rotation that is under way has ended, for a moment at most. Between its two writes both slots hold the
+/// same key, which nobody needs to hear of.
+pub fn await_rotation(state_dir: &Path) {
+    let path = state_dir.join(LOCK);
+    if path.exists() {
+        // What cannot be locked for longer is read as it is.
+        drop(file::lock(&path, AWAITED));
+    }
 }
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("keys.json")
 }
+
+/// In the state directory.
+const LOCK: &str = "keys.lock";
+/// A rotation takes some milliseconds.
+const AWAITED: Duration = Duration::from_millis(250);
