@@ -131,7 +131,7 @@ async fn run_v4(spec: &Spec) {
                 say(json!({"event": "suback", "codes": ack.return_codes.iter().map(code).collect::<Vec<_>>()}));
                 next().await;
             }
-            Ok(Event::Incoming(Packet::PubAck(_))) => {
+            Ok(Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_))) => {
                 say(json!({"event": "puback", "code": 0}));
                 if is_last() {
                     next().await;
@@ -210,6 +210,10 @@ async fn run_v5(spec: &Spec) {
                     _ => 0x80,
                 };
                 say(json!({"event": "suback", "codes": ack.return_codes.iter().map(code).collect::<Vec<_>>()}));
+                next().await;
+            }
+            Ok(Event::Incoming(Packet::PubComp(_))) => {
+                say(json!({"event": "puback", "code": 0}));
                 next().await;
             }
             Ok(Event::Incoming(Packet::PubAck(ack))) => {
