@@ -26,6 +26,7 @@ pub mod journal;
 pub mod listener;
 pub mod meter;
 pub mod registry;
+pub mod roster;
 pub mod upstream;
 pub mod usage;
 // Floor 6: what moves.

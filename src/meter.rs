@@ -176,11 +176,13 @@ pub enum Alarm {
     Keys,
     /// A key set cannot be fetched: the last good one is in force.
     KeySet,
+    /// Sessions that outlive their connections cannot be written down, or some were lost at this start.
+    Sessions,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::List,
         Self::Identities,
         Self::Certificate,
@@ -189,6 +191,7 @@ impl Alarm {
         Self::Hub,
         Self::Keys,
         Self::KeySet,
+        Self::Sessions,
     ];
 
     /// Metric label.
@@ -202,6 +205,7 @@ impl Alarm {
             Self::Hub => "hub",
             Self::Keys => "keys",
             Self::KeySet => "key_set",
+            Self::Sessions => "sessions",
         }
     }
 }
@@ -228,6 +232,12 @@ pub const BANS: &str = "tollgate_bans_total";
 pub const BANNED_ADDRESSES: &str = "tollgate_banned_addresses";
 /// `tollgate_sessions`: live sessions.
 pub const SESSIONS: &str = "tollgate_sessions";
+/// `tollgate_sessions_away`: sessions whose devices are away.
+pub const SESSIONS_AWAY: &str = "tollgate_sessions_away";
+/// `tollgate_session_messages`: messages kept for sessions that outlive their connections.
+pub const SESSION_MESSAGES: &str = "tollgate_session_messages";
+/// `tollgate_session_bytes`: bytes of these.
+pub const SESSION_BYTES: &str = "tollgate_session_bytes";
 /// `tollgate_sessions_closed_total{reason}`.
 pub const SESSIONS_CLOSED: &str = "tollgate_sessions_closed_total";
 /// `tollgate_publishes_total{result}`: `accepted` or `refused`.
@@ -359,6 +369,9 @@ fn describe_all() {
     describe_counter!(BANS, "Times that an address was banned because of guesses.");
     describe_gauge!(BANNED_ADDRESSES, "Addresses that are banned now.");
     describe_gauge!(SESSIONS, "Live sessions.");
+    describe_gauge!(SESSIONS_AWAY, "Sessions whose devices are away.");
+    describe_gauge!(SESSION_MESSAGES, "Messages kept for sessions that outlive their connections.");
+    describe_gauge!(SESSION_BYTES, "Bytes of messages kept for sessions that outlive their connections.");
     describe_counter!(SESSIONS_CLOSED, "Sessions that ended, by reason.");
     describe_counter!(PUBLISHES, "PUBLISH packets of devices, by result.");
     describe_counter!(FORWARDED, "Messages that a hub acknowledged, or was sent at QoS 0.");

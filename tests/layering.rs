@@ -255,7 +255,7 @@ const FLOORS: &[&[&str]] = &[
     &["policy", "session"],
     &["gate", "route"],
     &["file"],
-    &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "upstream", "usage"],
+    &["audit", "clock", "delivery", "journal", "listener", "meter", "registry", "roster", "upstream", "usage"],
     &["connection", "feed", "pump", "shard"],
     &["admin", "token_service"],
     &["config"],

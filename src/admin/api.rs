@@ -41,7 +41,7 @@ pub(super) async fn metrics(State(backend): State<Backend>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], backend.meters.render()).into_response()
 }
 
-/// `GET /v1/sessions?device=&last=`: live sessions, by device.
+/// `GET /v1/sessions?device=&last=`: live sessions, and those whose devices are away, by device.
 pub(super) async fn sessions(
     State(backend): State<Backend>,
     asked: Result<Query<Which>, QueryRejection>,
@@ -50,13 +50,19 @@ pub(super) async fn sessions(
     if let Some(device) = &which.device {
         let sessions: Vec<_> =
             backend.registry.within_device(device).iter().map(|live| SessionView::of(live)).collect();
-        return Ok(Json(SessionList { total: sessions.len(), sessions }));
+        let away = backend.control.away(Some(device));
+        return Ok(Json(SessionList { total: sessions.len(), sessions, away_total: away.len(), away }));
     }
     let mut sessions = Vec::new();
     backend.registry.for_each(|live| sessions.push(live.clone()));
     sessions.sort_by(|a, b| a.device().cmp(b.device()));
-    let shown = sessions.iter().take(which.last.unwrap_or(SESSIONS_SHOWN)).map(|live| SessionView::of(live)).collect();
-    Ok(Json(SessionList { sessions: shown, total: sessions.len() }))
+    let at_most = which.last.unwrap_or(SESSIONS_SHOWN);
+    let shown = sessions.iter().take(at_most).map(|live| SessionView::of(live)).collect();
+    let mut away = backend.control.away(None);
+    away.sort_by(|a, b| a.device.cmp(&b.device));
+    let away_total = away.len();
+    away.truncate(at_most);
+    Ok(Json(SessionList { sessions: shown, total: sessions.len(), away, away_total }))
 }
 
 /// `DELETE /v1/sessions/{device}`.
@@ -67,7 +73,7 @@ pub(super) async fn close_session(
     let device =
         DeviceId::try_from(&*device).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     if !backend.control.close_session(&device) {
-        return Err(Failure::new(StatusCode::NOT_FOUND, format!("{device} has no live session")));
+        return Err(Failure::new(StatusCode::NOT_FOUND, format!("{device} has no session")));
     }
     audited(&backend, Action::SessionClosed, format!("device:{device}"), "it may connect again".into()).await;
     Ok(Json(json!({ "device": device.as_str(), "closed": true })))

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{DryRun, KeyList, RotationAsked, RotationDone, RotationRefused};
+use super::{AwayView, DryRun, KeyList, RotationAsked, RotationDone, RotationRefused};
 use crate::{
     audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,
 };
@@ -43,9 +43,12 @@ impl fmt::Debug for Backend {
 
 /// What the desk cannot do itself. Called on the desk's own thread: no call may wait for longer than a blink.
 pub trait Control: Send + Sync {
-    /// Closes the session of a device as [`Administrative`](crate::denial::CloseReason::Administrative); says whether
-    /// there was one.
+    /// Ends the session of a device, as [`Administrative`](crate::denial::CloseReason::Administrative) where the device is
+    /// connected; says whether there was one.
     fn close_session(&self, device: &DeviceId) -> bool;
+
+    /// Sessions whose devices are away: all, or that of one device.
+    fn away(&self, device: Option<&str>) -> Vec<AwayView>;
 
     /// How each hub fares, in the order of the configuration.
     fn upstreams(&self) -> Vec<UpstreamStatus>;

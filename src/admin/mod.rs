@@ -32,7 +32,7 @@ pub use explain::{Explained, ExplainedStep};
 pub use keys::{DryRun, KeyList, KeyView, RotationAsked, RotationDone, RotationRefused, SlotView};
 pub use ledger::{Keep, Ledger, LedgerError, Signature};
 pub use revocations::{NewRevocation, Revocation, RevocationListing};
-pub use views::{RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList};
+pub use views::{AwayView, RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList};
 
 /// Answers until `shutdown` ends; then lets the requests that it has come to their end.
 ///

@@ -30,6 +30,7 @@ use crate::{
     packet::ProtocolVersion,
     policy::{Grant, Profile, Scope, TokenKind},
     registry::{Live, Registry},
+    roster::Away,
     time::UnixSeconds,
 };
 
@@ -44,6 +45,18 @@ impl Control for Pretended {
     fn close_session(&self, device: &DeviceId) -> bool {
         self.closed.lock().expect("not poisoned").push(device.to_string());
         device.as_str() == "pump-17"
+    }
+
+    fn away(&self, device: Option<&str>) -> Vec<AwayView> {
+        let away = Away {
+            since: UnixSeconds(1_000),
+            expires_at: UnixSeconds(4_600),
+            shard: 1,
+            messages: AtomicUsize::new(7),
+            subscriptions: 2,
+        };
+        let known = DeviceId::try_from("pump-18").expect("an id");
+        device.is_none_or(|asked| asked == known.as_str()).then(|| AwayView::of(&known, &away)).into_iter().collect()
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {

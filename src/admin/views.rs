@@ -1,9 +1,11 @@
 //! Answers of the API, as they are written here and read by the command line.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::{Deserialize, Serialize};
 
 use super::UpstreamStatus;
-use crate::{journal, packet::ProtocolVersion, registry::Live};
+use crate::{id::DeviceId, journal, packet::ProtocolVersion, registry::Live, roster::Away};
 
 /// Answer of `GET /v1/sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +14,46 @@ pub struct SessionList {
     pub sessions: Vec<SessionView>,
     /// How many there are, also where fewer are shown.
     pub total: usize,
+    /// Those whose devices are away, by device.
+    #[serde(default)]
+    pub away: Vec<AwayView>,
+    /// How many there are, also where fewer are shown.
+    #[serde(default)]
+    pub away_total: usize,
+}
+
+/// One session whose device is away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwayView {
+    /// Who.
+    pub device: String,
+    /// `away`.
+    pub state: String,
+    /// Since when, RFC 3339.
+    pub away_since: String,
+    /// When the session ends, unless the device comes back; RFC 3339.
+    pub ends_at: String,
+    /// Messages that wait for the device.
+    pub queued: usize,
+    /// Filters that it has subscribed to.
+    pub subscriptions: usize,
+    /// Its home shard.
+    pub shard: usize,
+}
+
+impl AwayView {
+    /// As the roster has it.
+    pub fn of(device: &DeviceId, away: &Away) -> Self {
+        Self {
+            device: device.to_string(),
+            state: "away".into(),
+            away_since: away.since.to_string(),
+            ends_at: away.expires_at.to_string(),
+            queued: away.messages.load(Relaxed),
+            subscriptions: away.subscriptions,
+            shard: away.shard,
+        }
+    }
 }
 
 /// One live session.
@@ -19,6 +61,9 @@ pub struct SessionList {
 pub struct SessionView {
     /// Who.
     pub device: String,
+    /// `connected`.
+    #[serde(default)]
+    pub state: String,
     /// Where from.
     pub peer: String,
     /// `3.1.1` or `5.0`.
@@ -48,6 +93,7 @@ impl SessionView {
         let grant = live.grant();
         Self {
             device: grant.device.to_string(),
+            state: "connected".into(),
             peer: live.peer.to_string(),
             mqtt: match live.version {
                 ProtocolVersion::V3_1_1 => "3.1.1".into(),

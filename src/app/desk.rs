@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use super::{changes::Changes, keys::Keys};
 use crate::{
     admin::{
-        Control, DryRun, KeyList, Readiness, Reloaded, RotationAsked, RotationDone, RotationRefused, UpstreamState,
-        UpstreamStatus,
+        AwayView, Control, DryRun, KeyList, Readiness, Reloaded, RotationAsked, RotationDone, RotationRefused,
+        UpstreamState, UpstreamStatus,
     },
     config::Config,
     denial::CloseReason,
@@ -41,7 +41,19 @@ impl Desk {
 impl Control for Desk {
     fn close_session(&self, device: &DeviceId) -> bool {
         let live = self.site.registry.of_device(device.as_str());
-        live.is_some_and(|live| self.shards.cut(&[(live, CloseReason::Administrative)], Instant::now()) > 0)
+        let was_cut =
+            live.is_some_and(|live| self.shards.cut(&[(live, CloseReason::Administrative)], Instant::now()) > 0);
+        let away = self.site.roster.of_device(device.as_str());
+        away.iter().for_each(|(device, away)| self.shards.end(away.shard, device.clone()));
+        was_cut || away.is_some()
+    }
+
+    fn away(&self, device: Option<&str>) -> Vec<AwayView> {
+        let found = match device {
+            Some(device) => self.site.roster.within_device(device),
+            None => self.site.roster.all(),
+        };
+        found.iter().map(|(device, away)| AwayView::of(device, away)).collect()
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
@@ -151,6 +163,14 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         metrics::counter!(meter::SPOOL_SYNCS).absolute(spool.syncs());
         let trouble = spool.trouble().is_some();
         meter::alarm(meter::Alarm::Spool, if trouble { meter::AlarmState::On } else { meter::AlarmState::Off });
+    }
+    if let Some(sessions) = &site.sessions {
+        let (messages, bytes) = site.roster.waiting();
+        metrics::gauge!(meter::SESSIONS_AWAY).set(site.roster.len() as f64);
+        metrics::gauge!(meter::SESSION_MESSAGES).set(messages as f64);
+        metrics::gauge!(meter::SESSION_BYTES).set(bytes as f64);
+        let trouble = sessions.trouble().is_some() || site.roster.is_damaged();
+        meter::alarm(meter::Alarm::Sessions, if trouble { meter::AlarmState::On } else { meter::AlarmState::Off });
     }
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
     meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });

@@ -73,7 +73,7 @@ impl Gateway {
         }
         // Those who are just being heard, last words that are on their way, wills.
         let rest_until = (Instant::now() + REST).min(until);
-        wait(rest_until, || site.connections.open() == 0 && owed(site) == 0).await;
+        wait(rest_until, || site.connections.open() == 0 && owed(site) == 0 && !site.roster.is_writing()).await;
         self.shards.leave();
         let connected = || site.upstreams.iter().any(|u| u.status.iter().any(|member| member.is_connected()));
         wait((Instant::now() + LEAVE).min(until), || !connected()).await;
@@ -87,7 +87,7 @@ impl Gateway {
         // It gives the requests that it has two seconds.
         let _ = desk.await;
         let (tokens, clock) = (self.tokens.take(), self.site.clock.clone());
-        let (keeper, hubs) = (self.keeper.take(), std::mem::take(&mut self.hubs));
+        let (keeper, sessions, hubs) = (self.keeper.take(), self.sessions.take(), std::mem::take(&mut self.hubs));
         // On a thread that is left behind where somebody does not want to wait for it.
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(tokens) = tokens {
@@ -96,6 +96,7 @@ impl Gateway {
             clock.keep();
             // What hubs acknowledged is made lasting.
             drop(keeper);
+            drop(sessions);
             // Hubs outlive the pool.
             drop(hubs);
         });

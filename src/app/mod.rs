@@ -7,6 +7,7 @@ mod end;
 mod keys;
 mod list;
 mod screen;
+mod sessions;
 mod spool;
 mod supervisor;
 mod tokens;
@@ -26,7 +27,10 @@ use crate::{
     clock::Clock,
     config::{self, Config, FirstRun, Mistake},
     credential,
-    delivery::{LinkConfig, spool::Keeper},
+    delivery::{
+        LinkConfig,
+        spool::{Keeper, LinkAddress},
+    },
     feed::{Files, Watch},
     gate::{Backoff, ConnectLimiter, Gate},
     journal::Journal,
@@ -34,6 +38,7 @@ use crate::{
     meter::{self, Meters},
     packet::ProtocolVersion,
     registry::Registry,
+    roster::Roster,
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
@@ -170,6 +175,8 @@ struct Gateway {
     tokens: Option<tokens::Running>,
     /// Dropped after the shards have nothing more for it: what was acknowledged is made lasting.
     keeper: Option<Keeper>,
+    /// Of sessions, as the other of messages.
+    sessions: Option<Keeper>,
     /// Dropped last: hubs outlive the pool.
     hubs: Vec<EmbeddedHub>,
     _watch: Watch,
@@ -206,6 +213,8 @@ fn start(
     let (upstreams, hubs) = upstreams(config, shards, spool.as_ref())?;
     let mut keeper = spool.map(|opened| opened.keeper);
     let clock = Arc::new(Clock::open(&config.gateway.state_dir));
+    let roster = Roster::new(config.limits.sessions_size_max.0);
+    let (mut sessions, log) = sessions::open(config, &clock, &roster)?.unzip();
     let site = Arc::new(Site {
         gate: Arc::new(Gate::new(config.gate.clone())),
         registry: Arc::new(Registry::default()),
@@ -218,6 +227,8 @@ fn start(
         gateway: config.gateway.name.clone(),
         upstreams,
         spool: keeper.as_ref().map(Keeper::handle),
+        roster,
+        sessions: sessions.as_ref().map(Keeper::handle),
         draining: AtomicBool::new(false),
         server_reference: config.gateway.server_reference.clone(),
         key_uses: KeyUses::new(clock.now()),
@@ -226,11 +237,19 @@ fn start(
     let changes = Changes::new(config.clone(), site.clone(), Certificates::new(all_tls));
     changes.load_all().map_err(StartError::Mistakes)?;
     let keys = keys::Keys::new(config, &site, &changes);
-    let shards = shard::start(&site, meters, doors).map_err(|error| StartError::Io("cannot start a shard", error))?;
+    let shards =
+        shard::start(&site, meters, doors, log).map_err(|error| StartError::Io("cannot start a shard", error))?;
     if let Some(keeper) = &mut keeper {
         let shards = shards.clone();
         let answer = move |link, answer| shards.answer(link, answer);
         keeper.start(answer).map_err(|error| StartError::Io("cannot start the spool's thread", error))?;
+    }
+    if let Some(sessions) = &mut sessions {
+        let shards = shards.clone();
+        let answer = move |link: LinkAddress, answer| shards.written(link.shard, answer);
+        sessions
+            .start(answer)
+            .map_err(|error| StartError::Io("cannot start the thread that writes sessions", error))?;
     }
     changes.reaches(&shards);
     let watch = {
@@ -243,7 +262,7 @@ fn start(
     let run = |bound| tokens::start(options.config.clone(), config, &site, &changes, bound);
     let tokens = tokens.map(run).transpose()?;
     let config = config.clone();
-    Ok(Gateway { config, site, shards, changes, keys, bound, admin, tokens, keeper, hubs, _watch: watch })
+    Ok(Gateway { config, site, shards, changes, keys, bound, admin, tokens, keeper, sessions, hubs, _watch: watch })
 }
 
 /// Every socket is bound before anything is started, so that a taken port costs nothing.

@@ -103,10 +103,14 @@ mod tests {
 
     #[test]
     fn a_long_sentence_is_folded_and_its_remedy_stands_apart() {
-        let spool = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n[session]\nexpiry_max = '7d'\n";
-        let (_directory, shown, checked) = site(DEVICE, "", spool);
+        let long =
+            "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n[credentials]\ntoken_lifetime_max = '32d'\n";
+        let (_directory, shown, checked) = site(DEVICE, "", long);
         assert_eq!(checked, Checked::Good, "{shown}");
-        assert!(shown.contains("\n  ") && shown.contains("\n    Leave it, or take it out.\n"), "{shown}");
+        assert!(
+            shown.contains("\n  ") && shown.contains("\n    Set `token_lifetime_max` under [credentials]"),
+            "{shown}"
+        );
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     }
 

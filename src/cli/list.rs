@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{ConfigFile, Outcome, desk::Desk, local::print};
 use crate::{
-    admin::{RefusalList, SessionList, SessionView, UpstreamList},
+    admin::{AwayView, RefusalList, SessionList, SessionView, UpstreamList},
     id::DeviceId,
     journal::Entry,
 };
@@ -27,19 +27,43 @@ pub(super) fn refusals(at: &ConfigFile, device: Option<&str>, last: usize, json:
 pub(super) fn sessions(at: &ConfigFile, device: Option<&str>, last: usize, json: bool) -> Result<(), Outcome> {
     let list: SessionList = Desk::new(at, None)?.get(&query("/v1/sessions", device, last))?;
     if json {
-        return print_json(&list.sessions);
+        let connected = list.sessions.iter().map(serde_json::to_value);
+        let away = list.away.iter().map(serde_json::to_value);
+        let all: Vec<_> = connected.chain(away).collect::<Result<_, _>>().map_err(Outcome::failed)?;
+        return print_json(&all);
     }
     if list.sessions.is_empty() {
         print(&format!("no live session{}\n", of(device)));
-        return Ok(());
+    } else {
+        connected(&list);
     }
+    away(&list);
+    Ok(())
+}
+
+fn connected(list: &SessionList) {
     let mut rows = vec![["device", "peer", "mqtt", "token ends", "key"].map(String::from)];
     rows.extend(list.sessions.iter().map(session_row));
     print(&table(&rows));
     if list.total > list.sessions.len() {
         print(&format!("… and {} more: --last {}\n", list.total - list.sessions.len(), list.total));
     }
-    Ok(())
+}
+
+/// Sessions whose devices are away: what waits, and for how long it may.
+fn away(list: &SessionList) {
+    if list.away.is_empty() {
+        return;
+    }
+    let mut rows = vec![["away", "since", "ends", "waiting", "filters"].map(String::from)];
+    rows.extend(list.away.iter().map(|away| {
+        let AwayView { device, away_since, ends_at, queued, subscriptions, .. } = away;
+        [device.clone(), away_since.clone(), ends_at.clone(), queued.to_string(), subscriptions.to_string()]
+    }));
+    print(&format!("\n{}", table(&rows)));
+    if list.away_total > list.away.len() {
+        print(&format!("… and {} more: --last {}\n", list.away_total - list.away.len(), list.away_total));
+    }
 }
 
 /// `tollgate sessions close DEVICE`.

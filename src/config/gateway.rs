@@ -151,7 +151,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
     warn_of_profiles(&notes, &file, &gate, &listeners);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &listeners, &upstreams);
-    let limits = read_limits(&notes, &file);
+    let limits = read_limits(&file);
     let spool = read_spool(&notes, &file, limits.maximum_packet_size, &mut files);
     let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).chain([admin.value]).collect();
     let token_service = read_token_service(&notes, &file, (&gateway, &gate), &taken, &mut files);
@@ -288,7 +288,7 @@ fn read_list_rules(notes: &Notes<'_>, file: &Table<'_>, files: &mut Vec<FileUse>
     (!keys.is_empty()).then_some(rules)
 }
 
-fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
+fn read_limits(file: &Table<'_>) -> LimitsConfig {
     let mut limits = LimitsConfig::default();
     if let Some(table) = file.table("limits", &keys::LIMITS) {
         set(&mut limits.connect_timeout, table.duration("connect_timeout", CONNECT_TIMEOUT_MIN..=CONNECT_TIMEOUT_MAX));
@@ -307,10 +307,8 @@ fn read_limits(notes: &Notes<'_>, file: &Table<'_>) -> LimitsConfig {
         set(&mut limits.receive_maximum, table.number("receive_maximum", 1..=u16::MAX));
     }
     if let Some(table) = file.table("session", &keys::SESSION) {
-        if let Some(found) = table.parsed("expiry_max", parse_duration) {
-            let what = "`expiry_max` has no effect in this version: no session outlives its connection.";
-            notes.warn(found.line, what, "Leave it, or take it out.");
-        }
+        set(&mut limits.session_expiry_max, table.duration("expiry_max", Duration::ZERO..=SESSION_EXPIRY_MAX));
+        set(&mut limits.sessions_size_max, table.size("size_max", Bytes::mib(1)..=Bytes::mib(4096)));
         set(&mut limits.queue_max, table.number("queue_max", 0..=1_000_000));
         set(&mut limits.subscriptions_max, table.number("subscriptions_max", 0..=10_000));
     }
@@ -401,6 +399,8 @@ const REVOCATION_AGE_MAX: Duration = Duration::from_hours(10 * 366 * 24);
 const TOKEN_LIFETIME_CALM: Duration = Duration::from_hours(31 * 24);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
+/// A year: a device that was away for longer begins anew.
+const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// With the shard's and the link's number behind it, a client id stays within what MQTT 3.1.1 hubs commonly take.
 const NAME_BYTES_MAX: usize = 64;
 /// Smaller, and one message could wait for ever for room.
@@ -441,7 +441,7 @@ mod tests {
         let words: Vec<&str> =
             SHIPPED.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')).collect();
         for section in keys::ALL {
-            let unused = ["expiry_max", "client"];
+            let unused = ["client"];
             for key in section.keys.iter().filter(|key| !unused.contains(key)) {
                 assert!(words.contains(key), "{key} of {}", section.name);
             }
@@ -535,7 +535,6 @@ mod tests {
             ("[gateway]\nprofile = 'azure'\n", "may live for 366 days"),
             ("[credentials]\ntoken_lifetime_max = '32d'\n", "may live for 32 days"),
             ("[[route]]\nfrom = 'devices/{device}/#'\nupstream = 'hub'\nack = 'hub'\n", "memory of this process"),
-            ("[session]\nexpiry_max = '7d'\n", "no effect"),
             ("[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n", "in the clear"),
             ("[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\ninsecure = true\n", "no meaning"),
             ("[[upstream]]\nname = 'hub'\nkind = 'mqtt'\nurl = 'mqtt://hub.example'\n", "in the clear"),

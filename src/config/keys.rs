@@ -88,7 +88,7 @@ pub(super) const LIMITS: Section = Section {
 };
 
 pub(super) const SESSION: Section =
-    Section { name: "[session]", keys: &["expiry_max", "queue_max", "subscriptions_max"], later: &[] };
+    Section { name: "[session]", keys: &["expiry_max", "queue_max", "size_max", "subscriptions_max"], later: &[] };
 
 pub(super) const UPSTREAM: Section = Section {
     name: "[[upstream]]",

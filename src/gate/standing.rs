@@ -6,6 +6,7 @@ use super::{Gate, Identities, certificate, hit};
 use crate::{
     credential::Rights,
     denial::{CloseReason, Denial},
+    id::DeviceId,
     policy::{Grant, Scope},
     time::UnixSeconds,
 };
@@ -52,6 +53,15 @@ impl Gate {
             Some(today) => narrowed(grant, &today),
             None => Standing::Ended(CloseReason::GrantWithdrawn),
         }
+    }
+
+    /// Whether a session that outlives its connections may go on waiting for this device: it is known, enabled and not
+    /// revoked. With which token it came is asked when it comes back.
+    pub fn awaits(&self, device: &DeviceId, now: UnixSeconds) -> bool {
+        let (identities, list) = (self.identities.load(), self.revocations.load());
+        // Nobody is admitted meanwhile, and nothing is lost for it.
+        let (Some(identities), Some(list)) = (identities.as_deref(), list.as_deref()) else { return true };
+        !list.revokes_device(device, now) && identities.keyring.find(device).is_some_and(|found| found.is_enabled())
     }
 
     /// Whether a session with this grant must end.

@@ -92,8 +92,13 @@ pub struct LimitsConfig {
     pub receive_maximum: u16,
     /// Subscriptions of one device (`[session] subscriptions_max`). Default 50.
     pub subscriptions_max: usize,
-    /// Messages kept for one device that reads slowly (`[session] queue_max`). Default 1,000.
+    /// Messages kept for one device that reads slowly or is away (`[session] queue_max`). Default 1,000.
     pub queue_max: usize,
+    /// How long a session may outlive its connection (`[session] expiry_max`). Default 7 days; 0: none does.
+    pub session_expiry_max: Duration,
+    /// Bytes of all messages that are kept for sessions that outlive their connections (`[session] size_max`). Default
+    /// 64 MiB.
+    pub sessions_size_max: Bytes,
 }
 
 impl Default for LimitsConfig {
@@ -109,6 +114,8 @@ impl Default for LimitsConfig {
             receive_maximum: 100,
             subscriptions_max: 50,
             queue_max: 1_000,
+            session_expiry_max: Duration::from_secs(7 * 86_400),
+            sessions_size_max: Bytes::mib(64),
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Standing {
     pub expires_after: u32,
     /// Since when its device is away; none: it is connected.
     pub away_since: Option<UnixSeconds>,
+    /// Whether its device reads properties in the topic of a message: IoT Hub's property bag.
+    pub reads_bags: bool,
 }
 
 /// A message, where it lies.
@@ -239,6 +241,7 @@ impl<'a> Entry<'a> {
                 out.push(STANDING);
                 out.extend_from_slice(&standing.expires_after.to_le_bytes());
                 out.extend_from_slice(&standing.away_since.map_or(0, |at| at.0).to_le_bytes());
+                out.push(u8::from(standing.reads_bags));
                 subscriptions.iter().for_each(|subscription| write_subscription(out, subscription));
             }
             Self::Queued { number, expires_at_ms, message } => {
@@ -283,11 +286,12 @@ impl<'a> Entry<'a> {
             STANDING => {
                 let expires_after = u32::from_le_bytes(reader.take()?);
                 let away_since = Some(u64::from_le_bytes(reader.take()?)).filter(|at| *at > 0).map(UnixSeconds);
+                let reads_bags = reader.take()? == [1];
                 let mut subscriptions = Vec::new();
                 while !reader.0.is_empty() {
                     subscriptions.push(reader.subscription()?);
                 }
-                Self::Standing(Standing { expires_after, away_since }, subscriptions)
+                Self::Standing(Standing { expires_after, away_since, reads_bags }, subscriptions)
             }
             QUEUED => {
                 let number = reader.number()?;

@@ -15,7 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Shard,
     accept::{self, Handed},
-    device_hash, drain, publish,
+    device_hash, drain,
+    kept::{self, CleanStart, Resumed},
+    publish,
     renewal::{self, Renewed},
     sessions::{Pause, Rate, SessionCell, State, who_of},
     subscribe::{self, Asked},
@@ -64,13 +66,20 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
         // Lost to a change that found it in the registry: that one has narrowed it, too.
         live.narrow(&granted, narrower);
     }
-    if let Some(old) = old {
+    if let Some(old) = &old {
         // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
-        shard.shards.cut(&[(old, CloseReason::TakenOver)], Instant::now());
+        shard.shards.cut(&[(old.clone(), CloseReason::TakenOver)], Instant::now());
     }
-    let session = Session::accept(&connect, &site.session_limits(profile, &live.grant().scope), now);
+    let limits = site.session_limits(profile, &live.grant().scope);
+    let clean_start = if connect.clean_start { CleanStart::Yes } else { CleanStart::No };
+    let home = (live.device(), device_hash(live.device()));
+    let mut resumed = kept::resume(shard, home, old.as_ref(), clean_start);
+    let session = match &mut resumed {
+        Some(resumed) => Session::resume(&connect, &limits, std::mem::take(&mut resumed.state), now),
+        None => Session::accept(&connect, &limits, now),
+    };
     let cell = Rc::new(session_cell(shard, (who, &live), session, now));
-    session_opened(shard, &cell, &connect);
+    session_opened(shard, &cell, &connect, resumed.as_ref());
     shard.sessions.borrow_mut().insert(cell.clone());
     wills::came_back(shard, cell.live.device(), cell.present.get());
     look(shard, &cell, now);
@@ -194,11 +203,20 @@ pub(super) fn count_verified(shard: &Shard, grant: &Grant) {
     metrics::counter!(meter::TOKENS_VERIFIED, "kind" => grant.kind.as_str(), "key_slot" => slot).increment(1);
 }
 
-fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect) {
+fn session_opened(shard: &Shard, cell: &SessionCell, connect: &Connect, resumed: Option<&Resumed>) {
     let live = &cell.live;
     let state = &mut *cell.state.borrow_mut();
-    state.session.connack(SessionPresent::No, connect.assigned_client_id(), &mut state.out);
+    kept::begin(shard, cell, state, resumed);
+    let present = if resumed.is_some() { SessionPresent::Yes } else { SessionPresent::No };
+    cell.present.set(present);
+    state.session.connack(present, connect.assigned_client_id(), &mut state.out);
     let grant = cell.grant();
+    if resumed.is_some() {
+        // Its token, or the rules, may allow less than when it subscribed.
+        subscribe::withdraw(shard, cell, state, &grant.scope, shard.site.now());
+        state.session.pump(&mut state.out, shard.site.now());
+        kept::note(shard, cell, state);
+    }
     count_verified(shard, &grant);
     metrics::counter!(meter::CONNECTS, "result" => "admitted", "denial" => "").increment(1);
     metrics::gauge!(meter::SESSIONS).increment(1.0);
@@ -246,6 +264,7 @@ async fn run(
     if let Some(will) = will {
         wills::left(&shard, &cell, will, reason);
     }
+    kept::park(&shard, &cell, reason);
     drop(registration);
     let last_words = {
         let state = &mut *cell.state.borrow_mut();
@@ -302,6 +321,11 @@ fn drive(
             Some(Attention::Regranted) => {
                 renewal::narrowed(shard, cell, &mut cell.state.borrow_mut(), shard.site.now())
             }
+        }
+        if !shard.kept.is_lasting(cell.after_batch.get()) {
+            // What is owed to the device promises what is on its way to the disk.
+            publish::done(shard, cell);
+            return Poll::Pending;
         }
         match write_out(shard, cell, stream.as_mut(), cx) {
             Poll::Ready(Ok(())) => {}
@@ -505,7 +529,7 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
         }
         used += frame.bytes().len();
     };
-    subscribe::note_changes(shard, state);
+    kept::note(shard, cell, state);
     publish::done(shard, cell);
     Ok(Handled { used, next })
 }
@@ -532,7 +556,10 @@ fn write_out(
         wrote = true;
         if state.out.is_empty() {
             state.session.pump(&mut state.out, shard.site.now());
-            subscribe::note_changes(shard, state);
+            kept::note(shard, cell, state);
+            if !shard.kept.is_lasting(cell.after_batch.get()) {
+                return Poll::Pending;
+            }
         }
     }
     if state.out.capacity() > OUT_BYTES_KEPT {

@@ -16,7 +16,7 @@ use super::{
     accept::Handed,
     connection,
     drain::{self, Drain},
-    spooling,
+    kept, spooling,
 };
 use crate::{
     delivery::{
@@ -24,6 +24,7 @@ use crate::{
         spool::{Answer, LinkAddress},
     },
     denial::CloseReason,
+    id::DeviceId,
     registry::Live,
 };
 
@@ -38,6 +39,10 @@ pub enum Inbox {
     Drain(Drain),
     /// The spool answers one of the shard's links: hub, member, answer.
     Spool(usize, usize, Answer),
+    /// The disk answers for what was written of sessions.
+    Written(Answer),
+    /// The session of a device ends, if it is away.
+    End(DeviceId),
     /// Hubs are told that the gateway ends.
     Leave,
 }
@@ -128,6 +133,20 @@ impl Shards {
         }
     }
 
+    /// Tells a shard what became of what it wrote of sessions. For the thread that writes, as [`answer`](Self::answer).
+    pub fn written(&self, shard: usize, answer: Answer) {
+        if let Some(inbox) = self.inboxes.get(shard) {
+            let _ = inbox.blocking_send(Inbox::Written(answer));
+        }
+    }
+
+    /// Ends the session of a device that is away.
+    pub fn end(&self, shard: usize, device: DeviceId) {
+        if let Some(inbox) = self.inboxes.get(shard) {
+            post(inbox, Inbox::End(device));
+        }
+    }
+
     /// Hands an admitted connection to the shard where its device is at home.
     pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
         // A shard that is gone takes its connections with it: the socket is closed.
@@ -152,6 +171,8 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             Inbox::Home(handed) => connection::adopt(&shard, *handed),
             Inbox::Look(sessions) => wake(&shard, &sessions).await,
             Inbox::Spool(upstream, member, answer) => spooling::answered(&shard, upstream, member, answer),
+            Inbox::Written(answer) => kept::answered(&shard, answer),
+            Inbox::End(device) => _ = kept::end(&shard, &device, "an operator closed it"),
             Inbox::Drain(Drain::InWaves(within)) => drain::begin(&shard, within),
             Inbox::Drain(Drain::AtOnce) => wake(&shard, &drain::deafen_all(&shard)).await,
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),

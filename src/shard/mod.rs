@@ -10,6 +10,7 @@ mod drain;
 mod echoes;
 mod inbox;
 mod iot_hub;
+mod kept;
 mod pending;
 mod publish;
 mod pump;
@@ -24,6 +25,7 @@ mod wills;
 
 pub use drain::Drain;
 pub use inbox::{Inbox, Shards};
+pub use kept::{Found, SessionLog};
 pub use pump::HubPlace;
 pub use renewing::Turn;
 pub use status::MemberStatus;
@@ -55,6 +57,7 @@ use crate::{
     packet::ProtocolVersion,
     policy::Scope,
     registry::Registry,
+    roster::Roster,
     route::Routes,
     session::server::SessionLimits,
     time::Tick,
@@ -87,6 +90,10 @@ pub struct Site {
     pub upstreams: Vec<Upstream>,
     /// The disk behind delivery; none where every route waits for its hub.
     pub spool: Option<SpoolHandle>,
+    /// Sessions whose devices are away, as others see them.
+    pub roster: Roster,
+    /// The disk behind them; none where no session outlives its connection.
+    pub sessions: Option<SpoolHandle>,
     /// Set when no new connection is taken.
     pub draining: AtomicBool,
     /// Where devices may go when this gateway ends (MQTT 5.0 Server Reference).
@@ -185,7 +192,7 @@ impl Site {
             qos_max: profile.qos_max().min(scope.qos_max()),
             retain: scope.retain(),
             keep_alive_max: if azure { AZURE_KEEP_ALIVE_MAX } else { 0 },
-            session_expiry_max: 0,
+            session_expiry_max: u32::try_from(limits.session_expiry_max.as_secs()).unwrap_or(u32::MAX - 1),
         }
     }
 }
@@ -236,6 +243,8 @@ struct Shard {
     pending: RefCell<pending::Pending>,
     /// Turns in which a TLS handshake does its sums: so many of them between two turns of everybody else.
     handshakes: Semaphore,
+    /// Sessions that outlive their connections.
+    kept: kept::Kept,
     /// Whether a link has something for the disk, and who tells it.
     spooling: spooling::Hint,
     /// Sessions that have used up their rate, until the next turn.
@@ -251,10 +260,16 @@ struct Shard {
 ///
 /// # Errors
 /// A thread or a runtime cannot be started.
-pub fn start(site: &Arc<Site>, meters: &Meters, doors: Vec<Vec<Door>>) -> std::io::Result<Shards> {
+pub fn start(
+    site: &Arc<Site>,
+    meters: &Meters,
+    doors: Vec<Vec<Door>>,
+    sessions: Option<SessionLog>,
+) -> std::io::Result<Shards> {
     let (senders, receivers): (Vec<_>, Vec<_>) = doors.iter().map(|_| mpsc::channel(inbox::INBOX_MAX)).unzip();
     let shards = Shards::new(senders);
-    for (index, (doors, receiver)) in doors.into_iter().zip(receivers).enumerate() {
+    let homes = kept::at_home(sessions, shards.len());
+    for (index, ((doors, home), receiver)) in doors.into_iter().zip(homes).zip(receivers).enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         // A runtime is made here, so that a failure is the caller's; it is driven only by its thread.
         drop(runtime?);
@@ -264,7 +279,7 @@ pub fn start(site: &Arc<Site>, meters: &Meters, doors: Vec<Vec<Door>>) -> std::i
                 .enable_all()
                 .build_local(Default::default())
                 .expect("invariant: the same was built a moment ago");
-            runtime.block_on(run(index, site, shards, meters, doors, receiver));
+            runtime.block_on(run(index, site, shards, meters, (doors, home), receiver));
         })?;
     }
     Ok(shards)
@@ -275,7 +290,7 @@ async fn run(
     site: Arc<Site>,
     shards: Shards,
     meters: Meters,
-    doors: Vec<Door>,
+    (doors, home): (Vec<Door>, kept::Home),
     inbox: mpsc::Receiver<Inbox>,
 ) {
     let names: Vec<&str> = site.upstreams.iter().map(|u| u.name.as_str()).collect();
@@ -301,18 +316,19 @@ async fn run(
         resting: RefCell::default(),
         closing: Notify::new(),
         spooling: spooling::Hint::default(),
+        kept: kept::Kept::new(home.spool, home.queues, home.last),
         shards,
         site,
     });
+    // Before any hub is spoken to: what it sends finds them.
+    kept::restore(&shard, home.sessions);
     for member in shard.members.iter().flatten() {
         tokio::task::spawn_local(pump::run(shard.clone(), member.clone()));
     }
     for door in doors {
         tokio::task::spawn_local(accept::run(shard.clone(), door));
     }
-    if shard.site.spool.is_some() {
-        tokio::task::spawn_local(spooling::run(shard.clone()));
-    }
+    tokio::task::spawn_local(spooling::run(shard.clone()));
     tokio::task::spawn_local(keep_time(shard.clone()));
     inbox::run(shard, inbox).await;
 }
@@ -346,6 +362,7 @@ async fn keep_time(shard: Rc<Shard>) {
         for member in shard.members.iter().flatten() {
             pump::tick(&shard, member, now);
         }
+        kept::tick(&shard, now);
         accept::tidy(&shard);
         shard.meter.flush();
     }

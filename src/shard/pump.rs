@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Shard, Upstream, queues_of,
+    Shard, Upstream, kept, queues_of,
     renewing::Renewing,
     sessions::SessionCell,
     spooling,
@@ -26,14 +26,13 @@ use super::{
 };
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Placement, Refusal, SessionRef, Settled, Wish,
+        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
         spool::LinkAddress,
     },
     denial::Denial,
     meter,
     route::Ack,
     time::{Tick, UnixSeconds},
-    topic::TopicFilter,
     upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, NatsHub, Pace, dial},
 };
 
@@ -142,16 +141,6 @@ impl Member {
         }
     }
 
-    pub(super) fn subscribe(&self, who: SessionRef, filter: &TopicFilter, wish: Wish, now: Tick) -> Placement {
-        self.wake();
-        self.link.borrow_mut().subscribe(who, filter, wish, now)
-    }
-
-    pub(super) fn unsubscribe(&self, who: SessionRef, filter: &TopicFilter, now: Tick) {
-        self.wake();
-        self.link.borrow_mut().unsubscribe(who, filter, now);
-    }
-
     /// The session offers nothing more: it stands in nobody's way.
     pub(super) fn gives_up(&self, who: SessionRef) {
         self.link.borrow_mut().gives_up(who);
@@ -161,6 +150,14 @@ impl Member {
     pub(super) fn session_gone(&self, who: SessionRef, now: Tick) {
         self.wake();
         self.link.borrow_mut().session_gone(who, now);
+    }
+
+    /// A session is done with a message of the hub.
+    pub(super) fn release(&self, ticket: Ticket) {
+        if let Err(error) = self.link.borrow_mut().release(ticket) {
+            self.failed.set(Some(error));
+        }
+        self.wake();
     }
 
     /// Says good-bye to the hub, which keeps the session for the next start.
@@ -531,7 +528,7 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
         for settled in output.settled.drain(..) {
             if current.as_ref().is_none_or(|cell| cell.who != settled.session) {
                 current.inspect(|cell| cell.wake());
-                current = shard.session(settled.session);
+                current = shard.session(settled.session).or_else(|| kept::settled(shard, &settled));
             }
             if let Some(cell) = &current {
                 acknowledge(shard, cell, &settled);

@@ -76,6 +76,14 @@ pub(super) struct SessionCell {
     /// Properties that are stamped on each message, encoded once.
     pub(super) stamp: RefCell<Box<[u8]>>,
     pub(super) state: RefCell<State>,
+    /// Whether the session goes on without this connection.
+    pub(super) outlives: Cell<bool>,
+    /// Whether its state has moved on: what is left is of no use.
+    pub(super) has_left: Cell<bool>,
+    /// Whether its device has left a hub waiting for an answer.
+    pub(super) is_slow: Cell<bool>,
+    /// What is owed to the device is written when this batch is on the disk.
+    pub(super) after_batch: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
     pub(super) rate: Cell<Rate>,
@@ -171,6 +179,10 @@ impl SessionCell {
             due: Cell::new(Tick(0)),
             stamp: RefCell::new(stamp),
             state: RefCell::new(State { session, out: Vec::new(), subscribing: Vec::new() }),
+            outlives: Cell::new(false),
+            has_left: Cell::new(false),
+            is_slow: Cell::new(false),
+            after_batch: Cell::new(0),
             waker: RefCell::default(),
             pause: Cell::new(Pause::None),
             rate: Cell::new(rate),

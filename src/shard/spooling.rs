@@ -7,7 +7,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{Shard, pump};
+use super::{Shard, kept, pump};
 use crate::delivery::spool::Answer;
 
 /// That a link may have something for the disk.
@@ -35,6 +35,7 @@ pub(super) async fn run(shard: Rc<Shard>) {
         *shard.spooling.waker.borrow_mut() = Some(cx.waker().clone());
         while shard.spooling.work.take() {
             shard.members.iter().flatten().for_each(|member| hand_over(&shard, member));
+            kept::hand_over(&shard);
         }
         Poll::<()>::Pending
     })

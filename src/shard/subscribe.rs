@@ -4,7 +4,9 @@
 use std::num::NonZeroU32;
 
 use super::{
-    Shard, iot_hub, renewal,
+    Shard, iot_hub, kept,
+    pump::Member,
+    renewal,
     sessions::{SessionCell, State, Subscribing},
 };
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     packet::{PublishRef, QoS, Subscribe, SubscriptionRequest, Unsubscribe},
     policy::Scope,
     registry::Attention,
-    session::server::{self, Change, Delivered, OutgoingMessage, SubscribeOutcome, Subscription},
+    session::server::{self, Delivered, OutgoingMessage, SubscribeOutcome, Subscription},
     time::Tick,
     topic::{TopicFilter, TopicName},
 };
@@ -62,7 +64,7 @@ pub(super) fn subscribe(
         })
         .collect();
     state.subscribing.push(Subscribing { request, outcomes });
-    answer(state);
+    answer(shard, cell, state);
     Ok(Asked::Now)
 }
 
@@ -81,16 +83,33 @@ pub(super) fn unsubscribe(
     for ended in state.session.unsuback(request, &mut state.out) {
         take_back(shard, cell, &ended.filter, now);
     }
+    kept::stands(shard, cell, state);
     Asked::Now
+}
+
+/// The connection ends: what was being placed and was not answered for is not held by the session that goes on.
+pub(super) fn give_up(shard: &Shard, cell: &SessionCell, state: &mut State) {
+    let now = shard.site.now();
+    for Subscribing { request, .. } in std::mem::take(&mut state.subscribing) {
+        for filter in request.requests.iter().filter_map(|asked| asked.filter.as_ref().ok()) {
+            if state.session.subscriptions().iter().all(|held| held.filter != *filter) {
+                take_back(shard, cell, filter, now);
+            }
+        }
+    }
 }
 
 /// The scope became narrower: what is subscribed to, or being placed, and is not in it any more, is taken back.
 pub(super) fn withdraw(shard: &Shard, cell: &SessionCell, state: &mut State, scope: &Scope, now: Tick) {
+    let held = state.session.subscriptions().len();
     let keep = |filter: &TopicFilter| renewal::is_own(filter.as_str()) || scope.authorize_subscribe(filter).is_ok();
     for withdrawn in state.session.withdraw(keep, |topic| may_receive(scope, topic)) {
         take_back(shard, cell, &withdrawn.filter, now);
         let detail = format!("the subscription to {:?} was taken back", withdrawn.filter.as_str());
         shard.site.journal.action_refused(&cell.identified(), Denial::FilterOutOfScope, &detail);
+    }
+    if state.session.subscriptions().len() < held {
+        kept::stands(shard, cell, state);
     }
     for Subscribing { request, outcomes } in &mut state.subscribing {
         for (asked, outcome) in request.requests.iter().zip(outcomes) {
@@ -155,18 +174,23 @@ fn take_outcome(shard: &Shard, cell: &SessionCell, state: &mut State, placed: &P
             (Err(_), _) => SubscribeOutcome::Refused(Denial::HubRefused),
         });
     }
-    answer(state);
+    answer(shard, cell, state);
     state.subscribing.is_empty()
 }
 
 /// A message of a hub for one session.
 pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming: &Incoming<'_>) -> Taken {
-    let Some(cell) = shard.session(who) else { return Taken::Whole };
+    let Some(cell) = shard.session(who) else { return kept::deliver(shard, upstream, who, incoming) };
     match cell.live.attention() {
         None => {}
+        // What outlives the connection waits for the next one.
+        Some(Attention::Cut(_)) if cell.outlives.get() => {}
         Some(Attention::Cut(_)) => return Taken::Whole,
+        // The session looks at it itself: what it gives back it cannot give back here, where the link is busy.
         Some(Attention::Regranted) => {
-            renewal::narrowed(shard, &cell, &mut cell.state.borrow_mut(), shard.site.now());
+            cell.live.look_again();
+            cell.wake();
+            cell.narrowed.set(true);
         }
     }
     let Incoming { qos, publish, .. } = *incoming;
@@ -177,7 +201,7 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
         shard.meter.dropped("not_routed_back", 1);
         return Taken::Whole;
     };
-    if cell.narrowed.get() && !may_receive(&cell.grant().scope, topic) {
+    if cell.narrowed.get() && !may_receive(&cell.live.grant().scope, topic) {
         shard.meter.dropped("scope_narrowed", 1);
         return Taken::Whole;
     }
@@ -193,23 +217,26 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
         false => topic,
     };
     let state = &mut *cell.state.borrow_mut();
-    let message = OutgoingMessage {
-        topic,
-        payload: publish.payload,
-        qos,
-        retain: publish.retain,
-        properties: &properties,
-        expiry: publish.message_expiry,
-        receipt: None,
-        asked: &asked(state, topic),
-    };
-    match state.session.deliver(&message, &mut state.out, shard.site.now()) {
-        Delivered::Written | Delivered::Sent => cell.wake(),
-        Delivered::Queued => {}
-        Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
-    }
-    note_changes(shard, state);
-    Taken::Whole
+    let asked = asked(state, topic);
+    kept::offer(shard, &cell, upstream, incoming, |receipt| {
+        let message = OutgoingMessage {
+            topic,
+            payload: publish.payload,
+            qos,
+            retain: publish.retain,
+            properties: &properties,
+            expiry: publish.message_expiry,
+            receipt,
+            asked: &asked,
+        };
+        let delivered = state.session.deliver(&message, &mut state.out, shard.site.now());
+        match delivered {
+            Delivered::Written | Delivered::Sent => cell.wake(),
+            Delivered::Queued => {}
+            Delivered::Dropped(reason) => shard.meter.dropped(reason.tag(), 1),
+        }
+        delivered
+    })
 }
 
 fn is_subscribed(cell: &SessionCell, topic: TopicName<'_>) -> bool {
@@ -225,16 +252,21 @@ fn is_own_unwanted(cell: &SessionCell, topic: TopicName<'_>, publish: &PublishRe
     is_own && cell.state.borrow().session.is_local_unwanted(topic)
 }
 
-/// Looks at what happened to messages of the session.
-#[inline]
-pub(super) fn note_changes(shard: &Shard, state: &mut State) {
-    if !state.session.has_changes() {
-        return;
+/// What sessions hold on the hub of a member.
+impl Member {
+    pub(super) fn subscribe(&self, who: SessionRef, filter: &TopicFilter, wish: Wish, now: Tick) -> Placement {
+        self.wake();
+        self.link.borrow_mut().subscribe(who, filter, wish, now)
     }
-    for change in state.session.take_changes() {
-        if let Change::Dropped { reason, .. } = change {
-            shard.meter.dropped(reason.tag(), 1);
-        }
+
+    pub(super) fn unsubscribe(&self, who: SessionRef, filter: &TopicFilter, now: Tick) {
+        self.wake();
+        self.link.borrow_mut().unsubscribe(who, filter, now);
+    }
+
+    /// What one session holds on the hub is another's.
+    pub(super) fn hand_over(&self, from: SessionRef, to: SessionRef) {
+        self.link.borrow_mut().hand_over(from, to);
     }
 }
 
@@ -270,8 +302,9 @@ fn at_the_device(granted: QoS) -> QoS {
 }
 
 /// SUBACKs leave as soon as they are complete, in the order in which they became so.
-fn answer(state: &mut State) {
+fn answer(shard: &Shard, cell: &SessionCell, state: &mut State) {
     let State { session, out, subscribing } = state;
+    let placing = subscribing.len();
     subscribing.retain(|asked| {
         let complete: Option<Vec<SubscribeOutcome>> = asked.outcomes.iter().copied().collect();
         if let Some(outcomes) = &complete {
@@ -279,6 +312,9 @@ fn answer(state: &mut State) {
         }
         complete.is_none()
     });
+    if subscribing.len() < placing {
+        kept::stands(shard, cell, state);
+    }
 }
 
 fn place(shard: &Shard, cell: &SessionCell, filter: &TopicFilter, wish: Wish, now: Tick) -> Result<Placement, Denial> {

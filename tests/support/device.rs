@@ -38,24 +38,43 @@ pub struct Login {
     pub keep_alive: u16,
     /// Topic of a will, at QoS 0 with an empty payload.
     pub will_topic: Option<String>,
+    /// A session that goes on, and outlives the connection by so many seconds (3.1.1 has no number for it).
+    pub session: Option<u32>,
 }
 
 impl Login {
     /// As a device that follows the README does it.
     pub fn new(version: Version, device: &str, token: &str) -> Self {
         let (user_name, password) = (Some(device.to_owned()), Some(token.to_owned()));
-        Self { version, client_id: device.to_owned(), user_name, password, keep_alive: 60, will_topic: None }
+        Self {
+            version,
+            client_id: device.to_owned(),
+            user_name,
+            password,
+            keep_alive: 60,
+            will_topic: None,
+            session: None,
+        }
     }
 
     /// The CONNECT packet.
     pub fn packet(&self) -> Vec<u8> {
         let will = u8::from(self.will_topic.is_some()) << 2;
-        let flags = 2 | will | u8::from(self.user_name.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
+        let flags = u8::from(self.session.is_none()) << 1
+            | will
+            | u8::from(self.user_name.is_some()) << 7
+            | u8::from(self.password.is_some()) << 6;
         let mut body = text("MQTT");
         body.extend([if self.version == Version::V5 { 5 } else { 4 }, flags]);
         body.extend(self.keep_alive.to_be_bytes());
         if self.version == Version::V5 {
-            body.push(0);
+            match self.session {
+                None => body.push(0),
+                Some(seconds) => {
+                    body.extend([5, 0x11]);
+                    body.extend(seconds.to_be_bytes());
+                }
+            }
         }
         body.extend(text(&self.client_id));
         if let Some(topic) = &self.will_topic {
@@ -75,6 +94,12 @@ pub enum Answer {
     Connack(u8),
     /// Packet id, and the reason code (3.1.1: 0).
     Puback(u16, u8),
+    /// The same.
+    Pubrec(u16, u8),
+    /// Packet id.
+    Pubrel(u16),
+    /// Packet id, and the reason code (3.1.1: 0).
+    Pubcomp(u16, u8),
     /// Packet id, and a code for each filter.
     Suback(u16, Vec<u8>),
     /// Packet id.
@@ -108,6 +133,10 @@ pub struct Device {
     version: Version,
     read: Vec<u8>,
     next_id: u16,
+    /// Whether the last CONNACK said that a session goes on.
+    pub session_present: bool,
+    /// Whether the last PUBLISH had DUP.
+    pub is_copy: bool,
 }
 
 /// Both ends of a socket, TLS or not.
@@ -200,7 +229,7 @@ impl Device {
 
     /// A connection over whatever this is.
     pub fn over(stream: Box<dyn Stream>, version: Version) -> Self {
-        Self { stream, version, read: Vec::new(), next_id: 0 }
+        Self { stream, version, read: Vec::new(), next_id: 0, session_present: false, is_copy: false }
     }
 
     /// Sends CONNECT and gives what it was answered with.
@@ -291,6 +320,34 @@ impl Device {
         self.send(&[0x40, 2, high, low]);
     }
 
+    /// Sends PUBREC.
+    #[track_caller]
+    pub fn received(&mut self, packet_id: u16) {
+        let [high, low] = packet_id.to_be_bytes();
+        self.send(&[0x50, 2, high, low]);
+    }
+
+    /// Sends PUBREL.
+    #[track_caller]
+    pub fn release(&mut self, packet_id: u16) {
+        let [high, low] = packet_id.to_be_bytes();
+        self.send(&[0x62, 2, high, low]);
+    }
+
+    /// Sends PUBCOMP.
+    #[track_caller]
+    pub fn complete(&mut self, packet_id: u16) {
+        let [high, low] = packet_id.to_be_bytes();
+        self.send(&[0x70, 2, high, low]);
+    }
+
+    /// Sends DISCONNECT.
+    #[track_caller]
+    pub fn disconnect(mut self) {
+        self.send(&[0xE0, 0]);
+        assert_eq!(self.next(PATIENCE), Answer::Closed);
+    }
+
     /// Reads until the connection is closed; gives the reason code of a DISCONNECT before it.
     #[track_caller]
     pub fn closed(&mut self, within: Duration) -> Option<u8> {
@@ -346,6 +403,17 @@ impl Device {
         }
     }
 
+    /// The next packet as it came, which is short: its length is one byte.
+    #[track_caller]
+    pub fn next_bytes(&mut self, within: Duration) -> Vec<u8> {
+        self.stream.socket().set_read_timeout(Some(within)).unwrap();
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).unwrap();
+        let mut body = vec![0; usize::from(head[1])];
+        self.stream.read_exact(&mut body).unwrap();
+        [&head[..], &body].concat()
+    }
+
     fn new_id(&mut self) -> u16 {
         self.next_id = self.next_id % u16::MAX + 1;
         self.next_id
@@ -357,6 +425,11 @@ impl Device {
         let (digits, rest) = rest.split_at(end + 1);
         let length = digits.iter().rev().fold(0, |sum, digit| sum << 7 | usize::from(digit & 0x7F));
         let (body, after) = rest.split_at_checked(length)?;
+        match first >> 4 {
+            2 => self.session_present = body.first() == Some(&1),
+            3 => self.is_copy = first & 8 != 0,
+            _ => {}
+        }
         let answer = answer(*first, body, self.version);
         self.read = after.to_vec();
         Some(answer)
@@ -412,6 +485,9 @@ fn answer(first: u8, body: &[u8], version: Version) -> Answer {
             Answer::Publish { topic, payload, qos, packet_id }
         }
         4 => Answer::Puback(number(0), byte(2)),
+        5 => Answer::Pubrec(number(0), byte(2)),
+        6 => Answer::Pubrel(number(0)),
+        7 => Answer::Pubcomp(number(0), byte(2)),
         9 => Answer::Suback(number(0), body.get(2 + properties(2)..).unwrap_or_default().to_vec()),
         11 => Answer::Unsuback(number(0)),
         13 => Answer::Pingresp,

@@ -383,6 +383,11 @@ impl Gateway {
         self.ask("POST", path, body)
     }
 
+    /// DELETE at the admin port: status and body; `None`: it does not answer.
+    pub fn delete(&self, path: &str) -> Option<(u16, String)> {
+        self.ask("DELETE", path, "")
+    }
+
     fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod commander;
 mod device;
 mod gateway;
 mod https;
@@ -14,6 +15,7 @@ mod secrets;
 mod token;
 mod wait;
 
+pub use commander::Commander;
 pub use device::{Answer, ClientIdentity, Device, Login, Stream, Version, dial, open_tls, publish_packet, tls_over};
 pub use gateway::{Gateway, Hub, Plan};
 pub use https::{HttpAnswer, Https};

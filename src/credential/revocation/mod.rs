@@ -185,6 +185,13 @@ impl RevocationList {
         self.find(facts, now).is_some()
     }
 
+    /// Whether an entry in force revokes the device as a whole, or the one that it is a module of.
+    pub fn revokes_device(&self, device: &DeviceId, now: UnixSeconds) -> bool {
+        device.and_parent().map(What::Device).any(|what| {
+            [&self.recent, &self.base].iter().any(|layer| layer.until(&what).is_some_and(|until| until.is_after(now)))
+        })
+    }
+
     fn find(&self, facts: &Facts<'_>, now: UnixSeconds) -> Option<What> {
         [&self.recent, &self.base].into_iter().find_map(|layer| layer.find(facts, now))
     }

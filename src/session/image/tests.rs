@@ -66,7 +66,7 @@ fn state() -> SessionState {
 
 #[test]
 fn a_session_is_read_as_it_was_written_also_twice() {
-    let standing = Standing { expires_after: 60, away_since: Some(UnixSeconds(1_800_000_000)) };
+    let standing = Standing { expires_after: 60, away_since: Some(UnixSeconds(1_800_000_000)), reads_bags: true };
     let once = written(standing, &state());
     let twice: Vec<_> = once.iter().chain(&once).cloned().collect();
     for entries in [once, twice] {

@@ -211,6 +211,11 @@ impl HalfWay {
         self.0.take().map_or_else(Default::default, |both| (both.received.to_vec(), both.awaited))
     }
 
+    /// Those that wait for PUBREL.
+    pub(super) fn received(&self) -> Vec<u16> {
+        self.0.as_ref().map_or_else(Vec::new, |both| both.received.to_vec())
+    }
+
     pub(super) fn shrink(&mut self) {
         if self.0.as_ref().is_some_and(|both| both.received.len() == 0 && both.awaited.is_empty()) {
             self.0 = None;

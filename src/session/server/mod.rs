@@ -12,6 +12,7 @@
 //! Two things are the driver's: not to read while [`Session::wants_input`] says no, and not to read while `out` holds
 //! more than it is willing to keep for a device that sends and does not read.
 
+mod absent;
 mod aliases;
 mod answer;
 mod changes;
@@ -206,6 +207,24 @@ impl Session {
         }
         self.outbound.leave(&mut state);
         state
+    }
+
+    /// As [`take_state`](Self::take_state), while the session goes on.
+    pub fn copy_state(&self) -> SessionState {
+        let mut state = SessionState { subscriptions: self.subscriptions.all().to_vec(), ..SessionState::default() };
+        state.received = self.half_way.received();
+        self.outbound.copy(&mut state);
+        state
+    }
+
+    /// A message for the device that is kept until its end, and its packet id where it was sent.
+    pub fn message(&self, receipt: Receipt) -> Option<(Option<u16>, &Message)> {
+        self.outbound.message(receipt)
+    }
+
+    /// Receipts of all messages for the device that are not at their end.
+    pub fn receipts(&self) -> Vec<Receipt> {
+        self.outbound.receipts()
     }
 
     /// Seconds that the session outlives its connection; 0: it does not.

@@ -73,6 +73,8 @@ pub enum DropReason {
     Expired,
     /// The device may not have it any more.
     ScopeNarrowed,
+    /// QoS 0, and the device is away.
+    Away,
 }
 
 impl DropReason {
@@ -84,6 +86,7 @@ impl DropReason {
             Self::NotReading => "not_reading",
             Self::Expired => "expired",
             Self::ScopeNarrowed => "scope_narrowed",
+            Self::Away => "away",
         }
     }
 }
@@ -206,6 +209,43 @@ impl Outbound {
     }
 
     /// Moves what outlives the connection to `state`.
+    /// As [`leave`](Self::leave) would have it, while the connection goes on.
+    pub(super) fn copy(&self, state: &mut SessionState) {
+        state.queued = self.queue.iter().cloned().collect();
+        let in_flight = self.in_flight.iter().filter_map(|Slot { packet_id, owes }| {
+            let stage = match owes {
+                Owes::Puback(Held::Message(message)) | Owes::Pubrec(Held::Message(message)) => {
+                    Stage::Published((**message).clone())
+                }
+                Owes::Pubcomp => Stage::Released,
+                Owes::Puback(Held::Receipt(_)) | Owes::Pubrec(Held::Receipt(_)) => return None,
+            };
+            Some(InFlight { packet_id: *packet_id, stage })
+        });
+        state.in_flight = in_flight.collect();
+    }
+
+    /// A message that is kept until its end, and its packet id where it was sent.
+    pub(super) fn message(&self, receipt: Receipt) -> Option<(Option<u16>, &Message)> {
+        let sent = self.in_flight.iter().filter_map(|slot| match &slot.owes {
+            Owes::Puback(Held::Message(message)) | Owes::Pubrec(Held::Message(message)) => {
+                Some((Some(slot.packet_id), &**message))
+            }
+            _ => None,
+        });
+        let queued = self.queue.iter().map(|message| (None, message));
+        sent.chain(queued).find(|(_, message)| message.receipt == Some(receipt))
+    }
+
+    /// Who asks for messages that are not at their end.
+    pub(super) fn receipts(&self) -> Vec<Receipt> {
+        let sent = self.in_flight.iter().filter_map(|slot| match &slot.owes {
+            Owes::Puback(held) | Owes::Pubrec(held) => held.receipt(),
+            Owes::Pubcomp => None,
+        });
+        sent.chain(self.queue.iter().filter_map(|message| message.receipt)).collect()
+    }
+
     pub(super) fn leave(&mut self, state: &mut SessionState) {
         self.unsent = 0;
         self.queue_bytes = 0;
@@ -512,7 +552,7 @@ const WINDOW_MAX: u16 = 100;
 /// Bytes that may wait for the socket before messages wait in the queue instead.
 const UNSENT_MAX: usize = 64 * 1024;
 /// Memory of all queued messages of one device: its part of the gateway's.
-const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// Of the property on the wire (MQTT 5.0 §3.3.2.3.3).
 const EXPIRY_BYTES: usize = 5;
 /// MQTT 5.0 §3.6.2.1.

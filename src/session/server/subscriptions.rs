@@ -69,6 +69,10 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
+    pub(super) fn of(list: Vec<Subscription>) -> Self {
+        Self { list }
+    }
+
     pub(super) fn all(&self) -> &[Subscription] {
         &self.list
     }

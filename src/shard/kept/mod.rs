@@ -1,0 +1,240 @@
+//! Sessions that outlive their connections. While a device is away its session lives in its home shard: its filters stay
+//! on the hubs and its messages wait, written down. When it comes back, the session goes on where it ended; when the
+//! gateway comes back, so do the sessions.
+//!
+//! [`live`] is what happens to them while their devices are connected, [`absent`] while they are away; [`receipts`] says
+//! which hub waits for which message, [`journal`] what is on its way to the disk.
+
+mod absent;
+mod journal;
+mod live;
+mod receipts;
+
+pub(super) use absent::{deliver, end, settled};
+pub(super) use live::{CleanStart, Resumed, begin, note, offer, park, resume, stands};
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
+
+use super::{Shard, home_of};
+use crate::{
+    delivery::{
+        SessionRef,
+        spool::{Answer, LinkAddress, SpoolHandle},
+    },
+    id::DeviceId,
+    roster::Writes,
+    session::image::{Entry, Kept as Image, Now},
+    time::{Tick, UnixSeconds},
+};
+use absent::Absent;
+use journal::{Journal, Waiter};
+use receipts::{Hub, Receipts};
+
+/// The log that sessions are written to.
+#[derive(Debug)]
+pub struct SessionLog {
+    /// Who writes.
+    pub spool: SpoolHandle,
+    /// What a start found.
+    pub found: Found,
+}
+
+/// What a start found of sessions.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Each with its device.
+    pub sessions: Vec<(DeviceId, Image)>,
+    /// Queues: number of the next record, and bytes.
+    pub queues: Vec<(u16, u64, u64)>,
+    /// Highest number of a message.
+    pub last: u64,
+}
+
+/// What a start found for one shard.
+#[derive(Debug, Default)]
+pub(super) struct Home {
+    pub(super) spool: Option<SpoolHandle>,
+    pub(super) sessions: Vec<(DeviceId, Image)>,
+    pub(super) queues: Vec<(u16, u64, u64)>,
+    pub(super) last: u64,
+}
+
+/// Each session, and each queue, to the shard where its devices are at home: there may be more or fewer than at the last
+/// start.
+pub(super) fn at_home(log: Option<SessionLog>, shards: usize) -> Vec<Home> {
+    let Some(SessionLog { spool, found }) = log else { return (0..shards).map(|_| Home::default()).collect() };
+    let empty = |_| Home { spool: Some(spool.clone()), last: found.last, ..Home::default() };
+    let mut homes: Vec<Home> = (0..shards).map(empty).collect();
+    for (device, image) in found.sessions {
+        homes[home_of(&device, shards)].sessions.push((device, image));
+    }
+    for queue in found.queues {
+        homes[usize::from(queue.0) % shards].queues.push(queue);
+    }
+    homes
+}
+
+/// What a shard knows of them.
+#[derive(Default)]
+pub(super) struct Kept {
+    inner: RefCell<Inner>,
+    spool: Option<SpoolHandle>,
+}
+
+#[derive(Default)]
+struct Inner {
+    receipts: Receipts,
+    journal: Journal,
+    absent: HashMap<SessionRef, Absent>,
+    by_device: HashMap<DeviceId, SessionRef>,
+    expires: BTreeSet<(UnixSeconds, SessionRef)>,
+    /// Who takes the answers of delivery that an ended connection waited for.
+    heirs: HashMap<SessionRef, SessionRef>,
+    generation: u32,
+    /// The gate's epoch when it was last asked about those who are away.
+    epoch: u64,
+    retry_at: Tick,
+    is_writing: bool,
+}
+
+impl Kept {
+    /// Of a shard with this log; without one no session outlives its connection.
+    pub(super) fn new(spool: Option<SpoolHandle>, queues: Vec<(u16, u64, u64)>, last: u64) -> Self {
+        let (journal, receipts) = (Journal::new(queues.into_iter()), Receipts::after(last));
+        Self { inner: RefCell::new(Inner { journal, receipts, ..Inner::default() }), spool }
+    }
+
+    /// Whether what a session has promised is on the disk, up to this batch.
+    pub(super) fn is_lasting(&self, batch: u64) -> bool {
+        self.inner.borrow().journal.is_lasting(batch)
+    }
+}
+
+impl Inner {
+    /// The name of a session whose device is away: no place of the shard is its.
+    fn name(&mut self) -> SessionRef {
+        self.generation = self.generation.wrapping_add(1);
+        SessionRef { slot: AWAY, generation: self.generation }
+    }
+
+    /// What delivery says to a session that has ended, it says to the one that goes on.
+    fn inherit(&mut self, from: SessionRef, to: SessionRef, awaits: bool) {
+        if !awaits {
+            return self.heirs.retain(|_, heir| *heir != from);
+        }
+        self.heirs.values_mut().filter(|heir| **heir == from).for_each(|heir| *heir = to);
+        self.heirs.insert(from, to);
+    }
+
+    fn write(&mut self, (device, hash): (&DeviceId, u64), entry: &Entry<'_>, now: Now) {
+        self.journal.write(device, hash, entry, now);
+    }
+}
+
+/// What time it is, for what is written.
+fn now(shard: &Shard) -> Now {
+    Now { tick: shard.site.now(), wall_ms: shard.site.clock.now_ms() }
+}
+
+/// Sessions of an earlier start take their places, before anybody is served.
+pub(super) fn restore(shard: &Shard, sessions: Vec<(DeviceId, Image)>) {
+    absent::restore(shard, sessions);
+}
+
+/// What the clock has to do: sessions end, messages are written that nobody answers for, and the disk is asked again.
+pub(super) fn tick(shard: &Shard, tick: Tick) {
+    if shard.kept.spool.is_some() {
+        absent::sweep(shard);
+    }
+    live::write_overdue(shard, tick);
+    write_anew(shard);
+    let again = {
+        let mut inner = shard.kept.inner.borrow_mut();
+        let is_due = inner.retry_at <= tick;
+        inner.journal.again().filter(|_| is_due).inspect(|_| inner.retry_at = tick.plus(RETRY_AFTER))
+    };
+    if let (Some(batch), Some(spool)) = (again, &shard.kept.spool) {
+        spool.append(address(shard), batch);
+    }
+    hand_over(shard);
+}
+
+/// Gives the disk what there is for it, when it has answered for the last.
+pub(super) fn hand_over(shard: &Shard) {
+    let Some(spool) = &shard.kept.spool else { return };
+    let batch = shard.kept.inner.borrow_mut().journal.batch();
+    if let Some(batch) = batch {
+        spool.append(address(shard), batch);
+    }
+    let mut inner = shard.kept.inner.borrow_mut();
+    let writes = inner.journal.is_busy();
+    if writes != std::mem::replace(&mut inner.is_writing, writes) {
+        shard.site.roster.writes(if writes { Writes::Begins } else { Writes::Ends });
+    }
+}
+
+/// The disk answers.
+pub(super) fn answered(shard: &Rc<Shard>, answer: Answer) {
+    let Answer::Appended(taken) = answer else { return };
+    let answered = {
+        let mut inner = shard.kept.inner.borrow_mut();
+        inner.retry_at = shard.site.now().plus(RETRY_AFTER);
+        inner.journal.answered(taken)
+    };
+    if let (true, Err(error)) = (answered.began_to_fail, taken) {
+        tracing::error!(
+            error,
+            "sessions cannot be written down: hubs wait for the answers to messages of devices that are away"
+        );
+    }
+    answered.waiters.into_iter().for_each(|waiter| tell(shard, waiter));
+    hand_over(shard);
+}
+
+/// Whoever waited for the disk need not wait any more.
+fn tell(shard: &Shard, waiter: Waiter) {
+    match waiter {
+        Waiter::Hub(hub) => answer(shard, hub),
+        Waiter::Session(who) => {
+            if let Some(cell) = shard.session(who) {
+                cell.wake();
+            }
+        }
+        Waiter::Older(queue, from) => {
+            if let Some(spool) = &shard.kept.spool {
+                spool.acknowledge(std::iter::once((journal::stream_of(queue), from)));
+            }
+        }
+    }
+}
+
+/// A hub is answered for a message.
+fn answer(shard: &Shard, Hub { upstream, hash, ticket }: Hub) {
+    shard.member(upstream, hash).release(ticket);
+}
+
+/// Queues that have grown to several times what they amount to.
+fn write_anew(shard: &Shard) {
+    loop {
+        let next = shard.kept.inner.borrow_mut().journal.next_grown();
+        let Some((queue, from)) = next else { return };
+        absent::write_queue(shard, queue);
+        live::write_queue(shard, queue);
+        let waiter = shard.kept.inner.borrow_mut().journal.anew(queue, from);
+        waiter.into_iter().for_each(|waiter| tell(shard, waiter));
+    }
+}
+
+/// A shard asks its log as one link.
+fn address(shard: &Shard) -> LinkAddress {
+    LinkAddress { shard: shard.index, upstream: 0, member: 0 }
+}
+
+/// The slot of those who have none.
+const AWAY: u32 = u32::MAX;
+/// How long after a refusal the disk is asked again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
