@@ -27,7 +27,7 @@ connect = socket.create_connection
 class AtAHubOfAzure(AtAGateway):
     """A gateway with the profile azure, and beside its hub what stands there for twins and methods."""
 
-    devices = [f"{name}-{transport}" for name in ("pump", "valve", "silent") for transport in TRANSPORTS]
+    devices = [f"{name}-{transport}" for name in ("pump", "valve", "silent", "renewing") for transport in TRANSPORTS]
 
     @classmethod
     def start(cls, folder):
@@ -186,6 +186,23 @@ class AzureSdk(AtAHubOfAzure):
         self.assertEqual((by_bag.data, by_bag.message_id, by_bag.custom_properties), (b"by a bag", "c-1", {"do": "open"}))
         self.assertEqual(by_properties.custom_properties["do"], "open/close")
         self.assertEqual(by_properties.content_type, "text/plain")
+
+    @each(transport=TRANSPORTS)
+    def test_commands_arrive_after_a_renewal_without_another_subscribe(self, transport):
+        device = f"renewing-{transport}"
+        # It renews 120 s before the end, by leaving and connecting again, and subscribes once.
+        sdk = self.client(device, tokens.key_of(device), sastoken_ttl=124)
+        received = []
+        sdk.on_message_received = received.append
+        sdk.connect()
+        connects = self.connects()
+        place.until("the renewal", lambda: self.connects() > connects)
+        self.hub.send(f"devices/{device}/messages/devicebound/do=open", b"after the renewal", 1)
+        place.until("the command", lambda: received)
+        self.assertEqual(received[0].data, b"after the renewal")
+
+    def connects(self):
+        return self.gateway.metric("tollgate_connects_total", 'result="admitted"')
 
     @each(transport=TRANSPORTS)
     def test_wrong_foreign_and_expired_keys_are_refused(self, transport):

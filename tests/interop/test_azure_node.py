@@ -143,6 +143,23 @@ class AzureNodeSdk(AtAGateway):
         self.hub.take(f"devices/{who}/messages/events/%24.mid=after", 1)
 
     @each(transport=TRANSPORTS)
+    def test_commands_arrive_after_renewals_without_another_subscribe(self, transport):
+        device = f"renewing-{transport}"
+        # It renews each four seconds, by leaving and connecting again, and subscribes once.
+        sdk = self.opened(transport, device, ttl=8, margin=4)
+        sdk.must("messages")
+        self.until_subscribed(sdk, device)
+        connects = self.connects()
+        place.until("two renewals", lambda: self.connects() >= connects + 2)
+        self.hub.send(f"devices/{device}/messages/devicebound/do=open", b"after two renewals", 1)
+        place.until("the command", lambda: messages(sdk))
+        self.assertEqual(messages(sdk)[0]["payload"], encoded(b"after two renewals"))
+        self.assertEqual(sdk.of("disconnect"), [])
+
+    def connects(self):
+        return self.gateway.metric("tollgate_connects_total", 'result="admitted"')
+
+    @each(transport=TRANSPORTS)
     def test_wrong_foreign_and_expired_keys_are_refused(self, transport):
         device = f"pump-{transport}"
         expired = tokens.sas(device, expires_in=-3600)
