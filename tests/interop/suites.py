@@ -331,9 +331,9 @@ def mosquitto(checkout):
 
 def paho(checkout):
     sys.path.insert(0, str(checkout / "interoperability"))
-    for name, prefix in (("client_test", ""), ("client_test5", "client_test5/")):
-        scope = [prefix + "#"]
-        with Suite(scope + ["devices/{device}/#"], scope) as suite:
+    # The second sets its own topics, and leaves a prefix in one place.
+    for name, prefix in (("client_test", ""), ("client_test5", "")):
+        with Suite(["#"], ["#"]) as suite:
             module = importlib.import_module(name)
             module.host, module.port = "localhost", suite.relay.port
             module.topic_prefix = prefix
