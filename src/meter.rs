@@ -279,6 +279,15 @@ pub const SPOOL_BYTES: &str = "tollgate_spool_bytes";
 pub const SPOOL_OLDEST_SECONDS: &str = "tollgate_spool_oldest_seconds";
 /// `tollgate_spool_set_aside`: messages that a hub would not take, or that waited for longer than `age_max`.
 pub const SPOOL_SET_ASIDE: &str = "tollgate_spool_set_aside";
+/// `tollgate_upstream_backlog{upstream}`: messages that wait on the disk for the hub.
+pub const UPSTREAM_BACKLOG: &str = "tollgate_upstream_backlog";
+/// `tollgate_upstream_oldest_seconds{upstream}`: since the oldest of them was received.
+pub const UPSTREAM_OLDEST_SECONDS: &str = "tollgate_upstream_oldest_seconds";
+/// `tollgate_upstream_window{upstream}`: messages that may be in flight, on all connections.
+pub const UPSTREAM_WINDOW: &str = "tollgate_upstream_window";
+/// `tollgate_upstream_errors_total{upstream,kind}`: connections to the hub that ended, or did not come about; `kind` is
+/// `dial`, `lost`, `refused`, `session`, `stalled` or `too_much`.
+pub const UPSTREAM_ERRORS: &str = "tollgate_upstream_errors_total";
 /// `tollgate_set_aside_total{upstream,reason}`: messages that were set aside; `reason` is `closed` (the hub closes its
 /// connection on it), `refused`, `too_large` or `too_old`.
 pub const SET_ASIDE: &str = "tollgate_set_aside_total";
@@ -396,6 +405,10 @@ fn describe_all() {
     describe_gauge!(SPOOL_BYTES, "Bytes of the spool's files.");
     describe_gauge!(SPOOL_OLDEST_SECONDS, "Seconds since the oldest message that waits on the disk was received.");
     describe_gauge!(SPOOL_SET_ASIDE, "Messages kept that a hub would not take, or that waited for too long.");
+    describe_gauge!(UPSTREAM_BACKLOG, "Messages that wait on the disk for a hub.");
+    describe_gauge!(UPSTREAM_OLDEST_SECONDS, "Since the oldest message that waits for a hub was received.");
+    describe_gauge!(UPSTREAM_WINDOW, "Messages that may be in flight to a hub.");
+    describe_counter!(UPSTREAM_ERRORS, "Connections to a hub that ended or did not come about, by kind.");
     describe_counter!(SET_ASIDE, "Messages that were set aside.");
     describe_counter!(SPOOL_SYNCS, "Groups of messages that were written to the disk.");
     describe_counter!(SPOOL_TORN_BYTES, "Bytes that a crash left half-written, cut at a start.");

@@ -6,10 +6,11 @@ mod support;
 
 use std::{
     collections::HashSet,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use support::{Answer, Hub, Plan, Recorder, Version, until};
+use support::{Answer, Gateway, Hub, Plan, Recorder, Version, until};
 
 #[test]
 fn a_message_that_the_hub_closes_on_is_kept_and_acknowledged_and_holds_up_nobody() {
@@ -76,6 +77,42 @@ fn a_message_that_the_hub_refuses_with_a_reason_is_kept_and_acknowledged() {
 }
 
 #[test]
+fn what_is_set_aside_is_listed_sent_again_or_thrown_away_while_the_gateway_runs_and_when_it_is_stopped() {
+    let mut recorder = Recorder::start();
+    let mut gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    recorder.tell("refuse 144 on poison");
+    let mut bad = gateway.connect(Version::V5, "d0");
+    for payload in ["a", "b", "c"] {
+        bad.publish_acknowledged(&format!("{}poison", events(0)), payload.as_bytes());
+    }
+    let aside = |gateway: &Gateway| gateway.metric("tollgate_spool_set_aside", &[]);
+    until("them to be counted", PATIENCE, || aside(&gateway) == 3.0);
+    let ids = listed(&gateway);
+    assert_eq!(ids.len(), 3);
+    assert!(tollgate(&gateway, &["discard", "00000000000000ff"]).is_err(), "no such message");
+    assert!(tollgate(&gateway, &["retry", "all"]).is_err(), "no id");
+    tollgate(&gateway, &["discard", &ids[1]]).expect("done");
+    assert_eq!(listed(&gateway).len(), 2);
+    // While the hub is as it was, another try ends where it began.
+    tollgate(&gateway, &["retry", &ids[0]]).expect("done");
+    until("it to be refused again", PATIENCE, || {
+        gateway.metric("tollgate_set_aside_total", &["reason=\"refused\""]) == 4.0 && aside(&gateway) == 2.0
+    });
+    recorder.tell("refuse 144 on -");
+    tollgate(&gateway, &["retry", &ids[0]]).expect("done");
+    let topic = format!("{}poison", events(0));
+    until("it to arrive", PATIENCE, || recorder.payloads(&topic) == ["a"] && aside(&gateway) == 1.0);
+    gateway.process.kill();
+    assert_eq!(listed(&gateway), ids[2..]);
+    tollgate(&gateway, &["retry", "--all"]).expect("done");
+    gateway.restart();
+    until("it to arrive", PATIENCE, || recorder.payloads(&topic) == ["a", "c"]);
+    until("nothing to be left", PATIENCE, || aside(&gateway) == 0.0);
+    let (_, audit) = gateway.get("/v1/upstreams").expect("an answer");
+    assert!(audit.contains("\"set_aside\":0"), "{audit}");
+}
+
+#[test]
 fn a_hub_that_throttles_gets_everything_at_its_pace() {
     for version in [Version::V5, Version::V4] {
         let mut recorder = Recorder::start();
@@ -95,6 +132,24 @@ fn a_hub_that_throttles_gets_everything_at_its_pace() {
         let used = gateway.process.cpu_ms() - before;
         assert!(used < 3_000, "{used} ms of processor time");
     }
+}
+
+/// `tollgate spool …` beside the gateway.
+fn tollgate(gateway: &Gateway, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["spool", "--config", "gateway.toml"]).args(arguments).current_dir(&gateway.folder);
+    let ran = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if ran.status.success() { Ok(text(ran.stdout)) } else { Err(text(ran.stderr)) }
+}
+
+/// Ids of what is set aside, oldest first.
+fn listed(gateway: &Gateway) -> Vec<String> {
+    let text = tollgate(gateway, &["aside", "--json"]).expect("a listing");
+    let all: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let mut all: Vec<_> = all.iter().map(|one| (one["received"].to_string(), one["id"].as_str().unwrap())).collect();
+    all.sort();
+    all.into_iter().map(|(_, id)| id.to_owned()).collect()
 }
 
 fn assert_in_order(recorder: &Recorder, topic: &str, count: usize) {

@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{AwayView, DryRun, KeyList, RotationAsked, RotationDone, RotationRefused};
+use super::{
+    AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, DryRun, KeyList, RotationAsked, RotationDone,
+    RotationRefused,
+};
 use crate::{
     audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,
 };
@@ -52,6 +55,18 @@ pub trait Control: Send + Sync {
 
     /// How each hub fares, in the order of the configuration.
     fn upstreams(&self) -> Vec<UpstreamStatus>;
+
+    /// Messages that are set aside for a hub, oldest first. Waits for the disk: not for the desk's own thread.
+    ///
+    /// # Errors
+    /// [`AsideError`].
+    fn aside(&self, hub: &str, count_max: usize) -> Result<AsideList, AsideError>;
+
+    /// Sends messages that are set aside again, or throws them away. Waits for the disk: not for the desk's own thread.
+    ///
+    /// # Errors
+    /// [`AsideError`].
+    fn decide_aside(&self, hub: &str, asked: &AsideAsked, deed: AsideDeed) -> Result<AsideDone, AsideError>;
 
     /// Whether devices can be served, and if not, why.
     fn readiness(&self) -> Readiness;
@@ -117,6 +132,9 @@ pub struct UpstreamStatus {
     pub window: usize,
     /// Messages sent and not acknowledged.
     pub inflight: usize,
+    /// Messages of QoS 1 that the hub acknowledged in the last second or so.
+    #[serde(default)]
+    pub messages_per_second: u64,
     /// Bytes of messages that are kept until the hub has acknowledged them.
     pub backlog: usize,
     /// Whether messages go to the disk first: the hub is away, or slower than `spill_after`.

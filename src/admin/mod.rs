@@ -4,6 +4,7 @@
 //! token of `var/admin.token`. The listener is loopback by default.
 
 mod api;
+mod aside;
 mod backend;
 mod clock;
 mod door;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 
 use door::Door;
 
+pub use aside::{AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AsideView};
 pub use backend::{Backend, Control, Readiness, Reloaded, UpstreamState, UpstreamStatus};
 pub use clock::{ClockReset, ClockView};
 pub use explain::{Explained, ExplainedStep};
@@ -84,6 +86,9 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/clock", get(clock::clock))
         .route("/v1/clock/reset", post(clock::reset))
         .route("/v1/upstreams", get(api::upstreams))
+        .route("/v1/upstreams/{name}/aside", get(aside::list))
+        .route("/v1/upstreams/{name}/aside/retry", post(aside::retry))
+        .route("/v1/upstreams/{name}/aside/discard", post(aside::discard))
         .route("/v1/reload", post(api::reload))
         .route_layer(middleware::from_fn_with_state(backend.clone(), guard::require_token));
     Router::new()

@@ -69,6 +69,7 @@ impl Control for Pretended {
             connections: 2,
             window: 2000,
             inflight: 3,
+            messages_per_second: 5,
             backlog: 4,
             spooling: false,
             spooled: 0,
@@ -77,6 +78,23 @@ impl Control for Pretended {
             spool_error: None,
             last_error: None,
         }]
+    }
+
+    fn aside(&self, hub: &str, count_max: usize) -> Result<AsideList, AsideError> {
+        let view = AsideView { id: "00000000000000a1".into(), hub: hub.into(), ..AsideView::default() };
+        match hub {
+            "hub" => Ok(AsideList { messages: vec![view; count_max.min(1)], total: 1 }),
+            _ => Err(AsideError::Unknown("there is no such upstream".into())),
+        }
+    }
+
+    fn decide_aside(&self, hub: &str, asked: &AsideAsked, deed: AsideDeed) -> Result<AsideDone, AsideError> {
+        assert_eq!(hub, "hub");
+        match (deed, asked.all) {
+            (AsideDeed::Discard, true) => Err(AsideError::Asked("not all of them".into())),
+            (AsideDeed::Retry, true) => Err(AsideError::Spool("the disk".into())),
+            _ => Ok(AsideDone { messages: asked.ids.len() }),
+        }
     }
 
     fn readiness(&self) -> Readiness {

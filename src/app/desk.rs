@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use super::{changes::Changes, keys::Keys};
 use crate::{
     admin::{
-        AwayView, Control, DryRun, KeyList, Readiness, Reloaded, RotationAsked, RotationDone, RotationRefused,
-        UpstreamState, UpstreamStatus,
+        AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, Control, DryRun, KeyList, Readiness,
+        Reloaded, RotationAsked, RotationDone, RotationRefused, UpstreamState, UpstreamStatus,
     },
     config::Config,
     denial::CloseReason,
@@ -19,8 +19,8 @@ use crate::{
 /// [`Control`] of a running gateway.
 pub(super) struct Desk {
     config: Arc<Config>,
-    site: Arc<Site>,
-    shards: Shards,
+    pub(super) site: Arc<Site>,
+    pub(super) shards: Shards,
     changes: Arc<Changes>,
     keys: Arc<Keys>,
 }
@@ -79,6 +79,7 @@ impl Control for Desk {
                     connections,
                     window: config.window * connections,
                     inflight: inflight(upstream),
+                    messages_per_second: upstream.status.iter().map(|member| member.messages_per_second()).sum(),
                     backlog: upstream.status.iter().map(|member| member.backlog_bytes()).sum(),
                     spooling: upstream.status.iter().any(|member| member.is_spooling()),
                     spooled: fill.messages,
@@ -89,6 +90,14 @@ impl Control for Desk {
                 }
             })
             .collect()
+    }
+
+    fn aside(&self, hub: &str, count_max: usize) -> Result<AsideList, AsideError> {
+        self.aside_of(hub, count_max)
+    }
+
+    fn decide_aside(&self, hub: &str, asked: &AsideAsked, deed: AsideDeed) -> Result<AsideDone, AsideError> {
+        self.decide(hub, asked, deed)
     }
 
     fn readiness(&self) -> Readiness {
@@ -141,6 +150,18 @@ fn connected(upstream: &Upstream) -> usize {
 pub(super) fn gauge(site: &Site, changes: &Changes) {
     for upstream in &site.upstreams {
         metrics::gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => upstream.name.clone()).set(inflight(upstream) as f64);
+    }
+    if let Some(spool) = &site.spool {
+        for (upstream, fill) in site.upstreams.iter().zip(spool.fill().hubs) {
+            let age_ms = fill.oldest_ms.map_or(0, |at| site.clock.now_ms().saturating_sub(at));
+            metrics::gauge!(meter::UPSTREAM_BACKLOG, "upstream" => upstream.name.clone()).set(fill.messages as f64);
+            metrics::gauge!(meter::UPSTREAM_OLDEST_SECONDS, "upstream" => upstream.name.clone())
+                .set(age_ms as f64 / 1000.0);
+        }
+    }
+    for upstream in &site.upstreams {
+        let window = upstream.link.window * upstream.status.len();
+        metrics::gauge!(meter::UPSTREAM_WINDOW, "upstream" => upstream.name.clone()).set(window as f64);
     }
     metrics::gauge!(meter::BANNED_ADDRESSES).set(site.backoff.banned(site.now()) as f64);
     changes.watch_list();

@@ -1,5 +1,6 @@
 //! The wiring: files become tables, tables become shards, and a signal ends it all in order.
 
+mod aside;
 mod certificates;
 mod changes;
 mod desk;

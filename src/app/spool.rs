@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     delivery::{
         BacklogConfig,
-        spool::{ASIDE, Directory, Keeper, Limits, Recovered, SegmentLog, SpoolError},
+        spool::{ASIDE, Directory, Keeper, Limits, Recovered, SegmentLog, SpoolError, StreamState},
     },
     route::Ack,
 };
@@ -92,7 +92,9 @@ impl Opened {
             .map(|state| (state.stream.queue, state.head, state.next))
             .collect();
         let spools = config.routes.iter().any(|route| route.upstream == *name && route.ack != Ack::Hub);
-        let waits = queues.iter().any(|(_, head, next)| head < next);
+        let aside = |state: &StreamState| state.stream.upstream == number && state.stream.queue == ASIDE;
+        let aside = self.recovered.streams.iter().any(|state| aside(state) && state.head < state.next);
+        let waits = aside || queues.iter().any(|(_, head, next)| head < next);
         (spools || waits).then(|| BacklogConfig {
             upstream: number,
             queues,

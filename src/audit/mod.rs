@@ -56,6 +56,10 @@ pub enum Action {
     RevocationsSigned,
     /// The guarded clock was set by the operator.
     ClockReset,
+    /// Messages that were set aside were to be sent again.
+    AsideRetried,
+    /// Messages that were set aside were thrown away.
+    AsideDiscarded,
     /// The token service issued a token.
     TokenIssued,
     /// A refresh token was used a second time: its line was revoked.
@@ -80,6 +84,8 @@ impl Action {
             Self::RevocationsPruned => "revocations_pruned",
             Self::RevocationsSigned => "revocations_signed",
             Self::ClockReset => "clock_reset",
+            Self::AsideRetried => "aside_retried",
+            Self::AsideDiscarded => "aside_discarded",
             Self::TokenIssued => "token_issued",
             Self::RefreshReused => "refresh_reused",
             Self::TailMended => "tail_mended",

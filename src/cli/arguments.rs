@@ -135,7 +135,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
-    /// The messages on disk: what is damaged, what is set aside. For a gateway that is stopped
+    /// The messages on disk: what is damaged, what is set aside and what becomes of it
     Spool {
         #[command(subcommand)]
         command: SpoolCommand,
@@ -161,6 +161,10 @@ pub(super) enum SpoolCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Have messages that are set aside wait for their hub again
+    Retry(super::spool::Aside),
+    /// Throw messages that are set aside away, for good
+    Discard(super::spool::Aside),
     /// Keep what is whole of a damaged spool, and the damaged files beside it
     ///
     /// What it could not read is lost, and its devices were told that it was safe: it says how much. Messages that were

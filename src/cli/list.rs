@@ -80,16 +80,17 @@ pub(super) fn upstreams(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
     if json {
         return print_json(&list.upstreams);
     }
-    let head = ["hub", "address", "state", "links", "in flight", "window", "kept bytes", "on disk", "oldest"];
+    let head = ["hub", "address", "state", "links", "in flight", "window", "msgs/s", "kept bytes", "on disk", "oldest"];
     let mut rows = vec![head.map(String::from)];
     rows.extend(list.upstreams.iter().map(|hub| {
         let links = format!("{}/{}", hub.connected, hub.connections);
         let numbers = [hub.inflight, hub.window, hub.backlog].map(|n| n.to_string());
         let [inflight, window, backlog] = numbers;
+        let rate = hub.messages_per_second.to_string();
         let state = if hub.spooling { format!("{}, spooling", hub.state.as_str()) } else { hub.state.as_str().into() };
         let oldest = hub.oldest_seconds.map_or_else(String::new, |seconds| format!("{seconds} s"));
         let (name, address, spooled) = (hub.name.clone(), hub.address.clone(), hub.spooled.to_string());
-        [name, address, state, links, inflight, window, backlog, spooled, oldest]
+        [name, address, state, links, inflight, window, rate, backlog, spooled, oldest]
     }));
     print(&table(&rows));
     for hub in &list.upstreams {
@@ -97,10 +98,8 @@ pub(super) fn upstreams(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
             print(&folded(&format!("{}: last error: {error}", hub.name), ""));
         }
         if hub.set_aside > 0 {
-            let text = format!(
-                "{}: {} messages are set aside (tollgate spool aside, when the gateway is stopped)",
-                hub.name, hub.set_aside
-            );
+            let text =
+                format!("{}: {} messages are set aside: tollgate spool aside, retry, discard", hub.name, hub.set_aside);
             print(&folded(&text, ""));
         }
     }

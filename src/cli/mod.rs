@@ -31,6 +31,8 @@ use local::print;
 use mint::Mint;
 use outcome::Outcome;
 
+use crate::admin::AsideDeed;
+
 /// Reads the arguments and does what they say. `start` runs the gateway until it ends; it is called for `run`, and
 /// what it answers with is shown.
 pub fn main<E: std::fmt::Display>(start: impl FnOnce(&GatewayFile) -> Result<(), E>) -> ExitCode {
@@ -81,6 +83,8 @@ fn run<E: std::fmt::Display>(
         Command::Spool { command } => match command {
             SpoolCommand::Check { json } => spool::check(&at, json),
             SpoolCommand::Aside { json } => spool::aside(&at, json),
+            SpoolCommand::Retry(which) => spool::decide(&at, &which, AsideDeed::Retry),
+            SpoolCommand::Discard(which) => spool::decide(&at, &which, AsideDeed::Discard),
             SpoolCommand::Salvage => spool::salvage(&at),
         },
         Command::Audit { command: AuditCommand::Verify { json } } => audit::verify(&at, json),

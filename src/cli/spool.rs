@@ -1,20 +1,23 @@
-//! `tollgate spool`: the messages on disk of a gateway that is stopped.
+//! `tollgate spool`: the messages on disk, and what is set aside among them.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::{
     ConfigFile, Outcome,
+    desk::Desk,
     list::{folded, print_json, table},
     local::print,
 };
 use crate::{
+    admin::{AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AsideView, UpstreamList},
     config::Config,
-    delivery::spool::{self, ASIDE, Directory, Limits, Recovered, SegmentLog, Spool, SpoolError, SpoolKeys, StreamId},
+    delivery::spool::{
+        self, Chosen, Directory, Limits, Recovered, SegmentLog, Spool, SpoolError, SpoolKeys, discard_aside,
+        list_aside, retry_aside,
+    },
 };
 
 /// `tollgate spool check`.
@@ -53,14 +56,22 @@ pub(super) fn check(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// `tollgate spool aside`.
+/// `tollgate spool aside`: of the gateway that runs, or of the spool of one that does not.
 pub(super) fn aside(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
-    let place = place(at)?;
-    let (mut log, recovered) = open(&place)?;
-    let hubs = place.hubs;
     let mut all = Vec::new();
-    for state in recovered.streams.iter().filter(|state| state.stream.queue == ASIDE) {
-        read_aside(&mut log, (state.stream, &hubs), (state.head, state.next), &mut all)?;
+    match reach(at)? {
+        Spools::Running(desk, hubs) => {
+            for hub in hubs {
+                let list: AsideList = desk.get(&format!("{}?last={SHOWN}", path_of(&hub)))?;
+                all.extend(list.messages);
+            }
+        }
+        Spools::Stopped(mut log, hubs) => {
+            for (number, hub) in (0..).zip(&hubs) {
+                let (messages, _) = list_aside(&mut *log, number, &Chosen::All, SHOWN).map_err(Outcome::failed)?;
+                all.extend(messages.iter().filter_map(|message| AsideView::of(hub, message)));
+            }
+        }
     }
     if json {
         return print_json(&all);
@@ -68,10 +79,41 @@ pub(super) fn aside(at: &ConfigFile, json: bool) -> Result<(), Outcome> {
     if all.is_empty() {
         print("no message is set aside\n");
     }
-    for view in &all {
-        print(&folded(&format!("{}  {}  {}  {} bytes", view.received, view.hub, view.topic, view.payload_bytes), ""));
+    for AsideView { id, hub, received, topic, payload_bytes, why } in &all {
+        print(&folded(&format!("{id}  {received}  {hub}  {topic}  {payload_bytes} bytes"), ""));
+        print(&folded(why, "    "));
     }
     Ok(())
+}
+
+/// `tollgate spool retry` and `tollgate spool discard`.
+pub(super) fn decide(at: &ConfigFile, which: &Aside, deed: AsideDeed) -> Result<(), Outcome> {
+    let asked = AsideAsked { ids: which.ids.clone(), all: which.all };
+    let chosen = asked.chosen().map_err(|error| match error {
+        AsideError::Unknown(what) | AsideError::Asked(what) | AsideError::Spool(what) => Outcome::Failed(what),
+    })?;
+    let mut messages = 0;
+    match reach(at)? {
+        Spools::Running(desk, hubs) => {
+            let deed = if deed == AsideDeed::Retry { "retry" } else { "discard" };
+            for hub in hubs {
+                let done: AsideDone = desk.post(&format!("{}/{deed}", path_of(&hub)), &asked)?;
+                messages += done.messages;
+            }
+        }
+        Spools::Stopped(mut log, hubs) => {
+            for number in 0..hubs.len() as u16 {
+                let done = match deed {
+                    AsideDeed::Retry => retry_aside(&mut *log, number, &chosen),
+                    AsideDeed::Discard => discard_aside(&mut *log, number, &chosen),
+                };
+                messages += done.map_err(Outcome::failed)?;
+            }
+        }
+    }
+    let done = if deed == AsideDeed::Retry { "wait for their hub again" } else { "are gone" };
+    print(&format!("{messages} messages {done}\n"));
+    if messages == 0 { Err(Outcome::Failed("no such message is set aside".into())) } else { Ok(()) }
 }
 
 /// `tollgate spool salvage`.
@@ -81,8 +123,11 @@ pub(super) fn salvage(at: &ConfigFile) -> Result<(), Outcome> {
     let is_whole = open(&place).is_ok();
     let Place { folder, limits, keys, .. } = place;
     if is_whole {
-        print(&format!("{} is whole: there is nothing to salvage
-", folder.display()));
+        print(&format!(
+            "{} is whole: there is nothing to salvage
+",
+            folder.display()
+        ));
         return Ok(());
     }
     let salvaged = spool::salvage(&folder, limits, &keys).map_err(Outcome::failed)?;
@@ -112,13 +157,42 @@ struct HubView {
     set_aside: u64,
 }
 
-/// Of its content only the size: it is the device's.
-#[derive(Debug, Serialize)]
-struct AsideView {
-    hub: String,
-    received: String,
-    topic: String,
-    payload_bytes: usize,
+/// Which messages that are set aside.
+#[derive(Debug, clap::Args)]
+pub(super) struct Aside {
+    /// As `tollgate spool aside` names them
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub(super) ids: Vec<String>,
+    /// Every one
+    #[arg(long, conflicts_with = "ids")]
+    pub(super) all: bool,
+}
+
+/// Where messages that are set aside are asked for.
+enum Spools {
+    /// The gateway that has the spool, and its hubs.
+    Running(Desk, Vec<String>),
+    /// The spool of a gateway that is stopped, and the hubs that it knows.
+    Stopped(Box<SegmentLog>, Vec<String>),
+}
+
+/// The gateway that runs, where one has the spool or `--admin` names one; otherwise the spool itself.
+fn reach(at: &ConfigFile) -> Result<Spools, Outcome> {
+    if at.admin.is_none() {
+        let place = place(at)?;
+        let error = if place.folder.is_dir() { Directory::open(&place.folder).err() } else { None };
+        if error.is_none_or(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+            return Ok(Spools::Stopped(Box::new(open(&place)?.0), place.hubs));
+        }
+    }
+    let desk = Desk::new(at, None)?;
+    let list: UpstreamList = desk.get("/v1/upstreams")?;
+    let hubs = list.upstreams.into_iter().map(|hub| hub.name).collect();
+    Ok(Spools::Running(desk, hubs))
+}
+
+fn path_of(hub: &str) -> String {
+    format!("/v1/upstreams/{}/aside", utf8_percent_encode(hub, NON_ALPHANUMERIC))
 }
 
 fn place(at: &ConfigFile) -> Result<Place, Outcome> {
@@ -145,25 +219,5 @@ fn open(place: &Place) -> Result<(SegmentLog, Recovered), Outcome> {
     SegmentLog::open(Box::new(directory), *limits, hubs, keys).map_err(Outcome::failed)
 }
 
-fn read_aside(
-    log: &mut SegmentLog,
-    (stream, hubs): (StreamId, &[String]),
-    (from, to): (u64, u64),
-    all: &mut Vec<AsideView>,
-) -> Result<(), Outcome> {
-    let mut at = from;
-    while at < to {
-        let run = log.read(stream, at, READ_BYTES).map_err(Outcome::failed)?;
-        all.extend(run.records().map(|record| AsideView {
-            hub: hubs.get(usize::from(stream.upstream)).cloned().unwrap_or_default(),
-            received:
-                humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(record.received_ms)).to_string(),
-            topic: record.topic.escape_debug().to_string(),
-            payload_bytes: record.payload.len(),
-        }));
-        at += run.count.max(1);
-    }
-    Ok(())
-}
-
-const READ_BYTES: usize = 256 << 10;
+/// Of each hub; what is done to all is done to more.
+const SHOWN: usize = 1000;

@@ -89,6 +89,10 @@ pub(super) struct Backlog {
     acknowledged: Vec<u16>,
     /// Why messages were set aside since it was last asked.
     set_aside: Vec<Refusal>,
+    /// Messages that were set aside and are recorded again, by queue and number: how they are named.
+    again: HashMap<(u16, u64), u64>,
+    /// Those of them that are on the disk.
+    again_stored: Vec<u64>,
     age_max_ms: u64,
 }
 
@@ -147,6 +151,8 @@ impl Backlog {
             woken: HashSet::new(),
             acknowledged: Vec::new(),
             set_aside: Vec::new(),
+            again: HashMap::new(),
+            again_stored: Vec::new(),
             age_max_ms: u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -154,6 +160,11 @@ impl Backlog {
     #[inline]
     pub(super) fn is_direct(&self) -> bool {
         self.mode == Mode::Direct
+    }
+
+    /// Which hub the spool knows it as.
+    pub(super) fn upstream(&self) -> u16 {
+        self.upstream
     }
 
     /// Whether it is of any use to send messages to the disk.
@@ -262,6 +273,22 @@ impl Backlog {
         self.waiting += 1;
     }
 
+    /// Records a message that was set aside under `id`, to wait for its hub again; `false`: there is no room now.
+    pub(super) fn record_again(&mut self, recorded: &Recorded<'_>, id: u64) -> bool {
+        if self.refused.is_some() || self.pending.batch.bytes.len() > GROUP_BYTES_MAX {
+            return false;
+        }
+        let disk = self.write(recorded);
+        self.waiting += 1;
+        self.again.insert((disk.queue, disk.number), id);
+        true
+    }
+
+    /// Messages that are set aside no longer, since they wait on the disk again.
+    pub(super) fn take_again(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.again_stored)
+    }
+
     /// Records a message that has its place in the window; nothing may wait before it.
     pub(super) fn record_in_window(&mut self, recorded: &Recorded<'_>) -> DiskRef {
         let disk = self.write(recorded);
@@ -318,6 +345,9 @@ impl Backlog {
             let place = self.places[usize::from(record.queue)];
             let queue = &mut self.queues[usize::from(place)];
             queue.stored = record.number + 1;
+            if !self.again.is_empty() {
+                self.again_stored.extend(self.again.remove(&(place, record.number)));
+            }
             queue.note(place, &mut self.acknowledged);
             if record.number >= queue.read {
                 self.unread += 1;
@@ -347,6 +377,8 @@ impl Backlog {
         let number = self.pending.number + 1;
         self.pending = Group { number, ..Group::default() };
         (self.syncing, self.hand_over, self.refused) = (None, None, None);
+        // The hub has these as well.
+        self.again_stored.extend(self.again.drain().map(|(_, id)| id));
     }
 
     /// Nobody waits for the group, and the hub has all that is in it.

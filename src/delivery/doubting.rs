@@ -64,7 +64,7 @@ impl Link {
 
     pub(super) fn give_up(&mut self, slot: &Slot, why: Refusal, out: &mut LinkOutput, now: Tick) {
         let (frame, version) = (self.log.frame_at(slot.at), self.client.version());
-        let kept = Kept { frame, version, received_ms: self.spilling.wall_ms(slot.offered) };
+        let kept = Kept { frame, version, received_ms: slot.received_ms };
         not_taken(slot, why, kept, &mut self.backlog, out, now);
     }
 }

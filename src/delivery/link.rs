@@ -142,7 +142,8 @@ impl Link {
             let at = self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
             self.log.retain(at);
             let (device, ack, owed) = (message.device, message.ack, Some(Owed { session: from, packet_id }));
-            let mut slot = Slot { owed, ack, device, disk: None, at, len, offered: now, resent: false };
+            let received_ms = self.spilling.wall_ms(now);
+            let mut slot = Slot { owed, ack, device, disk: None, at, len, offered: now, received_ms, resent: false };
             if ack == Ack::Disk
                 && let Some(backlog) = &mut self.backlog
             {
@@ -419,7 +420,7 @@ impl Link {
         let (resumed, packet_bytes_max) = (agreed.session_present, self.packet_bytes_max());
         let flags_kept = if agreed.retain_available { !DUP } else { !(DUP | RETAIN) };
         self.spilling.up();
-        let Self { slots, backlog, log, client, spilling, doubt, .. } = self;
+        let Self { slots, backlog, log, client, doubt, .. } = self;
         let version = client.version();
         log.rebuild(if doubt.is_on() { PASSES } else { 1 }, |pass, old| {
             let Some(id) = old.frame.packet_id() else {
@@ -431,7 +432,7 @@ impl Link {
             // MQTT 5.0 [MQTT-3.1.2-24]: the hub may take less than the last one did.
             if old.frame.len() > packet_bytes_max {
                 let slot = slots.free(id)?;
-                let kept = Kept { frame: old.frame, version, received_ms: spilling.wall_ms(slot.offered) };
+                let kept = Kept { frame: old.frame, version, received_ms: slot.received_ms };
                 not_taken(&slot, Refusal::TooLarge, kept, backlog, out, now);
                 return None;
             }

@@ -19,6 +19,8 @@ pub(super) struct Slot {
     pub(super) at: Position,
     pub(super) len: usize,
     pub(super) offered: Tick,
+    /// Milliseconds of the wall clock; of a message that waited on the disk earlier than `offered`.
+    pub(super) received_ms: u64,
     /// An earlier connection had a byte of it.
     pub(super) resent: bool,
 }

@@ -121,6 +121,24 @@ impl Link {
         self.feed(now);
     }
 
+    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already; `false`: there is
+    /// no room for it now.
+    pub fn try_again(&mut self, record: &Record<'_>, id: u64, now: Tick) -> bool {
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.may_spill()) {
+            self.spill();
+        }
+        let Some(backlog) = self.backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return false };
+        let record = Record { why: None, ..*record };
+        backlog.record_again(&Recorded { record, ack: Ack::Durable, owed: None, offered: now }, id)
+    }
+
+    /// Messages that are set aside no longer, and of which hub.
+    pub fn spool_again(&mut self) -> Option<(u16, Vec<u64>)> {
+        let backlog = self.backlog.as_mut()?;
+        let ids = backlog.take_again();
+        (!ids.is_empty()).then(|| (backlog.upstream(), ids))
+    }
+
     /// What the spool need not keep any more.
     pub fn spool_acknowledgements(&mut self) -> impl Iterator<Item = (StreamId, u64)> {
         self.backlog.iter_mut().filter(|backlog| backlog.has_acknowledgements()).flat_map(|b| b.acknowledgements())
@@ -176,7 +194,7 @@ impl Link {
 
     /// Everything that is pending is recorded, in its order.
     fn spill(&mut self) {
-        let Self { log, slots, backlog, client, spilling, .. } = self;
+        let Self { log, slots, backlog, client, .. } = self;
         let Some(backlog) = backlog else { return };
         let version = client.version();
         log.each(|frame, at| {
@@ -185,7 +203,7 @@ impl Link {
                 return;
             }
             let publish = read_back(frame, version);
-            let record = record_again(&publish, slot.device, spilling.wall_ms(slot.offered));
+            let record = record_again(&publish, slot.device, slot.received_ms);
             let (ack, owed, offered) = (slot.ack, slot.owed.take(), slot.offered);
             slot.disk = Some(backlog.record_in_window(&Recorded { record, ack, owed, offered }));
         });
@@ -255,8 +273,11 @@ fn take(
     publish.packet_id = id;
     let at = log.append(len, |frames| _ = write_publish(frames, version, &publish));
     log.retain(at);
-    let (device, disk) = (record.device, Some(disk));
-    slots.fill(id, Slot { owed: None, ack: Ack::Durable, device, disk, at, len, offered: now, resent: false });
+    let (device, disk, received_ms) = (record.device, Some(disk), record.received_ms);
+    slots.fill(
+        id,
+        Slot { owed: None, ack: Ack::Durable, device, disk, at, len, offered: now, received_ms, resent: false },
+    );
     Fed::Window
 }
 

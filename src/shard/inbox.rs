@@ -1,6 +1,7 @@
 //! What reaches a shard from outside: connections that live here, sessions to be closed, the end.
 
 use std::{
+    collections::BTreeMap,
     rc::Rc,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     delivery::{
         SessionRef,
-        spool::{Answer, LinkAddress},
+        spool::{Answer, AsideMessage, LinkAddress, queue_of},
     },
     denial::CloseReason,
     id::DeviceId,
@@ -43,6 +44,8 @@ pub enum Inbox {
     Written(Answer),
     /// The session of a device ends, if it is away.
     End(DeviceId),
+    /// Messages that were set aside are to wait again: hub, member, messages.
+    Again(usize, usize, Vec<AsideMessage>),
     /// Hubs are told that the gateway ends.
     Leave,
 }
@@ -147,6 +150,22 @@ impl Shards {
         }
     }
 
+    /// Has messages that were set aside wait for their hub again, each with the link of its device. `members` of the hub
+    /// belong to each shard.
+    pub fn try_again(&self, upstream: usize, members: usize, messages: Vec<AsideMessage>) {
+        let mut by_link: BTreeMap<(usize, usize), Vec<AsideMessage>> = BTreeMap::new();
+        for message in messages {
+            let Some(queue) = message.record().map(|record| usize::from(queue_of(record.device))) else { continue };
+            let link = (queue % self.len(), queue / self.len() % members);
+            by_link.entry(link).or_default().push(message);
+        }
+        for ((shard, member), messages) in by_link {
+            if let Some(inbox) = self.inboxes.get(shard) {
+                post(inbox, Inbox::Again(upstream, member, messages));
+            }
+        }
+    }
+
     /// Hands an admitted connection to the shard where its device is at home.
     pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
         // A shard that is gone takes its connections with it: the socket is closed.
@@ -175,6 +194,7 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             Inbox::End(device) => _ = kept::end(&shard, &device, "an operator closed it"),
             Inbox::Drain(Drain::InWaves(within)) => drain::begin(&shard, within),
             Inbox::Drain(Drain::AtOnce) => wake(&shard, &drain::deafen_all(&shard)).await,
+            Inbox::Again(upstream, member, messages) => spooling::again(&shard, upstream, member, &messages),
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }
     }

@@ -8,6 +8,7 @@ mod accept;
 mod connection;
 mod drain;
 mod echoes;
+mod ended;
 mod inbox;
 mod iot_hub;
 mod kept;

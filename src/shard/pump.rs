@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
+    io,
     pin::Pin,
     rc::Rc,
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
@@ -17,7 +17,9 @@ use tokio::{
 };
 
 use super::{
-    Shard, Upstream, kept, queues_of,
+    Shard, Upstream,
+    ended::Ended,
+    kept, queues_of,
     renewing::Renewing,
     sessions::SessionCell,
     spooling,
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
+        Incoming, Link, LinkError, LinkOutput, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
         spool::LinkAddress,
     },
     denial::Denial,
@@ -54,6 +56,9 @@ pub(super) struct Member {
     /// The gateway ends: the hub is told, and not connected to again.
     leaving: Cell<bool>,
     status: Arc<MemberStatus>,
+    /// Messages that the hub acknowledged, when they were last counted and how many there were then.
+    forwarded: Cell<u64>,
+    counted: Cell<(Tick, u64)>,
 }
 
 /// Where a hub is.
@@ -95,6 +100,8 @@ pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize
                 progressed: Cell::new(false),
                 leaving: Cell::new(false),
                 status: upstream.status[number].clone(),
+                forwarded: Cell::new(0),
+                counted: Cell::default(),
             })
         })
         .collect()
@@ -257,6 +264,13 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
         set_aside(member, why);
     }
     grant(shard, member, &mut link, now);
+    let (since, before) = member.counted.get();
+    let elapsed_ms = now.since(since).as_millis() as u64;
+    if elapsed_ms >= 1_000 {
+        let rate = (member.forwarded.get() - before) * 1_000 / elapsed_ms;
+        member.status.rate.store(usize::try_from(rate).unwrap_or(usize::MAX), Relaxed);
+        member.counted.set((now, member.forwarded.get()));
+    }
     member.status.inflight.store(link.inflight(), Relaxed);
     member.status.owed.store(link.owed(), Relaxed);
     member.status.spooling.store(link.is_spooling(), Relaxed);
@@ -271,45 +285,9 @@ fn set_aside(member: &Member, why: Refusal) {
     metrics::counter!(meter::SET_ASIDE, "upstream" => upstream, "reason" => reason).increment(1);
 }
 
-/// Why a connection ended.
-enum Ended {
-    Dial(io::Error),
-    Socket(io::Error),
-    Link(LinkError),
-    /// Another connection, with newer credentials, takes its place.
-    Renewed(Option<HubStream>),
-    Left,
-}
-
-impl Ended {
-    /// Whose doing it was.
-    fn lost(&self) -> Lost {
-        match self {
-            Self::Socket(_) => Lost::ByHub,
-            Self::Link(error) => error.lost(),
-            Self::Dial(_) | Self::Renewed(_) | Self::Left => Lost::Otherwise,
-        }
-    }
-
-    /// Whether the hub asks for less: the pause before the next connection grows on.
-    fn asks_for_less(&self) -> bool {
-        matches!(self, Self::Link(error) if error.asks_for_less())
-    }
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dial(error) => write!(f, "cannot connect: {error}"),
-            Self::Socket(error) => write!(f, "connection lost: {error}"),
-            Self::Link(error) => error.fmt(f),
-            Self::Renewed(_) => f.write_str("renewed"),
-            Self::Left => f.write_str("the gateway left"),
-        }
-    }
-}
-
 fn note(member: &Member, ended: &Ended, explanation: Option<String>, now: UnixSeconds) {
+    let upstream = member.name.clone();
+    metrics::counter!(meter::UPSTREAM_ERRORS, "upstream" => upstream, "kind" => ended.kind()).increment(1);
     let text = explanation.unwrap_or_else(|| ended.to_string());
     let entry = format!("{now} {text}");
     let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
@@ -517,7 +495,9 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
     let mut output = member.output.borrow_mut();
     if output.forwarded > 0 {
         member.progressed.set(true);
-        shard.meter.forwarded(member.upstream, std::mem::take(&mut output.forwarded));
+        let forwarded = std::mem::take(&mut output.forwarded);
+        member.forwarded.set(member.forwarded.get() + forwarded);
+        shard.meter.forwarded(member.upstream, forwarded);
         if member.link.borrow().has_spool_work() {
             shard.spooling.work();
         }

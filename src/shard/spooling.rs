@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Shard, kept, pump};
-use crate::delivery::spool::Answer;
+use crate::delivery::spool::{Answer, AsideMessage};
 
 /// That a link may have something for the disk.
 #[derive(Default)]
@@ -59,12 +59,29 @@ pub(super) fn answered(shard: &Rc<Shard>, upstream: usize, member: usize, answer
     hand_over(shard, member);
 }
 
+/// Messages that were set aside are to wait for their hub again.
+pub(super) fn again(shard: &Rc<Shard>, upstream: usize, member: usize, messages: &[AsideMessage]) {
+    let Some(member) = shard.members.get(upstream).and_then(|members| members.get(member)) else { return };
+    let now = shard.site.now();
+    let taken = messages.iter().filter(|message| {
+        let record = message.record();
+        record.is_some_and(|record| member.link.borrow_mut().try_again(&record, message.id, now))
+    });
+    let (taken, of) = (taken.count(), messages.len());
+    tracing::info!(taken, of, "messages that were set aside are to be sent again");
+    member.wake();
+    hand_over(shard, member);
+}
+
 fn hand_over(shard: &Shard, member: &pump::Member) {
     let Some(spool) = &shard.site.spool else { return };
     let now = shard.site.now();
     let mut link = member.link.borrow_mut();
     if link.has_spool_work() {
         spool.acknowledge(link.spool_acknowledgements());
+    }
+    if let Some((upstream, ids)) = link.spool_again() {
+        spool.is_again(upstream, ids);
     }
     if let Some(batch) = link.spool_batch(now) {
         spool.append(member.address, batch);

@@ -17,6 +17,8 @@ pub struct MemberStatus {
     pub(super) spooling: AtomicBool,
     pub(super) spooled: AtomicUsize,
     pub(super) backlog_bytes: AtomicUsize,
+    /// Messages of QoS 1 that the hub acknowledged in the last second or so.
+    pub(super) rate: AtomicUsize,
     pub(super) last_error: Mutex<Option<String>>,
 }
 
@@ -49,6 +51,11 @@ impl MemberStatus {
     /// Bytes taken and not written to the hub.
     pub fn backlog_bytes(&self) -> usize {
         self.backlog_bytes.load(Relaxed)
+    }
+
+    /// Messages of QoS 1 that the hub acknowledged in the last second or so.
+    pub fn messages_per_second(&self) -> u64 {
+        self.rate.load(Relaxed) as u64
     }
 
     /// The last error, behind its time.

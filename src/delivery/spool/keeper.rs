@@ -2,16 +2,18 @@
 //! batch and one read of each link; what was asked while it synced becomes the next group.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
+    fmt,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use super::{Batch, Fill, Run, Spool, SpoolError, StreamId};
+use super::{Batch, Chosen, Fill, Run, Spool, SpoolError, StreamId, discard_aside};
 
 /// Which link is answered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,7 +75,19 @@ struct Mail {
     appends: Vec<(LinkAddress, Arc<Batch>)>,
     reads: Vec<(LinkAddress, Vec<Wanted>)>,
     acknowledged: BTreeMap<StreamId, u64>,
+    /// Messages that were set aside and wait for their hub again, by hub.
+    again: BTreeMap<u16, HashSet<u64>>,
+    asked: Vec<Work>,
     ends: bool,
+}
+
+/// Something else to be done with the spool.
+struct Work(Box<dyn FnOnce(&mut dyn Spool) + Send>);
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
 }
 
 /// What others may see.
@@ -101,6 +115,23 @@ impl SpoolHandle {
     pub fn acknowledge(&self, streams: impl Iterator<Item = (StreamId, u64)>) {
         // Nobody is woken: it goes with whatever is asked next, or by the clock.
         self.mail().acknowledged.extend(streams);
+    }
+
+    /// These messages wait for their hub again: they are set aside no longer.
+    pub fn is_again(&self, upstream: u16, ids: impl IntoIterator<Item = u64>) {
+        self.mail().again.entry(upstream).or_default().extend(ids);
+        self.shared.woken.notify_one();
+    }
+
+    /// Has something done with the spool between two groups, and waits for it: not for a thread that serves others. None:
+    /// it was not done in time.
+    pub fn ask<T: Send + 'static>(&self, work: impl FnOnce(&mut dyn Spool) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        // Who asked may have gone.
+        let work = Work(Box::new(move |spool| drop(answer.send(work(spool)))));
+        self.mail().asked.push(work);
+        self.shared.woken.notify_one();
+        answered.recv_timeout(ASK_WITHIN).ok()
     }
 
     /// Bytes that may still be appended, as of the last answer.
@@ -189,6 +220,15 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
         for (link, wanted) in mail.reads {
             answer(link, Answer::Read(read(&mut *spool, &wanted)));
         }
+        for (upstream, ids) in mail.again {
+            if let Err(error) = discard_aside(&mut *spool, upstream, &Chosen::Ids(ids)) {
+                tracing::warn!(%error, "messages that wait again stay set aside as well");
+            }
+        }
+        for Work(work) in mail.asked {
+            work(&mut *spool);
+            handle.note(&*spool, None);
+        }
         if mail.ends || flushed.elapsed() >= FLUSH_EVERY {
             let flush = spool.flush();
             flushed = Instant::now();
@@ -252,7 +292,10 @@ impl SpoolHandle {
     /// Waits for mail, and takes all of it.
     fn wait(&self, at_most: Duration) -> Mail {
         let mail = self.mail();
-        let idle = |mail: &mut Mail| mail.appends.is_empty() && mail.reads.is_empty() && !mail.ends;
+        let idle = |mail: &mut Mail| {
+            let asked = mail.asked.is_empty() && mail.again.is_empty();
+            asked && mail.appends.is_empty() && mail.reads.is_empty() && !mail.ends
+        };
         let waited = self.shared.woken.wait_timeout_while(mail, at_most, idle);
         let (mut mail, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let ends = mail.ends;
@@ -279,3 +322,5 @@ impl SpoolHandle {
 
 /// Acknowledgements are lasting so long after they came, at the latest: after a crash, what came since is sent again.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// An operator waits for it; the disk may be slow, or may have stopped.
+const ASK_WITHIN: Duration = Duration::from_secs(8);

@@ -121,6 +121,10 @@ impl Spool for SegmentLog {
         self.rest_when_empty()
     }
 
+    fn extent(&self, stream: StreamId) -> (u64, u64) {
+        self.streams.get(&stream).map_or((0, 0), |stream| (stream.head, stream.next))
+    }
+
     fn fill(&self) -> Fill {
         let mut hubs = vec![HubFill::default(); self.upstreams.len()];
         for (id, stream) in &self.streams {

@@ -13,6 +13,7 @@
 //!   where the old one ends.
 //! - A full or read-only disk refuses, cuts back what it had begun, and takes again when it can.
 
+mod aside;
 mod cipher;
 mod disk;
 mod format;
@@ -25,6 +26,7 @@ mod streams;
 
 use std::{fmt, io, sync::Arc};
 
+pub use aside::{AsideMessage, Chosen, discard_aside, list_aside, retry_aside};
 pub use cipher::{KeyId, SpoolKeys};
 pub use disk::{Directory, Disk, DiskFile};
 pub use format::Record;
@@ -170,6 +172,9 @@ pub trait Spool: Send {
     /// # Errors
     /// [`SpoolError`]: it may be tried again.
     fn flush(&mut self) -> Result<(), SpoolError>;
+
+    /// The first record of a stream that is not acknowledged, and the number of the next.
+    fn extent(&self, stream: StreamId) -> (u64, u64);
 
     /// How full it is.
     fn fill(&self) -> Fill;

@@ -1,5 +1,6 @@
 //! The spool under everything that a disk does. `tests/crash.rs` kills the whole gateway.
 
+mod aside;
 mod faults;
 mod golden;
 mod model;

@@ -1,0 +1,160 @@
+//! What was set aside, for whoever decides about it: shown, sent again, or thrown away.
+//!
+//! A message is named by a hash of its record, which no move of it changes. The stream of what is set aside is
+//! acknowledged from its beginning like any other: what is to stay and lies before what goes is written anew behind it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{ASIDE, Batch, BatchRecord, Record, Spool, SpoolError, StreamId, parse_record, queue_of};
+
+/// Which messages are meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Chosen {
+    /// Every one.
+    All,
+    /// Those that are named.
+    Ids(HashSet<u64>),
+}
+
+impl Chosen {
+    fn has(&self, id: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ids(ids) => ids.contains(&id),
+        }
+    }
+}
+
+/// One message that is set aside, as it was recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AsideMessage {
+    /// Names it.
+    pub id: u64,
+    /// Its record.
+    pub bytes: Vec<u8>,
+}
+
+impl AsideMessage {
+    /// What the record says.
+    pub fn record(&self) -> Option<Record<'_>> {
+        parse_record(&self.bytes).map(|(record, _)| record)
+    }
+}
+
+/// The oldest of a hub's messages that are chosen, up to so many and a mebibyte or so; and how many are set aside.
+///
+/// # Errors
+/// [`SpoolError`]: they cannot be read.
+pub fn list_aside(
+    spool: &mut dyn Spool,
+    upstream: u16,
+    chosen: &Chosen,
+    count_max: usize,
+) -> Result<(Vec<AsideMessage>, u64), SpoolError> {
+    let (head, next) = spool.extent(stream_of(upstream));
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    each(spool, upstream, &mut |_, message| {
+        let wanted = chosen.has(id_of(message)) && found.len() < count_max && bytes < LIST_BYTES_MAX;
+        if wanted {
+            bytes += message.len();
+            found.push(AsideMessage { id: id_of(message), bytes: message.to_vec() });
+        }
+    })?;
+    Ok((found, next - head))
+}
+
+/// Takes messages out for good; says how many.
+///
+/// # Errors
+/// [`SpoolError`]: nothing is taken out.
+pub fn discard_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> Result<usize, SpoolError> {
+    let (mut gone, mut last) = (0, None);
+    each(spool, upstream, &mut |number, message| {
+        if chosen.has(id_of(message)) {
+            (gone, last) = (gone + 1, Some(number));
+        }
+    })?;
+    let Some(last) = last else { return Ok(0) };
+    let mut kept = Vec::new();
+    each(spool, upstream, &mut |number, message| {
+        if number < last && !chosen.has(id_of(message)) {
+            kept.push(message.to_vec());
+        }
+    })?;
+    append(spool, upstream, &mut kept.iter().map(|message| (ASIDE, 0, &**message)))?;
+    spool.acknowledge(stream_of(upstream), last + 1);
+    spool.flush()?;
+    Ok(gone)
+}
+
+/// Has messages wait for their hub again, behind what waits already; says how many. For a spool that no link uses.
+///
+/// # Errors
+/// [`SpoolError`]: messages may wait again and still be set aside.
+pub fn retry_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> Result<usize, SpoolError> {
+    let mut again = Vec::new();
+    each(spool, upstream, &mut |_, message| {
+        if chosen.has(id_of(message)) {
+            again.push(message.to_vec());
+        }
+    })?;
+    for message in &again {
+        let Some((record, _)) = parse_record(message) else { continue };
+        let queue = queue_of(record.device);
+        let (_, next) = spool.extent(StreamId { upstream, queue });
+        append(spool, upstream, &mut std::iter::once((queue, next, &**message)))?;
+    }
+    discard_aside(spool, upstream, chosen)
+}
+
+/// What a message is named by.
+pub(crate) fn id_of(record: &[u8]) -> u64 {
+    // FNV-1a: nobody who could choose the bytes gains anything by two that are named alike.
+    record
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+fn each(spool: &mut dyn Spool, upstream: u16, visit: &mut dyn FnMut(u64, &[u8])) -> Result<(), SpoolError> {
+    let stream = stream_of(upstream);
+    let (mut number, next) = spool.extent(stream);
+    while number < next {
+        let run = spool.read(stream, number, READ_BYTES)?;
+        let mut rest = &run.bytes[..];
+        while let Some((_, len)) = parse_record(rest) {
+            let (message, after) = rest.split_at(len);
+            visit(number, message);
+            number += 1;
+            rest = after;
+        }
+        if run.count == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn append(
+    spool: &mut dyn Spool,
+    upstream: u16,
+    records: &mut dyn Iterator<Item = (u16, u64, &[u8])>,
+) -> Result<(), SpoolError> {
+    let mut records = records.peekable();
+    while records.peek().is_some() {
+        let mut batch = Batch { upstream, ..Batch::default() };
+        while let Some((queue, number, bytes)) = records.next_if(|_| batch.bytes.len() < READ_BYTES) {
+            let (start, len) = (batch.bytes.len() as u32, bytes.len() as u32);
+            batch.records.push(BatchRecord { queue, number, start, len });
+            batch.bytes.extend_from_slice(bytes);
+        }
+        spool.append(&[Arc::new(batch)])?;
+    }
+    Ok(())
+}
+
+fn stream_of(upstream: u16) -> StreamId {
+    StreamId { upstream, queue: ASIDE }
+}
+
+const READ_BYTES: usize = 256 << 10;
+const LIST_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,64 @@
+//! What was set aside, and what is done about it.
+
+use super::*;
+use crate::delivery::{Refusal, spool::aside::id_of};
+
+fn with_aside(payloads: &[&str]) -> (SimDisk, SegmentLog) {
+    let disk = SimDisk::default();
+    let (mut log, _) = opened(&disk, SMALL);
+    for payload in payloads {
+        let mut bytes = Vec::new();
+        write_record(&mut bytes, &Record { why: Some(Refusal::Code(0x90)), ..record(payload.as_bytes()) });
+        let at = BatchRecord { queue: ASIDE, number: 0, start: 0, len: bytes.len() as u32 };
+        log.append(&[Arc::new(Batch { upstream: 0, bytes, records: vec![at] })]).expect("appended");
+    }
+    (disk, log)
+}
+
+fn listed(log: &mut SegmentLog) -> Vec<(u64, String)> {
+    let (messages, total) = list_aside(log, 0, &Chosen::All, usize::MAX).expect("read");
+    assert_eq!(messages.len() as u64, total);
+    let text = |message: &AsideMessage| {
+        let record = message.record().expect("a record");
+        assert_eq!((record.why, id_of(&message.bytes)), (Some(Refusal::Code(0x90)), message.id));
+        (message.id, String::from_utf8(record.payload.to_vec()).expect("text"))
+    };
+    messages.iter().map(text).collect()
+}
+
+fn texts(log: &mut SegmentLog) -> Vec<String> {
+    let mut texts: Vec<String> = listed(log).into_iter().map(|(_, text)| text).collect();
+    texts.sort();
+    texts
+}
+
+#[test]
+fn one_that_is_discarded_from_the_middle_leaves_the_others_under_their_names() {
+    let (disk, mut log) = with_aside(&["a", "b", "c", "d"]);
+    let before = listed(&mut log);
+    let gone = Chosen::Ids([before[2].0].into());
+    assert_eq!(discard_aside(&mut log, 0, &gone).expect("discarded"), 1);
+    assert_eq!(discard_aside(&mut log, 0, &gone).expect("nothing to do"), 0);
+    drop(log);
+    let (mut log, _) = opened(&disk, SMALL);
+    assert_eq!(texts(&mut log), ["a", "b", "d"]);
+    assert!(listed(&mut log).iter().all(|one| before.contains(one)), "named as before");
+    assert_eq!(log.fill().hubs[0].aside, 3);
+    assert_eq!(discard_aside(&mut log, 0, &Chosen::All).expect("discarded"), 3);
+    assert_eq!(log.fill().hubs[0].aside, 0);
+}
+
+#[test]
+fn what_is_tried_again_waits_in_its_devices_queue_behind_what_waits_there() {
+    let (disk, mut log) = with_aside(&["a", "b"]);
+    let queue = queue_of(record(b"").device);
+    log.append(&[batch(&[(queue, 0, b"waits")])]).expect("appended");
+    let first = Chosen::Ids([listed(&mut log)[0].0].into());
+    assert_eq!(retry_aside(&mut log, 0, &first).expect("retried"), 1);
+    drop(log);
+    let (mut log, _) = opened(&disk, SMALL);
+    assert_eq!(texts(&mut log), ["b"]);
+    let run = log.read(StreamId { upstream: 0, queue }, 0, 1 << 20).expect("read");
+    let payloads: Vec<&[u8]> = run.records().map(|record| record.payload).collect();
+    assert_eq!(payloads, [&b"waits"[..], b"a"]);
+}
