@@ -11,7 +11,7 @@ use super::Algorithm;
 /// What checks the signatures of one algorithm.
 pub(super) enum PreparedKey {
     /// Of a shared secret.
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     /// Of a public key.
     Public(ParsedPublicKey),
 }
@@ -25,7 +25,7 @@ impl PreparedKey {
             Algorithm::HS512 => hmac::HMAC_SHA512,
             _ => return None,
         };
-        Some(Self::Secret(hmac::Key::new(hash, secret)))
+        Some(Self::Secret(Box::new(hmac::Key::new(hash, secret))))
     }
 
     /// A point as SEC 1 §2.3.3 writes it, or the 32 bytes of RFC 8032 §5.1.2; `None`: it is none of that curve.

@@ -82,7 +82,9 @@ struct Mail {
 }
 
 /// Something else to be done with the spool.
-struct Work(Box<dyn FnOnce(&mut dyn Spool) + Send>);
+struct Work(Box<DoneWith>);
+
+type DoneWith = dyn FnOnce(&mut dyn Spool) + Send;
 
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,8 +28,8 @@ fn message(n: u64, qos: QoS) -> Message {
     let payload = n.to_le_bytes();
     let mut message = Message::new(topic, &[b"\x01\x01"], &payload, qos);
     message.receipt = Some(number(n));
-    message.retain = n % 2 == 0;
-    message.expires_at = (n % 3 == 0).then_some(Tick(9_000 + n));
+    message.retain = n.is_multiple_of(2);
+    message.expires_at = n.is_multiple_of(3).then_some(Tick(9_000 + n));
     message
 }
 
