@@ -38,8 +38,8 @@ fn main() -> io::Result<()> {
         close_every: 0.into(),
         seen: 0.into(),
         connects: 0.into(),
-        close_on: Mutex::new("-".into()),
-        refuse: Mutex::new((0, "-".into())),
+        close_on: Mutex::default(),
+        refuse: Mutex::default(),
         rate: Mutex::new(Rate { a_second: 0, since: Instant::now(), taken: 0 }),
     });
     println!("ready");
@@ -78,9 +78,14 @@ struct Hub {
     close_every: AtomicU64,
     seen: AtomicU64,
     connects: AtomicU64,
-    close_on: Mutex<String>,
-    refuse: Mutex<(u8, String)>,
+    close_on: Mutex<Option<String>>,
+    refuse: Mutex<Option<(u8, String)>>,
     rate: Mutex<Rate>,
+}
+
+/// A text; `-` is none.
+fn named(text: &str) -> Option<String> {
+    (text != "-").then(|| text.to_owned())
 }
 
 /// What is taken of one second.
@@ -98,9 +103,10 @@ impl Hub {
             ["ack", "hold"] => self.ack_after_ms.store(HOLD, Relaxed),
             ["ack", "after", ms] => self.ack_after_ms.store(ms.parse().expect("milliseconds"), Relaxed),
             ["close", "every", n] => self.close_every.store(n.parse().expect("a number"), Relaxed),
-            ["close", "on", text] => *self.close_on.lock().expect("no panic") = (*text).to_owned(),
+            ["close", "on", text] => *self.close_on.lock().expect("no panic") = named(text),
             ["refuse", code, "on", text] => {
-                *self.refuse.lock().expect("no panic") = (code.parse().expect("a code"), (*text).to_owned());
+                let code = code.parse().expect("a code");
+                *self.refuse.lock().expect("no panic") = named(text).map(|text| (code, text));
             }
             ["take", n] => self.rate.lock().expect("no panic").a_second = n.parse().expect("a number"),
             _ => panic!("no such command: {command}"),
@@ -109,8 +115,13 @@ impl Hub {
 
     /// The reason code with which a message is refused; none: it is taken.
     fn refuses(&self, topic: &str) -> Option<u8> {
-        let (code, text) = &*self.refuse.lock().expect("no panic");
-        topic.contains(text).then_some(*code)
+        let refuse = self.refuse.lock().expect("no panic");
+        refuse.as_ref().filter(|(_, text)| topic.contains(text)).map(|(code, _)| *code)
+    }
+
+    /// Whether the connection is closed on a message of this topic.
+    fn closes_on(&self, topic: &str) -> bool {
+        self.close_on.lock().expect("no panic").as_ref().is_some_and(|text| topic.contains(text))
     }
 
     /// Whether another message is taken in this second.
@@ -228,7 +239,7 @@ impl Link {
         let mut fields = Fields(body);
         let topic = String::from_utf8_lossy(fields.text()?).into_owned();
         let qos = (first >> 1) & 3;
-        if topic.contains(&*self.hub.close_on.lock().expect("no panic")) {
+        if self.hub.closes_on(&topic) {
             return Ok(false);
         }
         let taken = self.hub.takes();
