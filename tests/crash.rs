@@ -1,7 +1,7 @@
 //! kill -9 of the gateway, of the hub, or of both, at random moments under load of QoS 1 and 2: what was acknowledged to a
 //! device is in the log of a hub that syncs before it acknowledges, in order for each device. And of the gateway with the hub
-//! inside it: what that hub had not acknowledged reaches it from the disk. `TOLLGATE_CRASH_ROUNDS` sets how many rounds;
-//! `make test` asks for 200.
+//! inside it: what that hub had not acknowledged reaches it from the disk. `TOLLGATE_CRASH_ROUNDS` sets how many rounds, and
+//! `make test` asks for 200; or `TOLLGATE_CRASH_MINUTES` for how long, with a line a minute (`bench/run soak`).
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
@@ -27,10 +27,10 @@ use tollgate::delivery::spool::{ASIDE, Directory, Limits, SegmentLog, Spool as _
 
 #[test]
 fn whoever_is_killed_nothing_acknowledged_is_lost_and_order_holds() {
-    let rounds = rounds();
-    let mut seed = seed();
+    let (mut span, mut seed) = (Span::of(1), seed());
     let mut recorder = Recorder::start();
-    let mut gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).window(500).start();
+    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).window(500);
+    let mut gateway = span.quiet_if_long(plan).start();
     let ledger = Ledger::default();
     thread::scope(|scope| {
         for number in 0..DEVICES {
@@ -38,7 +38,7 @@ fn whoever_is_killed_nothing_acknowledged_is_lost_and_order_holds() {
             scope.spawn(move || publish(number, tcp, ledger));
         }
         let ends = Ends(&ledger.over);
-        for round in 0..rounds {
+        while span.goes_on() {
             until_more_is_acknowledged(&ledger, &mut seed);
             let wanted = recorder.size() + 1 + u64::from(random(&mut seed) % 30_000);
             until("the hub to be given more", PATIENCE, || recorder.size() >= wanted);
@@ -61,26 +61,29 @@ fn whoever_is_killed_nothing_acknowledged_is_lost_and_order_holds() {
             if victim != 1 {
                 gateway.until_ready();
             }
-            if round % ROUNDS_TO_DRAIN == ROUNDS_TO_DRAIN - 1 {
+            if span.drains() {
                 // The next rounds find it forwarding directly.
                 ledger.paused.store(true, Relaxed);
+                until("devices to have all their answers", PATIENCE, || ledger.is_quiet());
                 until_drained(&gateway);
+                span.tell(&ledger.check(&recorder));
                 ledger.paused.store(false, Relaxed);
             }
         }
         drop(ends);
     });
     until_drained(&gateway);
-    println!("{rounds} rounds: {}", ledger.check(&recorder));
+    println!("{} rounds: {}", span.rounds, ledger.check(&recorder));
 }
 
 /// The hub inside is memory of the process that is killed: what it had acknowledged, and its subscriber did not have, goes
 /// with it. All else is on the disk.
 #[test]
 fn what_the_hub_inside_had_not_acknowledged_reaches_it_after_a_kill_in_order() {
-    let rounds = rounds().div_ceil(2);
-    let mut seed = seed();
-    let mut gateway = Plan::new(Hub::Embedded).shards(1).limit("[session]\nqueue_max = 100000").start();
+    // Each round reads the spool as well: half as many.
+    let (mut span, mut seed) = (Span::of(2), seed());
+    let plan = Plan::new(Hub::Embedded).shards(1).limit("[session]\nqueue_max = 100000");
+    let mut gateway = span.quiet_if_long(plan).start();
     let (ledger, service) = (Ledger::default(), Subscriber::default());
     let mut kills = Vec::new();
     thread::scope(|scope| {
@@ -93,7 +96,7 @@ fn what_the_hub_inside_had_not_acknowledged_reaches_it_after_a_kill_in_order() {
             let (ledger, tcp) = (&ledger, gateway.tcp);
             scope.spawn(move || publish(number, tcp, ledger));
         }
-        for round in 0..rounds {
+        while span.goes_on() {
             until_more_is_acknowledged(&ledger, &mut seed);
             let had = service.next();
             gateway.process.kill();
@@ -118,7 +121,7 @@ fn what_the_hub_inside_had_not_acknowledged_reaches_it_after_a_kill_in_order() {
                 (number, from..first)
             };
             kills.push((0..DEVICES).map(gone).collect::<BTreeMap<_, _>>());
-            if round % ROUNDS_TO_DRAIN == ROUNDS_TO_DRAIN - 1 || round + 1 == rounds {
+            if span.drains() {
                 // Whatever is missing shows in what comes behind it.
                 let further = |number: usize| {
                     let Progress { acknowledged, at_admission, .. } = &ledger.of_device[number];
@@ -132,14 +135,22 @@ fn what_the_hub_inside_had_not_acknowledged_reaches_it_after_a_kill_in_order() {
                     service.next().get(&number).is_some_and(|next| *next >= acknowledged)
                 };
                 until("the subscriber to have the last of each device", PATIENCE, || (0..DEVICES).all(has_all));
+                let (duplicates, gone) = service.check(&kills);
+                let acknowledged = ledger.acknowledged.load(Relaxed);
+                span.tell(&format!(
+                    "hub inside: {acknowledged} acknowledged, {duplicates} duplicates, {gone} gone with it"
+                ));
                 ledger.paused.store(false, Relaxed);
             }
         }
         drop(ends);
     });
     let (duplicates, gone) = service.check(&kills);
-    let acknowledged = ledger.acknowledged.into_inner();
-    println!("{rounds} rounds: {acknowledged} acknowledged, {duplicates} duplicates, {gone} gone with the hub inside");
+    let acknowledged = ledger.acknowledged.load(Relaxed);
+    println!(
+        "{} rounds: {acknowledged} acknowledged, {duplicates} duplicates, {gone} gone with the hub inside",
+        span.rounds
+    );
 }
 
 fn publish(number: usize, tcp: SocketAddr, ledger: &Ledger) {
@@ -251,10 +262,10 @@ impl Subscriber {
 
     /// In order for each device, and nothing is missing but what may be; says how many came twice, and how many never.
     #[track_caller]
-    fn check(self, kills: &[Gone]) -> (u32, u32) {
+    fn check(&self, kills: &[Gone]) -> (u32, u32) {
         let (mut seen, mut missed) = (BTreeMap::<usize, u32>::new(), BTreeSet::new());
         let mut duplicates = 0;
-        for (device, number) in self.received.into_inner().unwrap() {
+        for (device, number) in self.received.lock().unwrap().iter().copied() {
             let next = seen.entry(device).or_default();
             for number in *next..number {
                 let may_be = kills.iter().any(|kill| kill.get(&device).is_some_and(|gone| gone.contains(&number)));
@@ -277,8 +288,50 @@ fn device_of(topic: &str) -> usize {
     number
 }
 
-fn rounds() -> u32 {
-    env::var("TOLLGATE_CRASH_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap())
+/// How long it goes on.
+struct Span {
+    rounds: u32,
+    rounds_max: u32,
+    lasts: Option<Duration>,
+    started: Instant,
+    told: Instant,
+}
+
+impl Span {
+    /// All that was asked for, or one of so many parts.
+    fn of(parts: u32) -> Self {
+        let number = |name| env::var(name).ok().map(|text| text.parse::<u32>().expect("a number"));
+        let rounds = number("TOLLGATE_CRASH_ROUNDS").unwrap_or(ROUNDS).div_ceil(parts);
+        let lasts = number("TOLLGATE_CRASH_MINUTES").map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
+        let (rounds_max, now) = (rounds.next_multiple_of(ROUNDS_TO_DRAIN), Instant::now());
+        Self { rounds: 0, rounds_max, lasts, started: now, told: now }
+    }
+
+    /// Hours of a trace are too much for a disk.
+    fn quiet_if_long(&self, plan: Plan) -> Plan {
+        if self.lasts.is_some() { plan.environment("RUST_LOG", "info") } else { plan }
+    }
+
+    /// Whether another round is to follow.
+    fn goes_on(&mut self) -> bool {
+        // The last one is one after which all is drained and checked.
+        let enough = self.lasts.map_or(self.rounds >= self.rounds_max, |lasts| self.started.elapsed() >= lasts);
+        let goes_on = !enough || !self.drains() && self.rounds > 0;
+        self.rounds += u32::from(goes_on);
+        goes_on
+    }
+
+    fn drains(&self) -> bool {
+        self.rounds.is_multiple_of(ROUNDS_TO_DRAIN)
+    }
+
+    /// A line a minute, where it lasts for minutes.
+    fn tell(&mut self, ledger: &str) {
+        if self.lasts.is_some() && self.told.elapsed() >= Duration::from_secs(60) {
+            self.told = Instant::now();
+            println!("{:>4} minutes, {} rounds: {ledger}", self.started.elapsed().as_secs() / 60, self.rounds);
+        }
+    }
 }
 
 fn seed() -> u64 {

@@ -78,12 +78,14 @@ fn a_hub_that_goes_away_takes_nothing_from_another_whose_messages_stay_off_the_d
     let written = || gateway.metric("tollgate_spool_written_bytes_total", &[]);
     until("it to be counted", PATIENCE, || gateway.metric("tollgate_spool_messages", &[]) == 4.0);
     let (before, syncs) = (written(), gateway.metric("tollgate_spool_syncs_total", &[]));
+    let on_disk = spool_bytes(&gateway);
     for number in 1..200 {
         for (n, device) in devices.iter_mut().enumerate() {
             device.publish_acknowledged(&events(n), number.to_string().as_bytes());
         }
     }
     assert_eq!(near.count(), 800, "acknowledged by the hub itself");
+    assert_eq!(spool_bytes(&gateway), on_disk);
     assert_eq!((written(), gateway.metric("tollgate_spool_syncs_total", &[])), (before, syncs), "no disk write");
     assert_eq!(gateway.metric("tollgate_upstream_backlog", &["upstream=\"hub\""]), 0.0);
     // In one packet each, one for the one hub and one for the other: neither waits for the other.
@@ -117,6 +119,11 @@ fn two_hubs(hub: &Recorder, other: &Recorder) -> Gateway {
         );
         fs::write(&file, text.replacen("[[route]]", &upstream, 1)).unwrap();
     })
+}
+
+fn spool_bytes(gateway: &Gateway) -> u64 {
+    let files = fs::read_dir(gateway.folder.join("var/spool")).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
 }
 
 fn assert_in_order(recorder: &Recorder, number: usize, count: usize) {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Answer, Device, Gateway, Login, Recorder, Version, publish_packet, sas, until_some};
+use super::{Answer, Device, Gateway, Login, Recorded, Recorder, Version, publish_packet, sas, until_some};
 
 /// What devices know to be safe.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub struct Ledger {
     pub completed: AtomicU32,
     /// Of each device, by its number.
     pub of_device: [Progress; 10],
-    ended: Mutex<Vec<Ended>>,
+    taken_in: Mutex<TakenIn>,
     /// Nobody publishes.
     pub paused: AtomicBool,
     /// Devices end when all that they sent is acknowledged.
@@ -39,15 +39,23 @@ pub struct Progress {
     pub admitted: AtomicU32,
     /// What [`acknowledged`](Self::acknowledged) was when the last of them was.
     pub at_admission: AtomicU32,
+    /// What it sent more than once.
+    sent_again: Mutex<BTreeSet<u32>>,
+    is_of_qos_2: AtomicBool,
+    /// It is paused, and everything of it is answered.
+    waits: AtomicBool,
 }
 
-/// What a device says in the end.
-struct Ended {
-    number: usize,
-    qos: u8,
-    acknowledged: u32,
-    /// What it sent more than once.
-    sent_again: BTreeSet<u32>,
+/// What was read of the hub's log.
+#[derive(Default)]
+struct TakenIn {
+    /// The number after the highest that came, by topic.
+    next: HashMap<String, u32>,
+    /// Under which ids a message came: of the log that was read last, and of the one before it.
+    ids: [HashMap<(String, u32), BTreeSet<Vec<u8>>>; 2],
+    /// By QoS 1 and 2: that came again, and that came again under another id.
+    duplicates: [u32; 2],
+    taken_twice: [u32; 2],
 }
 
 /// Says that it is over, also when a check failed: the devices end.
@@ -63,18 +71,18 @@ impl Drop for Ends<'_> {
 /// in order, what has no PUBACK.
 pub fn publish_numbers(number: usize, tcp: SocketAddr, ledger: &Ledger) {
     let version = version_of(number);
-    let (mut acknowledged, mut sent, mut sent_again) = (0, 0, BTreeSet::new());
+    let (mut acknowledged, mut sent) = (0, 0);
     while !ledger.over.load(Relaxed) {
         let Some(mut device) = connect(number, tcp, None) else {
             thread::park_timeout(BETWEEN_TRIES);
             continue;
         };
-        ledger.admitted(number);
-        sent_again.extend(acknowledged..sent);
+        ledger.admit(number);
+        ledger.sent_again(number, acknowledged..sent);
         let mut next = acknowledged;
         let mut in_flight = VecDeque::new();
         while !(ledger.over.load(Relaxed) && in_flight.is_empty()) {
-            if ledger.waits(in_flight.is_empty()) {
+            if ledger.waits(number, in_flight.is_empty()) {
                 continue;
             }
             if in_flight.len() < IN_FLIGHT_MAX && !ledger.publishes_nothing_more() {
@@ -99,7 +107,6 @@ pub fn publish_numbers(number: usize, tcp: SocketAddr, ledger: &Ledger) {
             }
         }
     }
-    ledger.ended.lock().unwrap().push(Ended { number, qos: 1, acknowledged, sent_again });
 }
 
 /// One message of QoS 2 between its PUBLISH and its PUBCOMP.
@@ -114,7 +121,8 @@ struct Exchange {
 /// [MQTT-4.4.0-1]. Packet ids are few, so that each is soon another message's.
 pub fn publish_numbers_once(number: usize, tcp: SocketAddr, ledger: &Ledger) {
     let mut half_way = VecDeque::<Exchange>::new();
-    let (mut next, mut acknowledged, mut sent_again) = (0, 0, BTreeSet::new());
+    let (mut next, mut acknowledged) = (0, 0);
+    ledger.of_device[number].is_of_qos_2.store(true, Relaxed);
     let mut has_session = false;
     while !ledger.over.load(Relaxed) {
         let Some(mut device) = connect(number, tcp, Some(SESSION_SECONDS)) else {
@@ -124,13 +132,13 @@ pub fn publish_numbers_once(number: usize, tcp: SocketAddr, ledger: &Ledger) {
         // The first one may have been accepted by a gateway that was killed before it could say so.
         assert!(device.session_present || !has_session, "device {number}: its session is gone after {acknowledged}");
         has_session = true;
-        ledger.admitted(number);
-        sent_again.extend(half_way.iter().filter(|one| one.released == 0).map(|one| one.number));
+        ledger.admit(number);
+        ledger.sent_again(number, half_way.iter().filter(|one| one.released == 0).map(|one| one.number));
         if !half_way.iter_mut().all(|one| one.send(&mut device, number, 8)) {
             continue;
         }
         while !(ledger.over.load(Relaxed) && half_way.is_empty()) {
-            if ledger.waits(half_way.is_empty()) {
+            if ledger.waits(number, half_way.is_empty()) {
                 continue;
             }
             if half_way.len() < IN_FLIGHT_MAX && !ledger.publishes_nothing_more() {
@@ -166,7 +174,6 @@ pub fn publish_numbers_once(number: usize, tcp: SocketAddr, ledger: &Ledger) {
             }
         }
     }
-    ledger.ended.lock().unwrap().push(Ended { number, qos: 2, acknowledged, sent_again });
 }
 
 impl Exchange {
@@ -209,7 +216,7 @@ pub fn until_drained(gateway: &Gateway) {
 }
 
 impl Ledger {
-    fn admitted(&self, number: usize) {
+    fn admit(&self, number: usize) {
         let device = &self.of_device[number];
         device.at_admission.store(device.acknowledged.load(Relaxed), Relaxed);
         device.admitted.fetch_add(1, Relaxed);
@@ -220,13 +227,23 @@ impl Ledger {
         self.acknowledged.fetch_add(1, Relaxed);
     }
 
+    fn sent_again(&self, number: usize, messages: impl IntoIterator<Item = u32>) {
+        self.of_device[number].sent_again.lock().unwrap().extend(messages);
+    }
+
+    /// While they are paused: nothing is acknowledged any more because nothing is unanswered.
+    pub fn is_quiet(&self) -> bool {
+        self.of_device.iter().filter(|device| device.admitted() > 0).all(|device| device.waits.load(Relaxed))
+    }
+
     fn publishes_nothing_more(&self) -> bool {
         self.over.load(Relaxed) || self.paused.load(Relaxed)
     }
 
     /// Whether a device has nothing to do; then some time has passed.
-    fn waits(&self, nothing_is_in_flight: bool) -> bool {
+    fn waits(&self, number: usize, nothing_is_in_flight: bool) -> bool {
         let waits = self.paused.load(Relaxed) && nothing_is_in_flight && !self.over.load(Relaxed);
+        self.of_device[number].waits.store(waits, Relaxed);
         if waits {
             thread::park_timeout(Duration::from_millis(5));
         }
@@ -234,45 +251,61 @@ impl Ledger {
     }
 
     /// Everything that was acknowledged is with the hub, in order for each device, and what was sent once was taken once;
-    /// says how much that is.
+    /// says how much that is. For the end of a test, or when nobody publishes and nothing waits: the log begins anew.
     #[track_caller]
-    pub fn check(self, recorder: &Recorder) -> String {
-        let ended = self.ended.into_inner().unwrap();
-        let (mut seen, mut copies) = (HashMap::<String, u32>::new(), HashMap::<String, u32>::new());
-        let mut ids = HashMap::<(String, u32), BTreeSet<Vec<u8>>>::new();
+    pub fn check(&self, recorder: &Recorder) -> String {
+        let mut taken_in = self.taken_in.lock().unwrap();
         for message in recorder.recorded() {
-            let number: u32 = String::from_utf8(message.payload).unwrap().parse().unwrap();
-            let next = seen.entry(message.topic.clone()).or_default();
-            assert!(number <= *next, "{}: {number} came before {next}", message.topic);
-            *copies.entry(message.topic.clone()).or_default() += u32::from(number < *next);
-            *next = (*next).max(number + 1);
-            ids.entry((message.topic, number)).or_default().extend(id_of(&message.properties));
+            let number = message.topic.split('/').nth(1).and_then(|name| name.strip_prefix('d')).unwrap();
+            let device = &self.of_device[number.parse::<usize>().unwrap()];
+            taken_in.take(message, device);
         }
-        let (mut duplicates, mut taken_twice) = ([0; 3], [0; 3]);
-        for Ended { number, qos, acknowledged, sent_again } in ended {
-            let (topic, qos) = (events(number), usize::from(qos));
-            let arrived = seen.get(&topic).copied().unwrap_or(0);
+        taken_in.ids.swap(0, 1);
+        taken_in.ids[0].clear();
+        recorder.forget();
+        for (number, device) in self.of_device.iter().enumerate().filter(|(_, device)| device.admitted() > 0) {
+            let acknowledged = device.acknowledged.load(Relaxed);
+            let arrived = taken_in.next.get(&events(number)).copied().unwrap_or(0);
             assert!(arrived >= acknowledged, "device {number}: {acknowledged} acknowledged, {arrived} arrived");
             assert!(acknowledged > 0, "device {number} was served");
-            duplicates[qos] += copies.get(&topic).copied().unwrap_or(0);
-            for message in 0..arrived {
-                let ids = ids.get(&(topic.clone(), message)).map_or(0, BTreeSet::len);
-                assert!(
-                    ids < 2 || sent_again.contains(&message),
-                    "device {number}: {message}, sent once, has {ids} ids"
-                );
-                taken_twice[qos] += u32::from(ids > 1);
-            }
         }
-        let (all, completed) = (self.acknowledged.into_inner(), self.completed.into_inner());
-        let [_, one, two] = duplicates;
-        let mut said =
-            format!("{all} acknowledged, 0 lost, {one} duplicates of QoS 1 ({} under another id)", taken_twice[1]);
+        let (all, completed) = (self.acknowledged.load(Relaxed), self.completed.load(Relaxed));
+        let ([one, two], [one_twice, two_twice]) = (taken_in.duplicates, taken_in.taken_twice);
+        let mut said = format!("{all} acknowledged, 0 lost, {one} duplicates of QoS 1 ({one_twice} under another id)");
         if completed > 0 {
-            said +=
-                &format!(", {completed} of QoS 2 completed, {two} duplicates ({} under another id)", taken_twice[2]);
+            said += &format!(", {completed} of QoS 2 completed, {two} duplicates ({two_twice} under another id)");
         }
         said
+    }
+}
+
+impl Progress {
+    fn admitted(&self) -> u32 {
+        self.admitted.load(Relaxed)
+    }
+}
+
+impl TakenIn {
+    #[track_caller]
+    fn take(&mut self, message: Recorded, device: &Progress) {
+        let Recorded { topic, payload, properties, .. } = message;
+        let number: u32 = String::from_utf8(payload).unwrap().parse().unwrap();
+        let qos = usize::from(device.is_of_qos_2.load(Relaxed));
+        let next = self.next.entry(topic.clone()).or_default();
+        assert!(number <= *next, "{topic}: {number} came before {next}");
+        self.duplicates[qos] += u32::from(number < *next);
+        *next = (*next).max(number + 1);
+        let Some(id) = id_of(&properties) else { return };
+        let key = (topic, number);
+        let before = self.ids.iter().filter_map(|ids| ids.get(&key)).flatten().cloned().collect::<BTreeSet<_>>();
+        if before.is_empty() || before.contains(&id) {
+            self.ids[0].entry(key).or_default().insert(id);
+            return;
+        }
+        let sent_again = device.sent_again.lock().unwrap().contains(&number);
+        assert!(sent_again, "{}: {number} was sent once and has another id than before", key.0);
+        self.taken_twice[qos] += 1;
+        self.ids[0].entry(key).or_default().insert(id);
     }
 }
 
