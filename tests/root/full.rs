@@ -10,7 +10,9 @@ mod support;
 use std::{collections::HashSet, time::Duration};
 
 use disk::Disk;
-use support::{Answer, Device, Gateway, Hub, Plan, Recorder, Version, events, publish_packet, until, until_drained};
+use support::{
+    Answer, Device, Gateway, Hub, Login, Plan, Recorder, Version, events, publish_packet, sas, until, until_drained,
+};
 
 #[test]
 fn a_disk_that_is_full_holds_devices_back_and_takes_again_when_there_is_space() {
@@ -133,7 +135,9 @@ impl Flood {
     fn begin(recorder: &mut Recorder, gateway: &Gateway) -> Self {
         recorder.kill();
         until("the gateway to see it", PATIENCE, || gateway.metric("tollgate_upstream_connected", &[]) == 0.0);
-        let devices = (0..3).map(|n| gateway.connect(Version::V5, &format!("d{n}"))).collect();
+        // Held back they cannot ping.
+        let login = |name: &str| Login { keep_alive: 1_800, ..Login::new(Version::V5, name, &sas(name)) };
+        let devices = (0..3).map(|n| gateway.open(Version::V5).admitted(&login(&format!("d{n}")))).collect();
         let of_device = |number| (0..EACH).flat_map(move |n| message(number, n)).collect();
         Self { devices, unsent: (0..3).map(of_device).collect(), answered: vec![0; 3] }
     }
