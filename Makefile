@@ -16,10 +16,10 @@ build:
 # Everything.
 test: tools unit interop
 
-# What needs root: power cuts on file systems of its own. It says so where it cannot run.
+# What needs root: power cuts, full and read-only disks, on file systems of its own. It says so where it cannot run.
 test-root:
 	@tests/root/possible
-	TOLLGATE_POWER_ROUNDS=$${TOLLGATE_POWER_ROUNDS:-20} $(CARGO) test --locked --test power -- --nocapture
+	TOLLGATE_POWER_ROUNDS=$${TOLLGATE_POWER_ROUNDS:-20} $(CARGO) test --locked --test power --test full -- --nocapture
 
 # What needs no program from outside: unit, model, layering, hostile peers, cuts, outages. 200 rounds of kill -9.
 unit:

@@ -293,6 +293,10 @@ pub const UPSTREAM_ERRORS: &str = "tollgate_upstream_errors_total";
 pub const SET_ASIDE: &str = "tollgate_set_aside_total";
 /// `tollgate_spool_syncs_total`: groups that were written to the disk.
 pub const SPOOL_SYNCS: &str = "tollgate_spool_syncs_total";
+/// `tollgate_spool_appended_bytes_total`: payloads of messages that were written to the disk.
+pub const SPOOL_APPENDED_BYTES: &str = "tollgate_spool_appended_bytes_total";
+/// `tollgate_spool_written_bytes_total`: everything that the spool wrote to the disk.
+pub const SPOOL_WRITTEN_BYTES: &str = "tollgate_spool_written_bytes_total";
 /// `tollgate_spool_torn_bytes_total`: bytes that a crash left half-written, cut at a start.
 pub const SPOOL_TORN_BYTES: &str = "tollgate_spool_torn_bytes_total";
 /// `tollgate_tokens_verified_total{kind, key_slot}`: `key_slot` is `primary`, `secondary`, or `jwt` for an issuer's key.

@@ -28,6 +28,32 @@ fn a_healthy_hub_causes_no_disk_write_per_message() {
     assert_eq!(gateway.metric("tollgate_spool_syncs_total", &[]), syncs);
     assert_eq!(spool_bytes(&gateway), written);
     assert_eq!(recorder.count(), 501);
+    let wear = |what: &str| gateway.metric(&format!("tollgate_spool_{what}_bytes_total"), &[]);
+    assert_eq!((wear("appended"), wear("written")), (0.0, 0.0));
+}
+
+#[test]
+fn what_spooling_costs_the_disk_is_counted() {
+    let mut recorder = Recorder::start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    recorder.kill();
+    until("the gateway to see it", PATIENCE, || gateway.metric("tollgate_upstream_connected", &[]) == 0.0);
+    let before = spool_bytes(&gateway);
+    let mut device = gateway.connect(Version::V5, "d0");
+    for _ in 0..50 {
+        device.publish_acknowledged(&events(0), &[b'x'; 100]);
+    }
+    let wear = |what: &str| gateway.metric(&format!("tollgate_spool_{what}_bytes_total"), &[]);
+    until("the payloads to be counted", PATIENCE, || wear("appended") == 5_000.0);
+    // Nothing was acknowledged or given back yet: the files grew by what was written.
+    until("the files to be counted", PATIENCE, || wear("written") == (spool_bytes(&gateway) - before) as f64);
+    assert!(wear("written") > 2.0 * wear("appended"), "{} for {}", wear("written"), wear("appended"));
+    // Acknowledgements are written, too, and no payload with them.
+    let written = wear("written");
+    recorder.restart();
+    until("the spool to be drained", PATIENCE, || gateway.metric("tollgate_spool_messages", &[]) == 0.0);
+    until("acknowledgements to be written", PATIENCE, || wear("written") > written);
+    assert_eq!(wear("appended"), 5_000.0);
 }
 
 #[test]

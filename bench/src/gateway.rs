@@ -25,6 +25,11 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(program: &Path, hub: SocketAddr, devices: usize) -> io::Result<Self> {
+        Self::start_with(program, hub, devices, "")
+    }
+
+    /// The same with more lines of configuration, at its end.
+    pub fn start_with(program: &Path, hub: SocketAddr, devices: usize, more: &str) -> io::Result<Self> {
         let (address, admin) = (free_address()?, free_address()?);
         let folder = env::temp_dir().join(format!("tollgate-bench-{}-{}", process::id(), address.port()));
         fs::create_dir_all(&folder)?;
@@ -38,7 +43,7 @@ impl Gateway {
             OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(folder.join(IDENTITIES))?;
         file.write_all(identities.as_bytes())?;
         fs::write(folder.join("revocations.jsonl"), "")?;
-        fs::write(folder.join("gateway.toml"), configuration(address, admin, hub, devices))?;
+        fs::write(folder.join("gateway.toml"), configuration(address, admin, hub, devices) + more)?;
         let program = program.canonicalize()?;
         let mut command = Command::new(program);
         command.args(["run", "--config", "gateway.toml"]).current_dir(&folder).env("RUST_LOG", "warn");
@@ -52,6 +57,17 @@ impl Gateway {
     /// Its revocation list.
     pub fn list(&self) -> PathBuf {
         self.folder.join("revocations.jsonl")
+    }
+
+    /// Groups that its spool wrote, once that is told: such figures are set every two seconds.
+    pub fn settled_syncs(&self) -> io::Result<f64> {
+        thread::park_timeout(Duration::from_secs(3));
+        Ok(self.metrics()?.value("tollgate_spool_syncs_total"))
+    }
+
+    /// Bytes of the files of its spool.
+    pub fn spool_bytes(&self) -> io::Result<u64> {
+        fs::read_dir(self.folder.join("var/spool"))?.map(|file| Ok(file?.metadata()?.len())).sum()
     }
 
     /// Resident memory at most since this was last asked, KiB.

@@ -1,15 +1,18 @@
-//! What tollgate costs, beside the least that could do the same work: `idle`, `forward` and `revocation`
+//! What tollgate costs, beside the least that could do the same work: `idle`, `forward`, `revocation`, `hour` and `spool`
 //! (README.md).
 
 mod devices;
 mod floor;
 mod gateway;
+mod hour;
 mod hub;
 mod mqtt;
+mod numbered;
 #[path = "../../tests/support/process.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod process;
 mod revocation;
+mod spool;
 #[path = "../../tests/support/token.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod token;
@@ -28,11 +31,15 @@ fn main() -> io::Result<()> {
         ["revocation", program, sessions, entries] => {
             revocation::run(&PathBuf::from(program), number(sessions), number(entries))
         }
+        ["hour", program, messages] => hour::run(&PathBuf::from(program), number(messages)),
+        ["spool", program, engine, messages, rounds] => {
+            spool::run(&PathBuf::from(program), &PathBuf::from(engine), number(messages), number(rounds))
+        }
         ["floor", bind, hub] => floor::run(bind, hub),
         _ => {
             eprintln!(
                 "usage: tollgate-bench idle TOLLGATE CONNECTIONS | forward TOLLGATE MESSAGES ROUNDS | revocation TOLLGATE \
-                 SESSIONS ENTRIES"
+                 SESSIONS ENTRIES | hour TOLLGATE MESSAGES | spool TOLLGATE ENGINE MESSAGES ROUNDS"
             );
             exit(2);
         }

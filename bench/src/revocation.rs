@@ -276,7 +276,7 @@ impl Told {
 pub struct Metrics(pub String);
 
 impl Metrics {
-    fn value(&self, name: &str) -> f64 {
+    pub fn value(&self, name: &str) -> f64 {
         let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
     }
@@ -310,7 +310,7 @@ fn many(entries: usize) -> String {
     text
 }
 
-fn at(sorted: &[Duration], part: f64) -> Duration {
+pub fn at(sorted: &[Duration], part: f64) -> Duration {
     let last = sorted.len().saturating_sub(1) as f64;
     sorted.get((last * part).ceil() as usize).copied().unwrap_or_default()
 }

@@ -182,6 +182,8 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         metrics::gauge!(meter::SPOOL_OLDEST_SECONDS).set(age_ms as f64 / 1000.0);
         metrics::gauge!(meter::SPOOL_SET_ASIDE).set(fill.hubs.iter().map(|hub| hub.aside).sum::<u64>() as f64);
         metrics::counter!(meter::SPOOL_SYNCS).absolute(spool.syncs());
+        metrics::counter!(meter::SPOOL_APPENDED_BYTES).absolute(fill.wear.appended);
+        metrics::counter!(meter::SPOOL_WRITTEN_BYTES).absolute(fill.wear.written);
         let trouble = spool.trouble().is_some();
         meter::alarm(meter::Alarm::Spool, if trouble { meter::AlarmState::On } else { meter::AlarmState::Off });
     }

@@ -4,18 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod disk;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::Ordering::Relaxed,
-    thread,
-    time::Duration,
-};
+use std::{env, fs, sync::atomic::Ordering::Relaxed, thread, time::Duration};
 
+use disk::Disk;
 use rustix::process::Signal;
 use support::{Ends, Gateway, Hub, Ledger, Plan, Recorder, Version, publish_numbers, random, until, until_drained};
 
@@ -36,7 +31,7 @@ fn power_cuts(ack: &'static str) {
     let mut recorder = Recorder::start();
     let mut disk = None;
     let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).window(500).ack(ack);
-    let mut gateway = plan.launch(|folder| disk = Some(Disk::mount(&folder.join("var"))));
+    let mut gateway = plan.launch(|folder| disk = Some(Disk::mount(&folder.join("var"), IMAGE_BYTES)));
     let disk = disk.expect("mounted");
     gateway.until_ready();
     let ledger = Ledger::default();
@@ -84,56 +79,6 @@ fn is_stopped(gateway: &Gateway) -> bool {
     let mut states = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default());
     // proc(5): the state follows the name. A thread that waits for the disk stops when it has what it waits for.
     states.all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 'D'])))
-}
-
-/// A file system of its own in a file, mounted.
-struct Disk {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Disk {
-    fn mount(at: &Path) -> Self {
-        let image = at.with_extension("image");
-        fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
-        fs::create_dir(at).unwrap();
-        let disk = Self { image, at: at.to_owned() };
-        disk.mount_image();
-        disk
-    }
-
-    /// The power goes: nothing is written from here on, neither data nor journal.
-    fn cut(&self) {
-        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, as xfstests' `godown`.
-        let shut_down = "import fcntl, os, struct, sys\n\
-                         fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
-        run(Command::new("python3").args(["-c", shut_down]).arg(&self.at));
-    }
-
-    /// The power is back: the journal is replayed.
-    fn mount_again(&self) {
-        run(Command::new("umount").arg(&self.at));
-        self.mount_image();
-    }
-
-    fn mount_image(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.at]));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // A gateway that a failed check left behind ends with its test; the mount goes then.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-        let _ = fs::remove_file(&self.image);
-    }
-}
-
-#[track_caller]
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 const DEVICES: usize = 6;

@@ -264,7 +264,7 @@ impl Gateway {
     /// Waits until `/readyz` says so.
     #[track_caller]
     pub fn until_ready(&mut self) {
-        until("the gateway to be ready", Duration::from_secs(30), || {
+        until("the gateway to be ready", Duration::from_secs(90), || {
             if let Some(status) = self.process.ended() {
                 panic!("the gateway ended with {status}: {}", self.process.log());
             }

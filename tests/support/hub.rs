@@ -109,6 +109,11 @@ impl Recorder {
         fs::read(self.log()).map_or(0, |log| log.iter().filter(|byte| **byte == b'\n').count())
     }
 
+    /// Its log begins anew. When it is given nothing.
+    pub fn forget(&self) {
+        fs::File::options().write(true).open(self.log()).unwrap().set_len(0).unwrap();
+    }
+
     /// Bytes that it wrote down.
     pub fn size(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |log| log.len())

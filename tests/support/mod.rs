@@ -20,7 +20,7 @@ pub use device::{Answer, ClientIdentity, Device, Login, Stream, Version, dial, o
 pub use gateway::{Gateway, Hub, Plan};
 pub use https::{HttpAnswer, Https};
 pub use hub::{Recorded, Recorder};
-pub use load::{Ends, Ledger, publish_numbers, random, until_drained};
+pub use load::{Ends, Ledger, Progress, events, publish_numbers, publish_numbers_once, random, until_drained};
 pub use process::Process;
 pub use secrets::{forget, found_in, remember, remember_tokens};
 pub use token::{ISSUER_SECRET, claims_with, device_key, jwt, jwt_of, jwt_with, sas, sas_for, sas_until, unix_now};

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, io, ops::Range, sync::Arc};
 
 use super::{
-    ASIDE, Batch, BatchRecord, Fill, HubFill, Limits, Run, Spool, SpoolError, StreamId,
+    ASIDE, Batch, BatchRecord, Fill, HubFill, Limits, Run, Spool, SpoolError, StreamId, Wear,
     cipher::{SEAL_BYTES, Seal, Sealer, SpoolKeys},
     disk::{Disk, DiskFile},
     format::{self, Extent as Current, Frame, GROUP_HEADER_BYTES, Kind, SEGMENT_HEADER_BYTES, SegmentHeader},
@@ -33,6 +33,7 @@ pub struct SegmentLog {
     /// Files that nothing is wanted of and that could not be unlinked.
     pub(super) leftovers: Vec<String>,
     pub(super) reads: u64,
+    pub(super) wear: Wear,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -138,7 +139,7 @@ impl Spool for SegmentLog {
             }
         }
         let bytes = self.bytes();
-        Fill { bytes, free: self.append_max().saturating_sub(bytes), hubs }
+        Fill { bytes, free: self.append_max().saturating_sub(bytes), wear: self.wear, hubs }
     }
 }
 
@@ -183,6 +184,7 @@ impl SegmentLog {
         for placed in placed {
             self.index(placed, at);
         }
+        self.wear.appended += batches.iter().map(|batch| batch.payload_bytes()).sum::<u64>();
         Ok(())
     }
 
@@ -231,6 +233,7 @@ impl SegmentLog {
         let header = SegmentHeader { number, previous_end: last.1, salt, seal };
         let (mut bytes, header_bytes) = (header.write(), header.len());
         bytes.extend_from_slice(&group);
+        self.wear.written += bytes.len() as u64;
         let made = self.disk.create(&name).and_then(|mut file| {
             file.write_at(&bytes, 0)?;
             file.sync()?;
@@ -263,6 +266,7 @@ impl SegmentLog {
         let file = match &mut self.current_file {
             Some(file) => file,
             none => {
+                self.wear.written += 2 * 4096;
                 let made = self.disk.create(CURRENT).and_then(|mut file| {
                     file.write_at(&[0; 2 * 4096], 0)?;
                     file.sync()?;
@@ -272,7 +276,9 @@ impl SegmentLog {
                 none.insert(made.map_err(|error| SpoolError::of("make CURRENT", error))?)
             }
         };
-        let written = file.write_at(&next.write(), next.offset()).and_then(|()| file.sync());
+        let bytes = next.write();
+        self.wear.written += bytes.len() as u64;
+        let written = file.write_at(&bytes, next.offset()).and_then(|()| file.sync());
         written.map_err(|error| SpoolError::of("write CURRENT", error))?;
         self.current = next;
         self.current_late = false;
@@ -284,6 +290,7 @@ impl SegmentLog {
         let number = self.group + 1;
         let newest = self.segments.back_mut().expect("invariant: an open log has a segment");
         format::seal(group, number, newest.salt);
+        self.wear.written += group.len() as u64;
         if let Err(error) = newest.file.write_at(group, newest.end) {
             let cut = newest.file.cut(newest.end);
             self.tail = if cut.is_ok() { Tail::Clean } else { Tail::Uncut };

@@ -56,6 +56,14 @@ pub struct Batch {
     pub records: Vec<BatchRecord>,
 }
 
+impl Batch {
+    /// Bytes of the payloads alone.
+    fn payload_bytes(&self) -> u64 {
+        let of_record = |record: &BatchRecord| parse_record(self.bytes.get(record.start as usize..)?);
+        self.records.iter().filter_map(of_record).map(|(record, _)| record.payload.len() as u64).sum()
+    }
+}
+
 /// One record of a [`Batch`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchRecord {
@@ -125,8 +133,20 @@ pub struct Fill {
     pub bytes: u64,
     /// Bytes that may still be appended.
     pub free: u64,
+    /// What was written since it was opened.
+    pub wear: Wear,
     /// Of each hub.
     pub hubs: Vec<HubFill>,
+}
+
+/// Bytes since the spool was opened: the one by the other is its write amplification.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Wear {
+    /// Of messages that were appended and synced, payloads alone.
+    pub appended: u64,
+    /// That were given to the disk: topics, properties, frames, seals, checkpoints, what was copied forward, `CURRENT`. Also
+    /// where the disk then failed. What the file system adds is not in it.
+    pub written: u64,
 }
 
 /// What waits for one hub.

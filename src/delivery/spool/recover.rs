@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    ASIDE, Limits, Recovered, SegmentLog, SpoolError, StreamId, StreamState,
+    ASIDE, Limits, Recovered, SegmentLog, SpoolError, StreamId, StreamState, Wear,
     cipher::{KeyId, SegmentKey, SpoolKeys},
     disk::{Disk, DiskFile},
     format::{self, Extent as Current, Frame, GROUP_HEADER_BYTES, HeaderFault, Kind, SegmentHeader},
@@ -43,6 +43,7 @@ impl SegmentLog {
             tail: Tail::Clean,
             leftovers: found.leftovers,
             reads: 0,
+            wear: Wear::default(),
             buffer: Vec::new(),
         };
         let torn_bytes = log.read_all(&found.numbers)?;
@@ -57,6 +58,7 @@ impl SegmentLog {
             let _ = log.write_current(newest, oldest);
         }
         let recovered = log.recovered(devices, torn_bytes);
+        log.wear = Wear::default();
         Ok((log, recovered))
     }
 
