@@ -13,25 +13,35 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use support::{Device, Hub, Plan, Recorder, Version, until};
+use support::{Device, Hub, HubClient, Plan, Recorder, Version, until};
 
 #[test]
 fn tokens_are_made_for_each_connection_and_renewed_one_member_at_a_time_without_a_gap() {
-    tokens_are_renewed(Version::V5, 2);
+    tokens_are_renewed(Version::V5, 2, HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_tokens_are_made_for_each_connection_and_renewed_one_member_at_a_time_without_a_gap() {
+    tokens_are_renewed(Version::V5, 2, HubClient::Rumqttc);
 }
 
 #[test]
 fn over_3_1_1_tokens_are_renewed_as_well() {
-    tokens_are_renewed(Version::V4, 1);
+    tokens_are_renewed(Version::V4, 1, HubClient::Native);
 }
 
-fn tokens_are_renewed(version: Version, members: usize) {
+#[test]
+fn by_rumqttc_over_3_1_1_tokens_are_renewed_as_well() {
+    tokens_are_renewed(Version::V4, 1, HubClient::Rumqttc);
+}
+
+fn tokens_are_renewed(version: Version, members: usize, client: HubClient) {
     let recorder = Recorder::start();
     let hub = Plan::new(Hub::At(recorder.port(), Version::V5)).shards(1).skew_seconds(0);
     let hub = hub.credentials("hub_wide_tokens = true").identities_and(&pool_of(members));
     let hub = hub.start_with(|folder| write_secret(&folder.join("pool.key"), KEY));
     let key_file = hub.folder.join("pool.key");
-    let plan = Plan::new(Hub::At(hub.tcp.port(), version)).shards(members);
+    let plan = Plan::new(Hub::At(hub.tcp.port(), version)).client(client).shards(members);
     // Of 3.1.1 a password needs a user name.
     let user_name = if version == Version::V4 { "username = \"localhost/tollgate-edge-test-hub-0\"" } else { "" };
     let sas = "policy = \"pool\", resource = \"localhost\", token_lifetime = \"10s\"";
@@ -65,6 +75,15 @@ fn tokens_are_renewed(version: Version, members: usize) {
 
 #[test]
 fn a_hub_is_shown_the_pools_certificate_and_the_next_one_when_the_files_change() {
+    shown_the_certificate(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_is_shown_the_pools_certificate_and_the_next_one_when_the_files_change() {
+    shown_the_certificate(HubClient::Rumqttc);
+}
+
+fn shown_the_certificate(client: HubClient) {
     let recorder = Recorder::start();
     let ca = Ca::new();
     let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).shards(1);
@@ -74,7 +93,7 @@ fn a_hub_is_shown_the_pools_certificate_and_the_next_one_when_the_files_change()
         let asks = format!("client_auth = \"required\"\nclient_ca = {:?}", folder.join("pool-ca.pem"));
         replace(folder, "transport = \"tls\"", &format!("transport = \"tls\"\n{asks}"));
     });
-    let plan = Plan::new(Hub::Tls(hub.tls.port(), Version::V5)).shards(1);
+    let plan = Plan::new(Hub::Tls(hub.tls.port(), Version::V5)).client(client).shards(1);
     let gateway = plan.start_with(|folder| {
         fs::write(folder.join("hub-ca.pem"), hub.ca_pem()).unwrap();
         ca.sign(folder, "somebody-else");
@@ -97,8 +116,18 @@ fn a_hub_is_shown_the_pools_certificate_and_the_next_one_when_the_files_change()
 
 #[test]
 fn a_hub_with_a_pace_is_sent_no_more_than_that() {
+    paced(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_with_a_pace_is_sent_no_more_than_that() {
+    paced(HubClient::Rumqttc);
+}
+
+fn paced(client: HubClient) {
     let recorder = Recorder::start();
-    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).shards(2).hub_line("messages_per_second = 100");
+    let plan =
+        Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).shards(2).hub_line("messages_per_second = 100");
     let gateway = plan.start();
     let mut devices: Vec<Device> = (0..4).map(|n| gateway.connect(Version::V5, &format!("d{n}"))).collect();
     let started = Instant::now();

@@ -267,7 +267,7 @@ const PURE_UP_TO: usize = 3;
 
 /// Where a foreign crate may be named.
 const HOMES: &[(&str, &[&str])] = &[
-    ("rumqttc", &["cli"]),
+    ("rumqttc", &["cli", "upstream/mod.rs", "upstream/rumqttc"]),
     ("rumqttd", &["upstream/embedded"]),
     ("async_nats", &["upstream/nats"]),
     ("nkeys", &["upstream/nats"]),

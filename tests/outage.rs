@@ -11,22 +11,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Answer, Device, Gateway, Hub, Plan, Recorder, Version, publish_packet, until};
+use support::{Answer, Device, Gateway, Hub, HubClient, Plan, Recorder, Version, publish_packet, until};
 
 #[test]
 fn nothing_acknowledged_is_lost_when_a_hub_of_3_1_1_is_killed_under_load() {
-    hub_killed_under_load(Version::V4);
+    hub_killed_under_load(Version::V4, HubClient::Native);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_a_hub_of_5_0_is_killed_under_load() {
-    hub_killed_under_load(Version::V5);
+    hub_killed_under_load(Version::V5, HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_nothing_acknowledged_is_lost_when_a_hub_of_3_1_1_is_killed_under_load() {
+    hub_killed_under_load(Version::V4, HubClient::Rumqttc);
+}
+
+#[test]
+fn by_rumqttc_nothing_acknowledged_is_lost_when_a_hub_of_5_0_is_killed_under_load() {
+    hub_killed_under_load(Version::V5, HubClient::Rumqttc);
 }
 
 #[test]
 fn a_hub_that_closes_on_every_tenth_message_loses_and_reorders_nothing() {
+    hub_closes_on_every_tenth(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_that_closes_on_every_tenth_message_loses_and_reorders_nothing() {
+    hub_closes_on_every_tenth(HubClient::Rumqttc);
+}
+
+fn hub_closes_on_every_tenth(client: HubClient) {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).start();
     recorder.tell("close every 10");
     thread::scope(|scope| {
         let devices = [(0, Version::V4), (1, Version::V5), (2, Version::V5)];
@@ -42,8 +61,17 @@ fn a_hub_that_closes_on_every_tenth_message_loses_and_reorders_nothing() {
 
 #[test]
 fn where_only_the_hub_is_a_witness_one_that_never_acknowledges_makes_no_puback_and_no_spin() {
+    hub_never_acknowledges(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_where_only_the_hub_is_a_witness_one_that_never_acknowledges_makes_no_puback_and_no_spin() {
+    hub_never_acknowledges(HubClient::Rumqttc);
+}
+
+fn hub_never_acknowledges(client: HubClient) {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).ack("hub").start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).ack("hub").start();
     recorder.tell("ack hold");
     let mut device = gateway.connect(Version::V5, "d0");
     let ids: Vec<u16> = (0..10).map(|n| device.publish(&events(0), n.to_string().as_bytes(), 1)).collect();
@@ -59,8 +87,17 @@ fn where_only_the_hub_is_a_witness_one_that_never_acknowledges_makes_no_puback_a
 
 #[test]
 fn where_only_the_hub_is_a_witness_a_slow_one_is_waited_for() {
+    hub_is_slow(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_where_only_the_hub_is_a_witness_a_slow_one_is_waited_for() {
+    hub_is_slow(HubClient::Rumqttc);
+}
+
+fn hub_is_slow(client: HubClient) {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V4)).ack("hub").start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V4)).client(client).ack("hub").start();
     recorder.tell("ack after 400");
     let mut device = gateway.connect(Version::V4, "d0");
     let started = Instant::now();
@@ -71,9 +108,19 @@ fn where_only_the_hub_is_a_witness_a_slow_one_is_waited_for() {
 
 #[test]
 fn a_hub_that_is_away_pushes_back_on_devices_within_bounded_memory_and_comes_back_in_order() {
+    hub_is_away(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_that_is_away_pushes_back_on_devices_within_bounded_memory_and_comes_back_in_order() {
+    hub_is_away(HubClient::Rumqttc);
+}
+
+fn hub_is_away(client: HubClient) {
     let mut recorder = Recorder::start();
     // So many that the link's log is full before the window of one device is.
-    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).ack("hub").limit("receive_maximum = 5000");
+    let plan =
+        Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).ack("hub").limit("receive_maximum = 5000");
     let gateway = plan.shards(1).start();
     let mut devices: Vec<Device> = (0..3).map(|n| gateway.connect(version_of(n), &format!("d{n}"))).collect();
     for (n, device) in devices.iter_mut().enumerate() {
@@ -122,11 +169,11 @@ fn a_hub_that_is_away_pushes_back_on_devices_within_bounded_memory_and_comes_bac
 }
 
 /// Devices of both versions publish through windows of twenty; the hub is killed three times meanwhile.
-fn hub_killed_under_load(hub: Version) {
+fn hub_killed_under_load(hub: Version, client: HubClient) {
     const DEVICES: usize = 6;
     const MESSAGES: usize = 1_500;
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), hub)).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), hub)).client(client).start();
     thread::scope(|scope| {
         for number in 0..DEVICES {
             let gateway = &gateway;

@@ -10,14 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Answer, Gateway, Hub, Plan, Recorder, Version, until};
+use support::{Answer, Gateway, Hub, HubClient, Plan, Recorder, Version, until};
 
 #[test]
 fn a_message_that_the_hub_closes_on_is_kept_and_acknowledged_and_holds_up_nobody() {
+    closed_on(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_message_that_the_hub_closes_on_is_kept_and_acknowledged_and_holds_up_nobody() {
+    closed_on(HubClient::Rumqttc);
+}
+
+fn closed_on(client: HubClient) {
     for version in [Version::V4, Version::V5] {
         let mut recorder = Recorder::start();
         // One link, so that all share it.
-        let gateway = Plan::new(Hub::At(recorder.port(), version)).shards(1).start();
+        let gateway = Plan::new(Hub::At(recorder.port(), version)).client(client).shards(1).start();
         recorder.tell("close on poison");
         let mut bad = gateway.connect(Version::V5, "d0");
         let mut good = gateway.connect(Version::V4, "d1");
@@ -41,9 +50,18 @@ fn a_message_that_the_hub_closes_on_is_kept_and_acknowledged_and_holds_up_nobody
 
 #[test]
 fn where_the_hub_alone_is_the_witness_the_device_is_told_and_nothing_is_kept() {
+    told(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_where_the_hub_alone_is_the_witness_the_device_is_told_and_nothing_is_kept() {
+    told(HubClient::Rumqttc);
+}
+
+fn told(client: HubClient) {
     for (version, answer) in [(Version::V5, Some(0x83)), (Version::V4, None)] {
         let mut recorder = Recorder::start();
-        let gateway = Plan::new(Hub::At(recorder.port(), version)).shards(1).ack("hub").start();
+        let gateway = Plan::new(Hub::At(recorder.port(), version)).client(client).shards(1).ack("hub").start();
         recorder.tell("close on poison");
         let mut bad = gateway.connect(version, "d0");
         let mut good = gateway.connect(Version::V5, "d1");
@@ -62,8 +80,17 @@ fn where_the_hub_alone_is_the_witness_the_device_is_told_and_nothing_is_kept() {
 
 #[test]
 fn a_message_that_the_hub_refuses_with_a_reason_is_kept_and_acknowledged() {
+    refused(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_message_that_the_hub_refuses_with_a_reason_is_kept_and_acknowledged() {
+    refused(HubClient::Rumqttc);
+}
+
+fn refused(client: HubClient) {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).shards(1).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).shards(1).start();
     recorder.tell("refuse 144 on poison");
     let mut bad = gateway.connect(Version::V5, "d0");
     bad.publish_acknowledged(&format!("{}poison", events(0)), b"bad");
@@ -114,9 +141,22 @@ fn what_is_set_aside_is_listed_sent_again_or_thrown_away_while_the_gateway_runs_
 
 #[test]
 fn a_hub_that_throttles_gets_everything_at_its_pace() {
+    throttled(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_that_throttles_gets_everything_at_its_pace() {
+    throttled(HubClient::Rumqttc);
+}
+
+fn throttled(client: HubClient) {
     for version in [Version::V5, Version::V4] {
         let mut recorder = Recorder::start();
-        let gateway = Plan::new(Hub::At(recorder.port(), version)).shards(1).limit("receive_maximum = 500").start();
+        let gateway = Plan::new(Hub::At(recorder.port(), version))
+            .client(client)
+            .shards(1)
+            .limit("receive_maximum = 500")
+            .start();
         recorder.tell("take 40");
         let mut devices: Vec<_> = (0..2).map(|n| gateway.connect(Version::V5, &format!("d{n}"))).collect();
         let before = gateway.process.cpu_ms();

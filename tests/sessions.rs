@@ -11,15 +11,24 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Answer, Commander, Device, Gateway, Hub, Login, Plan, Version, jwt_with, sas, until};
+use support::{Answer, Commander, Device, Gateway, Hub, HubClient, Login, Plan, Version, jwt_with, sas, until};
 
 const BOTH: [Version; 2] = [Version::V4, Version::V5];
 
 #[test]
 fn what_comes_while_a_device_is_away_waits_for_it_in_order() {
+    waits_in_order(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_what_comes_while_a_device_is_away_waits_for_it_in_order() {
+    waits_in_order(HubClient::Rumqttc);
+}
+
+fn waits_in_order(client: HubClient) {
     for version in BOTH {
         let hub = Commander::start(version);
-        let gateway = gateway(&hub, version);
+        let gateway = gateway_by(client, &hub, version);
         let (device, present) = back(&gateway, version, "d0");
         assert!(!present);
         subscribed(&hub, device, "d0", 1).disconnect();
@@ -46,9 +55,18 @@ fn what_comes_while_a_device_is_away_waits_for_it_in_order() {
 
 #[test]
 fn a_killed_gateway_comes_back_with_subscriptions_and_what_was_not_acknowledged() {
+    comes_back(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_killed_gateway_comes_back_with_subscriptions_and_what_was_not_acknowledged() {
+    comes_back(HubClient::Rumqttc);
+}
+
+fn comes_back(client: HubClient) {
     for version in BOTH {
         let hub = Commander::start(version);
-        let mut gateway = gateway(&hub, version);
+        let mut gateway = gateway_by(client, &hub, version);
         let (device, _) = back(&gateway, version, "d0");
         let mut device = subscribed(&hub, device, "d0", 2);
         hub.send("devices/d0/messages/devicebound/c", b"seen", 1);
@@ -235,9 +253,18 @@ fn a_session_that_waits_gives_a_narrower_token_only_what_it_covers() {
 
 #[test]
 fn a_hub_is_answered_for_a_message_when_the_device_has_it() {
+    answered_in_order(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_is_answered_for_a_message_when_the_device_has_it() {
+    answered_in_order(HubClient::Rumqttc);
+}
+
+fn answered_in_order(client: HubClient) {
     for version in BOTH {
         let hub = Commander::start(version);
-        let gateway = gateway(&hub, version);
+        let gateway = gateway_by(client, &hub, version);
         let device = gateway.connect(version, "d0");
         let mut device = subscribed(&hub, device, "d0", 1);
         hub.send("devices/d0/messages/devicebound/c", b"a", 1);
@@ -273,8 +300,17 @@ fn a_hub_is_answered_for_a_message_when_the_device_has_it() {
 
 #[test]
 fn a_device_that_never_answers_holds_a_hub_up_once_and_no_other_device() {
+    held_up_once(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_device_that_never_answers_holds_a_hub_up_once_and_no_other_device() {
+    held_up_once(HubClient::Rumqttc);
+}
+
+fn held_up_once(client: HubClient) {
     let hub = Commander::start(Version::V4);
-    let gateway = gateway(&hub, Version::V4);
+    let gateway = gateway_by(client, &hub, Version::V4);
     let silent = gateway.connect(Version::V4, "d0");
     let mut silent = subscribed(&hub, silent, "d0", 1);
     let (patient, _) = back(&gateway, Version::V4, "d1");
@@ -364,7 +400,11 @@ fn a_queue_has_an_end_and_what_was_promised_first_is_kept() {
 
 /// A gateway with one connection to this hub.
 fn gateway(hub: &Commander, version: Version) -> Gateway {
-    Plan::new(Hub::At(hub.port(), version)).shards(1).start()
+    gateway_by(HubClient::Native, hub, version)
+}
+
+fn gateway_by(client: HubClient, hub: &Commander, version: Version) -> Gateway {
+    Plan::new(Hub::At(hub.port(), version)).client(client).shards(1).start()
 }
 
 /// A device that wants its session to go on, and whether it did.

@@ -12,12 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Answer, Device, Gateway, Hub, Plan, Recorder, Version, publish_packet, until};
+use support::{Answer, Device, Gateway, Hub, HubClient, Plan, Recorder, Version, publish_packet, until};
 
 #[test]
 fn a_healthy_hub_causes_no_disk_write_per_message() {
+    healthy(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_healthy_hub_causes_no_disk_write_per_message() {
+    healthy(HubClient::Rumqttc);
+}
+
+fn healthy(client: HubClient) {
     let recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).start();
     until("the hub", PATIENCE, || gateway.metric("tollgate_upstream_connected", &[]) > 1.0);
     let mut device = gateway.connect(Version::V5, "d0");
     device.publish_acknowledged(&events(0), b"first");
@@ -123,9 +132,19 @@ fn change(file: &Path, from: &str, to: &str) {
 
 #[test]
 fn while_the_hub_is_away_messages_are_acknowledged_from_the_disk_and_reach_it_in_order_after_a_kill_of_the_gateway() {
+    away_and_killed(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_while_the_hub_is_away_messages_are_acknowledged_from_the_disk_and_reach_it_in_order_after_a_kill_of_the_gateway()
+ {
+    away_and_killed(HubClient::Rumqttc);
+}
+
+fn away_and_killed(client: HubClient) {
     for hub in [Version::V4, Version::V5] {
         let mut recorder = Recorder::start();
-        let mut gateway = Plan::new(Hub::At(recorder.port(), hub)).start();
+        let mut gateway = Plan::new(Hub::At(recorder.port(), hub)).client(client).start();
         let mut devices: Vec<Device> = (0..3).map(|n| gateway.connect(version_of(n), &format!("d{n}"))).collect();
         for (n, device) in devices.iter_mut().enumerate() {
             device.publish_acknowledged(&events(n), b"0");
@@ -168,8 +187,17 @@ fn while_the_hub_is_away_messages_are_acknowledged_from_the_disk_and_reach_it_in
 
 #[test]
 fn a_hub_that_never_acknowledges_holds_up_no_device() {
+    never_acknowledges(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_hub_that_never_acknowledges_holds_up_no_device() {
+    never_acknowledges(HubClient::Rumqttc);
+}
+
+fn never_acknowledges(client: HubClient) {
     let mut recorder = Recorder::start();
-    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).window(20).start();
+    let gateway = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).window(20).start();
     recorder.tell("ack hold");
     let mut device = gateway.connect(Version::V5, "d0");
     let started = Instant::now();
@@ -198,8 +226,17 @@ fn with_ack_disk_a_healthy_hub_is_not_waited_for() {
 
 #[test]
 fn a_full_spool_pushes_back_drops_nothing_and_goes_on_when_the_hub_is_there() {
+    full(HubClient::Native);
+}
+
+#[test]
+fn by_rumqttc_a_full_spool_pushes_back_drops_nothing_and_goes_on_when_the_hub_is_there() {
+    full(HubClient::Rumqttc);
+}
+
+fn full(client: HubClient) {
     let mut recorder = Recorder::start();
-    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).shards(1);
+    let plan = Plan::new(Hub::At(recorder.port(), Version::V5)).client(client).shards(1);
     let plan = plan.limit("receive_maximum = 2000\n[spool]\nsize_max = \"2 MiB\"");
     let gateway = plan.start();
     recorder.kill();

@@ -67,6 +67,7 @@ impl Control for Desk {
                 let connections = upstream.status.len();
                 let (kind, address) = match &config.kind {
                     UpstreamKind::Embedded => ("embedded", "in this process".to_owned()),
+                    UpstreamKind::Mqtt(hub) if hub.wire.web_socket_path.is_some() => ("mqtt", hub.url()),
                     UpstreamKind::Mqtt(hub) => ("mqtt", format!("{}:{}", hub.host, hub.port)),
                     UpstreamKind::Nats(hub) => ("nats", hub.address()),
                 };

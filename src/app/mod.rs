@@ -43,7 +43,10 @@ use crate::{
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
-    upstream::{EmbeddedHub, HubAddress, MqttHubConfig, NatsHub, Pace, TrustError, UpstreamConfig, UpstreamKind},
+    upstream::{
+        EmbeddedHub, HubAddress, HubClient, MqttHubConfig, NatsHub, Pace, RumqttcHub, TrustError, UpstreamConfig,
+        UpstreamKind,
+    },
     usage::KeyUses,
 };
 use certificates::Certificates;
@@ -340,7 +343,7 @@ fn upstreams(
                 hubs.push(hub);
                 (place, ProtocolVersion::V3_1_1)
             }
-            UpstreamKind::Mqtt(hub) => mqtt_hub(hub)?,
+            UpstreamKind::Mqtt(hub) => mqtt_hub(hub, upstream.window)?,
             UpstreamKind::Nats(hub) => {
                 let hub = NatsHub::new(hub, &upstream.name, client_id(config, upstream)).map_err(no_trust)?;
                 (HubPlace::Nats(hub), ProtocolVersion::V5_0)
@@ -360,7 +363,11 @@ fn upstreams(
     Ok((upstreams.collect::<Result<_, StartError>>()?, hubs))
 }
 
-fn mqtt_hub(hub: &MqttHubConfig) -> Result<(HubPlace, ProtocolVersion), StartError> {
+fn mqtt_hub(hub: &MqttHubConfig, window: usize) -> Result<(HubPlace, ProtocolVersion), StartError> {
+    if hub.wire.client == HubClient::Rumqttc {
+        let place = RumqttcHub::new(hub, window).map_err(no_trust)?;
+        return Ok((HubPlace::Rumqttc(place, hub.login.clone()), hub.version));
+    }
     let address = match &hub.tls {
         None => HubAddress::plain(&hub.host, hub.port),
         Some(tls) => HubAddress::tls(&hub.host, hub.port, tls).map_err(no_trust)?,

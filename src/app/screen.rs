@@ -45,9 +45,7 @@ fn screen(
         let place = match &upstream.kind {
             UpstreamKind::Embedded => "embedded: in this process, in memory".to_owned(),
             UpstreamKind::Nats(hub) => format!("{}, JetStream {:?}", hub.address(), hub.stream),
-            UpstreamKind::Mqtt(hub) => {
-                format!("mqtt{}://{}:{}", if hub.tls.is_some() { "s" } else { "" }, hub.host, hub.port)
-            }
+            UpstreamKind::Mqtt(hub) => hub.url(),
         };
         row(&mut text, &format!("hub {:?}", upstream.name), &place);
     }

@@ -47,6 +47,8 @@ pub(super) enum FileUse {
     SigningKeys { line: usize },
     /// What the pool says to a hub; `upstream` is its place in the list.
     HubPassword { line: usize, path: PathBuf, upstream: usize },
+    /// What the pool says to the proxy before a hub.
+    ProxyPassword { line: usize, path: PathBuf, upstream: usize },
     /// What signs the pool's tokens.
     HubSas { line: usize, sas: HubSasConfig, upstream: usize },
     /// What the spool is encrypted with.
@@ -113,6 +115,17 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                     findings
                         .mistakes
                         .extend(check_hub_secret(config, *upstream, path, &secret).err().map(|fault| at(*line, fault)));
+                }
+                Err(fault) => findings.mistakes.push(at(*line, fault)),
+            },
+            FileUse::ProxyPassword { line, path, upstream } => match read_secret(path) {
+                Ok(secret) => {
+                    if let Some(UpstreamKind::Mqtt(hub)) =
+                        config.upstreams.get_mut(*upstream).map(|upstream| &mut upstream.kind)
+                        && let Some(proxy) = &mut hub.wire.proxy
+                    {
+                        proxy.login = proxy.login.clone().with_password(path, &secret);
+                    }
                 }
                 Err(fault) => findings.mistakes.push(at(*line, fault)),
             },

@@ -484,15 +484,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        let routed = "[[upstream]]\nname = 'hub'\n";
-        let text = format!("{routed}kind = 'mqtt'\nurl = 'mqtts://h'\nclient = 'rumqttc'\n");
-        let found = mistakes(&text);
-        assert!(found.len() == 1 && found[0].contains("not in this version"), "{text}: {found:?}");
-        assert_eq!(mistakes("[credentials]\nrevocation_age_max = '0'\n"), Vec::<String>::new());
-    }
-
-    #[test]
     fn what_is_about_signed_lists_asks_who_signs_them() {
         for text in ["revocation_age_max = '1h'\n", "revocation_stale = 'serve'\n"] {
             let found = mistakes(&format!("[credentials]\n{text}"));
@@ -501,6 +492,7 @@ mod tests {
             let keys = parsed.files.iter().filter(|file| matches!(file, FileUse::ListKey { .. })).count();
             assert_eq!((parsed.mistakes, keys), (vec![], 2));
         }
+        assert_eq!(mistakes("[credentials]\nrevocation_age_max = '0'\n"), Vec::<String>::new());
         let routed = "[[upstream]]\nname = 'hub'\n";
         assert_eq!(mistakes(&format!("{routed}kind = 'embedded'\nclient = 'native'\n")), Vec::<String>::new());
     }

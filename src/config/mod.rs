@@ -20,6 +20,7 @@ mod rotation;
 mod routes;
 mod token_service;
 mod upstreams;
+mod wire;
 
 use std::{
     io,

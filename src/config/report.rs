@@ -8,7 +8,7 @@ use crate::{
     listener::{ListenerConfig, Transport},
     packet::ProtocolVersion,
     time::UnixSeconds,
-    upstream::{UpstreamConfig, UpstreamKind},
+    upstream::{HubClient, UpstreamConfig, UpstreamKind},
 };
 
 /// What there is to say about a configuration and all its files.
@@ -87,10 +87,10 @@ fn show_upstream(upstream: &UpstreamConfig) -> String {
     let what = match &upstream.kind {
         UpstreamKind::Embedded => "embedded".to_owned(),
         UpstreamKind::Mqtt(hub) => {
-            let scheme = if hub.tls.is_some() { "mqtts" } else { "mqtt" };
             let version = if hub.version == ProtocolVersion::V3_1_1 { "3.1.1" } else { "5.0" };
-            let host = if hub.host.contains(':') { format!("[{}]", hub.host) } else { hub.host.clone() };
-            format!("{scheme}://{host}:{}, MQTT {version}", hub.port)
+            let client = if hub.wire.client == HubClient::Rumqttc { " by rumqttc" } else { "" };
+            let proxy = hub.wire.proxy.as_ref().map_or(String::new(), |proxy| format!(" through {}", proxy.url()));
+            format!("{}, MQTT {version}{client}{proxy}", hub.url())
         }
         UpstreamKind::Nats(hub) => format!("{}, JetStream {:?}", hub.address(), hub.stream),
     };

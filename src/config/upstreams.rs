@@ -7,12 +7,15 @@ use super::{
     files::FileUse,
     gateway::{plain_name, set},
     keys, nats,
+    wire::{check_url, hub_url, proxy_secret_of, read_wire, refuse_client},
 };
 use crate::{
     credential::KeyEncoding,
     listener::ListenerConfig,
     packet::ProtocolVersion,
-    upstream::{HubIdentity, HubLogin, HubSasConfig, HubTlsConfig, MqttHubConfig, UpstreamConfig, UpstreamKind},
+    upstream::{
+        HubIdentity, HubLogin, HubSasConfig, HubTlsConfig, HubWire, MqttHubConfig, UpstreamConfig, UpstreamKind,
+    },
 };
 
 /// The hubs of the file, or the embedded one when it names none.
@@ -40,11 +43,6 @@ pub(super) fn read_upstreams(
         set(&mut upstream.connections, table.number("connections", 1..=CONNECTIONS_MAX));
         set(&mut upstream.window, table.number("window", 1..=WINDOW_MAX));
         set(&mut upstream.messages_per_second, table.number("messages_per_second", 0..=RATE_MAX));
-        if let Some(Found { value: Client::Rumqttc, line }) =
-            table.one_of("client", &[("native", Client::Native), ("rumqttc", Client::Rumqttc)])
-        {
-            notes.not_in_this_version(line, "client = \"rumqttc\"");
-        }
         files.extend(files_of(notes, table, &upstream, upstreams.len()));
         upstreams.push(upstream);
     }
@@ -73,6 +71,7 @@ fn read_kind(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
                     notes.mistake(table.line_of(key), what, "Write kind = \"mqtt\", or take it out.");
                 }
             }
+            refuse_client(notes, table);
             UpstreamKind::Embedded
         }
         None => UpstreamKind::Embedded,
@@ -106,9 +105,10 @@ fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
             tls: None,
             version: version_of(version),
             login: HubLogin::named(None),
+            wire: HubWire::default(),
         };
     };
-    check_wire(notes, table, &Found { value: &url, line });
+    check_url(notes, table, &Found { value: &url, line });
     if let Some(own) = listeners.iter().find(|own| is_loopback(&url.host) && own.bind.port() == url.port) {
         notes.mistake(
             line,
@@ -119,22 +119,8 @@ fn read_mqtt(notes: &Notes<'_>, table: &Table<'_>, listeners: &[ListenerConfig])
     let ca = table.text("ca").map(|found| found.value.into());
     let tls = url.tls.then_some(HubTlsConfig { ca, identity: read_identity(notes, table) });
     let login = HubLogin::named(username.as_deref());
-    MqttHubConfig { host: url.host, port: url.port, tls, version: version_of(version), login }
-}
-
-fn check_wire(notes: &Notes<'_>, table: &Table<'_>, url: &Found<&HubUrl>) {
-    if url.value.tls {
-        return;
-    }
-    for key in ["ca", "client_certificate", "client_key"].into_iter().filter(|key| table.has(key)) {
-        let what = format!("`{key}` has no meaning where the url is mqtt://.");
-        notes.mistake(table.line_of(key), what, "Write mqtts://, or take it out.");
-    }
-    // Threat T38.
-    if !is_loopback(&url.value.host) {
-        let what = format!("messages go to {} in the clear, and nothing proves that it is the hub.", url.value.host);
-        notes.warn(url.line, what, "Write mqtts:// where the hub offers it.");
-    }
+    let wire = read_wire(notes, table, &url);
+    MqttHubConfig { host: url.host, port: url.port, tls, version: version_of(version), login, wire }
 }
 
 /// The certificate that the pool shows.
@@ -196,43 +182,9 @@ fn files_of(notes: &Notes<'_>, table: &Table<'_>, config: &UpstreamConfig, upstr
         upstream,
     });
     let ca = table.text("ca").map(|found| FileUse::Authorities { line: found.line, path: found.value.into() });
-    password.into_iter().chain(nats::secret_of(table, upstream)).chain(ca).chain(sas).chain(identity).collect()
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct HubUrl {
-    tls: bool,
-    host: String,
-    port: u16,
-}
-
-/// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`, and nothing more.
-fn hub_url(text: &str) -> Result<HubUrl, String> {
-    let (scheme, rest) =
-        text.split_once("://").ok_or_else(|| format!("{text:?} is no URL, like \"mqtts://hub.example:8883\""))?;
-    let tls = match scheme {
-        "mqtt" => false,
-        "mqtts" => true,
-        "ws" | "wss" => return Err(format!("{scheme}:// (WebSocket): not in this version")),
-        _ => return Err(format!("{scheme}:// is not spoken: it is mqtt:// or mqtts://")),
-    };
-    if rest.contains('@') {
-        // The text is not repeated: it may hold a password.
-        return Err("a user and a password do not stand in the URL, but in `username` and `password_file`".into());
-    }
-    if rest.contains(['/', '?', '#']) && rest.find('/') != Some(rest.len() - 1) {
-        return Err(format!("{text:?} has a path, and MQTT has none"));
-    }
-    let (host, port) = split_port(rest.trim_end_matches('/'));
-    if !is_host(host) {
-        return Err(format!("{text:?} names no host"));
-    }
-    let port = match port {
-        None if tls => 8883,
-        None => 1883,
-        Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("{port:?} is no port"))?,
-    };
-    Ok(HubUrl { tls, host: host.to_owned(), port })
+    let proxy = proxy_secret_of(table, upstream).filter(|_| matches!(config.kind, UpstreamKind::Mqtt(_)));
+    let secrets = password.into_iter().chain(nats::secret_of(table, upstream)).chain(proxy);
+    secrets.chain(ca).chain(sas).chain(identity).collect()
 }
 
 /// A name, or an address.
@@ -270,12 +222,6 @@ enum Kind {
     Nats,
 }
 
-#[derive(Clone, Copy)]
-enum Client {
-    Native,
-    Rumqttc,
-}
-
 /// A hub with more connections than this from one gateway is being attacked by it.
 const CONNECTIONS_MAX: usize = 256;
 /// What every kind of upstream may have.
@@ -290,51 +236,3 @@ const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(10);
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Packet ids are 16 bits.
 const WINDOW_MAX: usize = 65_535;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn url(tls: bool, host: &str, port: u16) -> Result<HubUrl, String> {
-        Ok(HubUrl { tls, host: host.into(), port })
-    }
-
-    #[test]
-    fn a_hub_url_is_a_scheme_a_host_and_a_port() {
-        for (text, expected) in [
-            ("mqtt://hub", url(false, "hub", 1883)),
-            ("mqtts://hub.example", url(true, "hub.example", 8883)),
-            ("mqtts://10.0.0.1:1234/", url(true, "10.0.0.1", 1234)),
-            ("mqtt://[::1]:1884", url(false, "::1", 1884)),
-            ("mqtt://[::1]", url(false, "::1", 1883)),
-        ] {
-            assert_eq!(hub_url(text), expected, "{text}");
-        }
-        for bad in [
-            "",
-            "hub:1883",
-            "tcp://hub",
-            "wss://hub/mqtt",
-            "mqtt://",
-            "mqtt://:1883",
-            "mqtt://hub:0",
-            "mqtt://hub:65536",
-            "mqtt://hub:",
-            "mqtt://hub/mqtt",
-            "mqtt://hub?x",
-            "mqtt://a b",
-            "mqtt://::1",
-            "mqtt://[::1",
-            "mqtt://hub//",
-            "mqtt://[::1]x",
-        ] {
-            assert!(hub_url(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_password_in_a_url_is_refused_without_repeating_it() {
-        let error = hub_url("mqtts://user:hunter2@hub").expect_err("a password");
-        assert!(error.contains("password_file") && !error.contains("hunter2"), "{error}");
-    }
-}

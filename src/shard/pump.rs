@@ -28,14 +28,14 @@ use super::{
 };
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
+        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
         spool::LinkAddress,
     },
     denial::Denial,
     meter,
     route::Ack,
     time::{Tick, UnixSeconds},
-    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, NatsHub, Pace, dial},
+    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, NatsHub, Pace, RumqttcHub, dial},
 };
 
 /// One connection of a pool, and the link that outlives it.
@@ -66,6 +66,8 @@ pub(super) struct Member {
 pub enum HubPlace {
     /// Always there, and who the pool is there.
     At(HubAddress, HubLogin),
+    /// The same by way of rumqttc.
+    Rumqttc(RumqttcHub, HubLogin),
     /// In this process, elsewhere after each of its starts.
     Embedded(watch::Receiver<HubEndpoint>),
     /// NATS.
@@ -220,6 +222,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
 pub(super) async fn dial_hub(member: &Member) -> io::Result<HubStream> {
     match &member.place {
         HubPlace::At(address, _) => dial(address).await,
+        HubPlace::Rumqttc(hub, _) => Ok(hub.dial()),
         HubPlace::Nats(hub) => hub.dial().await,
         HubPlace::Embedded(endpoint) => {
             let address = endpoint.borrow().address;
@@ -232,7 +235,7 @@ pub(super) async fn dial_hub(member: &Member) -> io::Result<HubStream> {
 fn introduce(shard: &Shard, member: &Member, now: Tick) {
     let mut link = member.link.borrow_mut();
     match &member.place {
-        HubPlace::At(_, login) => {
+        HubPlace::At(_, login) | HubPlace::Rumqttc(_, login) => {
             let said = login.credentials(shard.site.clock.now());
             link.set_credentials(said.user_name.as_deref(), said.password.as_deref().map(String::as_bytes));
             member.renewing.begins(said.renew_after, random(), now);
@@ -327,7 +330,8 @@ async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) ->
     })
     .await;
     let now = shard.site.now();
-    member.link.borrow_mut().down(ended.lost(), &mut member.output.borrow_mut(), now);
+    let lost = if stream.was_given_up() { Lost::Otherwise } else { ended.lost() };
+    member.link.borrow_mut().down(lost, &mut member.output.borrow_mut(), now);
     settle(shard, member);
     (ended, stream.explanation())
 }
@@ -350,6 +354,8 @@ enum Written {
     Well,
     /// It does not, since then. Acknowledgements that arrived before it broke count: it is read to its end.
     Broken(io::Error, Tick),
+    /// All was said, and whoever passes it on to the hub is waited for, since then.
+    Left(Tick),
 }
 
 fn drive(
@@ -388,9 +394,22 @@ fn drive(
         return Poll::Ready(Ended::Socket(std::mem::replace(error, io::ErrorKind::BrokenPipe.into())));
     }
     if member.leaving.get() && member.link.borrow().unsent().is_empty() {
-        return Poll::Ready(Ended::Left);
+        return leave(stream, written, now, cx);
     }
     grant(shard, member, &mut member.link.borrow_mut(), now);
+    Poll::Pending
+}
+
+/// What is written to a socket is on its way; an interpreter has yet to pass it on.
+fn leave(stream: Pin<&mut HubStream>, written: &mut Written, now: Tick, cx: &mut Context<'_>) -> Poll<Ended> {
+    if stream.tally().is_none() || matches!(written, Written::Left(since) if now.since(*since) > READ_TO_THE_END_WITHIN)
+    {
+        return Poll::Ready(Ended::Left);
+    }
+    if let Written::Well = written {
+        *written = Written::Left(now);
+        _ = stream.poll_shutdown(cx);
+    }
     Poll::Pending
 }
 

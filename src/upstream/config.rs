@@ -43,14 +43,74 @@ pub enum UpstreamKind {
 pub struct MqttHubConfig {
     /// Host name or address.
     pub host: String,
-    /// Port; `mqtt://` 1883, `mqtts://` 8883.
+    /// Port; `mqtt://` 1883, `mqtts://` 8883, `ws://` 80, `wss://` 443.
     pub port: u16,
-    /// `mqtts://`.
+    /// `mqtts://` and `wss://`.
     pub tls: Option<HubTlsConfig>,
     /// 3.1.1 or 5.0 (`version = 4` or `5`). Default 5. On 3.1.1 nothing can be stamped on a message.
     pub version: ProtocolVersion,
     /// Who the pool says it is.
     pub login: HubLogin,
+    /// How it is spoken to.
+    pub wire: HubWire,
+}
+
+impl MqttHubConfig {
+    /// Where it is, as it is written.
+    pub fn url(&self) -> String {
+        let scheme = match (&self.wire.web_socket_path, &self.tls) {
+            (None, None) => "mqtt",
+            (None, Some(_)) => "mqtts",
+            (Some(_), None) => "ws",
+            (Some(_), Some(_)) => "wss",
+        };
+        let path = self.wire.web_socket_path.as_deref().unwrap_or_default();
+        format!("{scheme}://{}{path}", authority(&self.host, self.port))
+    }
+}
+
+/// By which client, and on which way.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct HubWire {
+    /// `client`. Default `native`; over WebSocket or through a proxy `rumqttc`.
+    pub client: HubClient,
+    /// `ws://` and `wss://`: what is asked for, from its slash on.
+    pub web_socket_path: Option<String>,
+    /// `proxy`.
+    pub proxy: Option<ProxyConfig>,
+}
+
+/// Whose MQTT client speaks to a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HubClient {
+    /// Our own session.
+    #[default]
+    Native,
+    /// The library of that name.
+    Rumqttc,
+}
+
+/// An HTTP proxy that connects us (CONNECT, RFC 9110 §9.3.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `proxy_username` and `proxy_password_file`.
+    pub login: HubLogin,
+}
+
+impl ProxyConfig {
+    /// Where it is, as it is written.
+    pub fn url(&self) -> String {
+        format!("http://{}", authority(&self.host, self.port))
+    }
+}
+
+/// An IPv6 address stands in brackets (RFC 3986 §3.2.2).
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// `kind = "nats"`.
@@ -70,10 +130,7 @@ impl NatsHubConfig {
     /// Its servers as they are written.
     pub fn address(&self) -> String {
         let scheme = if self.tls.is_some() { "tls" } else { "nats" };
-        let server = |(host, port): &(String, u16)| match host.contains(':') {
-            true => format!("{scheme}://[{host}]:{port}"),
-            false => format!("{scheme}://{host}:{port}"),
-        };
+        let server = |(host, port): &(String, u16)| format!("{scheme}://{}", authority(host, *port));
         self.servers.iter().map(server).collect::<Vec<_>>().join(",")
     }
 }

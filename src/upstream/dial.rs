@@ -89,6 +89,16 @@ impl HubStream {
         }
     }
 
+    /// Whether it was given up for a reason that no message is the cause of: the hub did not answer in time, or not in MQTT.
+    pub fn was_given_up(&self) -> bool {
+        match self {
+            Self::Interpreted(stream) => stream
+                .explanation()
+                .is_some_and(|why| matches!(why.kind(), io::ErrorKind::TimedOut | io::ErrorKind::InvalidData)),
+            Self::Plain(_) | Self::Tls(_) => false,
+        }
+    }
+
     /// Why the connection came to its end, where somebody knows it better than the error that ended it.
     pub fn explanation(&self) -> Option<String> {
         match self {

@@ -7,6 +7,7 @@
 //! interpreter says DISCONNECT with the reason code.
 
 use std::{
+    error::Error,
     fmt, io,
     pin::Pin,
     sync::{
@@ -107,6 +108,20 @@ impl Interpreted {
     pub fn explanation(&self) -> Option<&io::Error> {
         self.explanation.as_ref()
     }
+}
+
+/// An error with all that it says of its causes.
+pub(super) fn with_sources(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 impl fmt::Debug for Interpreted {

@@ -11,10 +11,13 @@ mod nats;
 #[path = "nats_absent.rs"]
 mod nats;
 mod pace;
+mod rumqttc;
 mod trust;
 
+pub use self::rumqttc::RumqttcHub;
 pub use config::{
-    HubIdentity, HubTlsConfig, MqttHubConfig, NatsHubConfig, NatsLogin, NatsLoginKind, UpstreamConfig, UpstreamKind,
+    HubClient, HubIdentity, HubTlsConfig, HubWire, MqttHubConfig, NatsHubConfig, NatsLogin, NatsLoginKind, ProxyConfig,
+    UpstreamConfig, UpstreamKind,
 };
 pub use dial::{Backoff, HubAddress, HubStream, dial};
 pub use embedded::{EmbeddedHub, HubEndpoint};

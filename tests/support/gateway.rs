@@ -55,6 +55,23 @@ pub enum Hub {
     At(u16, Version),
     /// The same behind TLS, under the name localhost.
     Tls(u16, Version),
+    /// Behind WebSocket.
+    Web(u16, Version),
+    /// Behind WebSocket over TLS, under the name localhost.
+    WebTls(u16, Version),
+    /// On the IPv6 address of loopback.
+    AtV6(u16, Version),
+    /// Behind WebSocket, there.
+    WebV6(u16, Version),
+}
+
+/// Whose MQTT client speaks to the hub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HubClient {
+    /// The gateway's own session.
+    Native,
+    /// The library.
+    Rumqttc,
 }
 
 /// A gateway that runs.
@@ -150,6 +167,14 @@ impl Plan {
         self
     }
 
+    /// `client`.
+    pub fn client(self, client: HubClient) -> Self {
+        match client {
+            HubClient::Native => self.hub_line("client = \"native\""),
+            HubClient::Rumqttc => self.hub_line("client = \"rumqttc\""),
+        }
+    }
+
     /// A line under `[credentials]`.
     pub fn credentials(mut self, line: &str) -> Self {
         writeln!(self.credentials, "{line}").unwrap();
@@ -208,6 +233,10 @@ impl Plan {
             Hub::Embedded => "kind = \"embedded\"".to_owned(),
             Hub::At(port, version) => mqtt_hub(&format!("mqtt://127.0.0.1:{port}"), version),
             Hub::Tls(port, version) => mqtt_hub(&format!("mqtts://localhost:{port}"), version),
+            Hub::Web(port, version) => mqtt_hub(&format!("ws://127.0.0.1:{port}/mqtt"), version),
+            Hub::WebTls(port, version) => mqtt_hub(&format!("wss://localhost:{port}/mqtt"), version),
+            Hub::AtV6(port, version) => mqtt_hub(&format!("mqtt://[::1]:{port}"), version),
+            Hub::WebV6(port, version) => mqtt_hub(&format!("ws://[::1]:{port}/mqtt"), version),
         };
         let (hub_lines, credentials) = (&self.hub_lines, &self.credentials);
         let folder = folder.display();

@@ -35,6 +35,7 @@ use self::{
 };
 use super::{
     HubStream, Interpreted, NatsHubConfig,
+    interpreted::with_sources,
     trust::{Trust, TrustError},
 };
 
@@ -180,19 +181,6 @@ fn denied(events: &mut mpsc::Receiver<Event>) -> Option<String> {
         Event::ServerError(error) => Some(error.to_string()),
         _ => None,
     })
-}
-
-fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// A hub at the other end of the world answers within a second; a lost SYN is repeated after 1, 3 and 7.
