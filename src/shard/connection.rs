@@ -29,7 +29,7 @@ use crate::{
     gate::Standing,
     listener::{Place, Stream},
     meter,
-    packet::{Connect, Disconnect, Will, next_frame},
+    packet::{Connect, Disconnect, next_frame},
     policy::{Grant, TokenKind},
     registry::{Attention, Cut, Live},
     session::server::{Inbound, Session, SessionPresent, Step},
@@ -82,13 +82,15 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     session_opened(shard, &cell, &connect, resumed.as_ref());
     shard.sessions.borrow_mut().insert(cell.clone());
     wills::came_back(shard, cell.live.device(), cell.present.get());
+    if let Some(will) = connect.will.take() {
+        wills::accepted(shard, &cell, Box::new(will));
+    }
     look(shard, &cell, now);
     if site.is_draining() {
         // It came before the drain, and finds its place among those who leave.
         drain::leave(shard, &cell);
     }
-    let will = connect.will.take().map(Box::new);
-    tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
+    tokio::task::spawn_local(run(registration, cell, stream, unread.into(), place));
 }
 
 /// The newcomer was not let in after all: the session that it would have ended goes on, if it still may.
@@ -246,14 +248,7 @@ impl Drop for Registration {
     }
 }
 
-async fn run(
-    registration: Registration,
-    cell: Rc<SessionCell>,
-    mut stream: Stream,
-    unread: Box<[u8]>,
-    will: Option<Box<Will>>,
-    place: Place,
-) {
+async fn run(registration: Registration, cell: Rc<SessionCell>, mut stream: Stream, unread: Box<[u8]>, place: Place) {
     let shard = registration.shard.clone();
     let mut unread = Vec::from(unread);
     let mut work = if unread.is_empty() { Work::Read } else { Work::Frames };
@@ -261,9 +256,7 @@ async fn run(
         std::future::poll_fn(|cx| drive(&shard, &cell, Pin::new(&mut stream), &mut unread, &mut work, cx)).await;
     let cut = cell.live.cut();
     let reason = cut.map_or(reason, |cut| cut.reason);
-    if let Some(will) = will {
-        wills::left(&shard, &cell, will, reason);
-    }
+    wills::left(&shard, &cell, reason);
     kept::park(&shard, &cell, reason);
     drop(registration);
     let last_words = {

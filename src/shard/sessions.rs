@@ -7,7 +7,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::echoes::Echoes;
+use super::{echoes::Echoes, wills};
 use crate::{
     delivery::SessionRef,
     journal::Who,
@@ -91,6 +91,8 @@ pub(super) struct SessionCell {
     pub(super) present: Cell<SessionPresent>,
     /// Of a device that wants none of its own messages.
     pub(super) echoes: RefCell<Option<Box<Echoes>>>,
+    /// What is to be published when the connection is lost.
+    pub(super) will: RefCell<Option<Box<wills::OfConnection>>>,
     /// How many refusals were journalled: the first ones, then ever fewer.
     pub(super) refusals: Cell<u32>,
 }
@@ -188,6 +190,7 @@ impl SessionCell {
             rate: Cell::new(rate),
             present: Cell::new(SessionPresent::No),
             echoes: RefCell::default(),
+            will: RefCell::default(),
             refusals: Cell::new(0),
         }
     }
