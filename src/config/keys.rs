@@ -76,6 +76,7 @@ pub(super) const LIMITS: Section = Section {
     name: "[limits]",
     keys: &[
         "connect_timeout",
+        "packet_timeout",
         "connect_packet_size_max",
         "maximum_packet_size",
         "connections_max",

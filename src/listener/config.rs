@@ -75,6 +75,8 @@ impl TlsFiles {
 pub struct LimitsConfig {
     /// From accept to the whole CONNECT, TLS included. Default 10 s.
     pub connect_timeout: Duration,
+    /// How long a packet may take once it began, and a device to take something of what it is sent. Default 60 s.
+    pub packet_timeout: Duration,
     /// The largest packet before authentication. Default 64 KiB.
     pub connect_packet_size_max: Bytes,
     /// The largest packet after it. Default 260 KiB: 256 KiB of payload and its head.
@@ -105,6 +107,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
+            packet_timeout: Duration::from_secs(60),
             connect_packet_size_max: Bytes::kib(64),
             maximum_packet_size: Bytes::kib(260),
             connections_max: 10_000,
