@@ -203,6 +203,8 @@ pub enum CloseReason {
     Denied(Denial),
     /// The token that it renewed with was refused.
     RenewalRefused(Denial),
+    /// A packet that began did not come to its end in time.
+    PacketTimeout,
     /// The device does not take what is sent to it.
     NotReading,
     /// Our own trouble.
@@ -229,6 +231,7 @@ impl CloseReason {
             Self::TopicAliasInvalid => "topic_alias_invalid",
             Self::Denied(denial) => denial.tag(),
             Self::RenewalRefused(_) => "renewal_refused",
+            Self::PacketTimeout => "packet_timeout",
             Self::NotReading => "not_reading",
             Self::InternalError => "internal_error",
         }
@@ -251,6 +254,8 @@ impl CloseReason {
             Self::TopicAliasInvalid => 0x94,
             Self::Denied(denial) => denial.row().reason_v5,
             Self::RenewalRefused(_) => 0x8C,
+            // MQTT has none of its own for it: no whole packet came in the time that was given.
+            Self::PacketTimeout => 0x8D,
             Self::NotReading => 0x97,
             Self::InternalError => 0x83,
         })
@@ -685,7 +690,7 @@ const DENIALS: &[DenialRow] = &[
         "subscription_quota",
         (None, 0x97),
         None,
-        "The device holds as many subscriptions as `subscriptions_max` allows.",
+        "The device holds as many subscriptions as `subscriptions_max` allows, or filters of 64 KiB together.",
         "Subscribe with fewer, wider filters, or raise `subscriptions_max` under [session].",
     ),
     row(

@@ -34,7 +34,7 @@ fn document() -> String {
     text
 }
 
-const REASONS: [(CloseReason, &str); 17] = [
+const REASONS: [(CloseReason, &str); 18] = [
     (CloseReason::ClientDisconnect, "DISCONNECT from the device."),
     (CloseReason::ConnectionLost, "The device closed or lost the connection without DISCONNECT."),
     (CloseReason::KeepAlive, "Nothing was heard for one and a half times the keep alive."),
@@ -53,7 +53,8 @@ const REASONS: [(CloseReason, &str); 17] = [
         CloseReason::RenewalRefused(Denial::SignatureInvalid),
         "The token that it renewed with was refused; number and reason are those of the refusal.",
     ),
-    (CloseReason::NotReading, "The device does not take what is sent to it."),
+    (CloseReason::PacketTimeout, "A packet that began did not come to its end within `packet_timeout`."),
+    (CloseReason::NotReading, "The device took nothing of what it was sent for `packet_timeout`."),
     (CloseReason::InternalError, "The gateway's own trouble."),
 ];
 

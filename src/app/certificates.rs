@@ -62,10 +62,12 @@ impl Certificates {
         let soon = now.plus(EXPIRY_NOTICE);
         let mut raised = self.is_faulty.load(Ordering::Relaxed);
         for tls in &self.listeners {
-            let end = tls.certificate_end();
-            let file = tls.certificate_file().display().to_string();
-            metrics::gauge!(meter::CERTIFICATE_NOT_AFTER_SECONDS, "file" => file).set(end.0 as f64);
-            raised |= end < soon || tls.lists_end().is_some_and(|end| end <= now);
+            for (file, end) in tls.certificates() {
+                let file = file.display().to_string();
+                metrics::gauge!(meter::CERTIFICATE_NOT_AFTER_SECONDS, "file" => file).set(end.0 as f64);
+                raised |= end < soon;
+            }
+            raised |= tls.lists_end().is_some_and(|end| end <= now);
         }
         meter::alarm(Alarm::Certificate, if raised { AlarmState::On } else { AlarmState::Off });
     }

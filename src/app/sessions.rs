@@ -109,6 +109,12 @@ fn read(log: &mut SegmentLog, recovered: &Recovered, now: Now, roster: &Roster) 
     }
     let numbers = image.sessions.values().flat_map(|kept| kept.state.receipts());
     found.last = numbers.map(std::num::NonZeroU64::get).filter(|number| *number < u64::MAX).max().unwrap_or(0);
+    found.wills = image
+        .wills
+        .into_iter()
+        .flat_map(|(device, wills)| wills.into_iter().map(move |will| (device.clone(), will)))
+        .collect();
+    found.last_will = found.wills.iter().map(|(_, will)| will.number.get()).max().unwrap_or(0);
     found.sessions = image.sessions.into_iter().collect();
     Ok(found)
 }

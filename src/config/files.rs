@@ -26,7 +26,7 @@ use super::{
     token_service::read_signing,
 };
 use crate::{
-    credential::{Authorities, ListKey, SecretKey, StaleList},
+    credential::{Authorities, ListKey, SecretKey, StaleList, certificate_dns_names, names_cover},
     delivery::spool::SpoolKeys,
     gate::OwnIssuer,
     upstream::{HubLogin, HubSasConfig, NatsLoginKind, UpstreamKind, check_credentials},
@@ -37,6 +37,8 @@ use crate::{
 pub(super) enum FileUse {
     /// What a TLS listener shows, or the pool to a hub.
     ServerIdentity { line: usize, certificate: PathBuf, private_key: PathBuf },
+    /// The names that a certificate is to be shown for.
+    ServerNames { line: usize, certificate: PathBuf, names: Vec<String> },
     /// Who may have signed the certificates of clients, and what was taken back.
     ClientAuthorities { lines: [usize; 2], ca: PathBuf, crl: Option<PathBuf> },
     /// Who may have signed the revocation list.
@@ -79,6 +81,9 @@ pub(super) fn check_files(gateway_toml: &Path, files: &[FileUse], config: &mut C
                 let faults = check_server_identity(certificate, private_key);
                 findings.mistakes.extend(faults.into_iter().map(|fault| at(*line, fault)));
                 findings.warnings.extend(check_validity(certificate, now).map(|fault| at(*line, fault)));
+            }
+            FileUse::ServerNames { line, certificate, names } => {
+                findings.mistakes.extend(check_names(certificate, names).map(|fault| at(*line, fault)));
             }
             FileUse::ClientAuthorities { lines, ca, crl } => {
                 let faults = check_client_authorities(ca, crl.as_deref());
@@ -202,6 +207,16 @@ fn check_server_identity(certificate: &Path, private_key: &Path) -> Vec<Fault> {
         (Ok(chain), Ok(key)) => check_pair(certificate, private_key, chain, key).err().into_iter().collect(),
         (chain, key) => chain.err().into_iter().chain(key.err()).collect(),
     }
+}
+
+/// What cannot be read was told before.
+fn check_names(certificate: &Path, names: &[String]) -> Option<Fault> {
+    let chain = read_certificates(certificate).ok()?;
+    let held = certificate_dns_names(chain.first()?);
+    let name = names.iter().find(|name| !names_cover(&held, name))?;
+    let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
+    let remedy = "Clients that ask for the name would refuse it: have one made for it, or correct `names`.";
+    Some(fault(certificate, &format!("is no certificate for {name}: its DNS names are {held}"), remedy))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

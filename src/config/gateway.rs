@@ -292,6 +292,7 @@ fn read_limits(file: &Table<'_>) -> LimitsConfig {
     let mut limits = LimitsConfig::default();
     if let Some(table) = file.table("limits", &keys::LIMITS) {
         set(&mut limits.connect_timeout, table.duration("connect_timeout", CONNECT_TIMEOUT_MIN..=CONNECT_TIMEOUT_MAX));
+        set(&mut limits.packet_timeout, table.duration("packet_timeout", PACKET_TIMEOUT_MIN..=PACKET_TIMEOUT_MAX));
         set(&mut limits.connect_packet_size_max, table.size("connect_packet_size_max", Bytes::kib(1)..=Bytes::mib(1)));
         set(&mut limits.maximum_packet_size, table.size("maximum_packet_size", Bytes::kib(1)..=Bytes::mib(4)));
         set(&mut limits.connections_max, table.number("connections_max", 1..=10_000_000));
@@ -399,6 +400,8 @@ const REVOCATION_AGE_MAX: Duration = Duration::from_hours(10 * 366 * 24);
 const TOKEN_LIFETIME_CALM: Duration = Duration::from_hours(31 * 24);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
+const PACKET_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const PACKET_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 /// A year: a device that was away for longer begins anew.
 const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// With the shard's and the link's number behind it, a client id stays within what MQTT 3.1.1 hubs commonly take.

@@ -45,6 +45,7 @@ pub(super) const LISTENER: Section = Section {
         "transport",
         "certificate",
         "private_key",
+        "sni",
         "client_auth",
         "client_ca",
         "client_crl",
@@ -57,6 +58,10 @@ pub(super) const LISTENER: Section = Section {
     ],
     later: &[],
 };
+
+/// Of a listener and of the token service.
+pub(super) const SNI: Section =
+    Section { name: "[[listener.sni]]", keys: &["names", "certificate", "private_key"], later: &[] };
 
 pub(super) const CREDENTIALS: Section = Section {
     name: "[credentials]",
@@ -76,6 +81,7 @@ pub(super) const LIMITS: Section = Section {
     name: "[limits]",
     keys: &[
         "connect_timeout",
+        "packet_timeout",
         "connect_packet_size_max",
         "maximum_packet_size",
         "connections_max",
@@ -133,6 +139,7 @@ pub(super) const TOKEN_SERVICE: Section = Section {
         "bind",
         "certificate",
         "private_key",
+        "sni",
         "client_auth",
         "client_ca",
         "client_crl",
@@ -169,10 +176,11 @@ pub(super) const TOKEN_SERVICE_CALLER: Section = Section {
 
 /// All of them.
 #[cfg(test)]
-pub(super) const ALL: [&Section; 12] = [
+pub(super) const ALL: [&Section; 13] = [
     &FILE,
     &GATEWAY,
     &LISTENER,
+    &SNI,
     &CREDENTIALS,
     &LIMITS,
     &SESSION,

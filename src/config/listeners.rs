@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{
     document::{Found, Notes, Table},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     credential::{ClientAuth, StaleList},
     gate::Profile,
-    listener::{ClientFiles, ListenerConfig, Proxies, TlsFiles, Transport, WebSocketRules},
+    listener::{ClientFiles, ListenerConfig, NamedFiles, Proxies, TlsFiles, Transport, WebSocketRules},
 };
 
 /// The listeners of the file, or the default ones when it names none.
@@ -43,6 +44,9 @@ pub(super) fn read_listeners(
         let listener = ListenerConfig { bind: bind.value, transport, web_socket, proxies, profile };
         if table.has("certificate") && table.has("private_key") {
             files.extend(server_identity(&listener, table.line_of("certificate")));
+        }
+        if let Transport::Tls(tls) = &listener.transport {
+            files.extend(further_identities(table, &tls.further));
         }
         files.extend(client_authorities(&listener, table));
         listeners.push(listener);
@@ -119,10 +123,58 @@ fn read_transport(notes: &Notes<'_>, table: &Table<'_>, bind: Found<SocketAddr>)
             }
             let certificate = table.text_or("certificate", CERTIFICATE).into();
             let private_key = table.text_or("private_key", PRIVATE_KEY).into();
-            let clients = read_clients(notes, table, None);
-            Some(Transport::Tls(TlsFiles { certificate, private_key, clients }))
+            let (further, clients) = (read_further(notes, table), read_clients(notes, table, None));
+            Some(Transport::Tls(TlsFiles { certificate, private_key, further, clients }))
         }
     }
+}
+
+/// Certificates for those who ask for certain names.
+pub(super) fn read_further(notes: &Notes<'_>, table: &Table<'_>) -> Vec<NamedFiles> {
+    let mut taken: Vec<String> = Vec::new();
+    let mut further = Vec::new();
+    for sni in table.tables("sni", &keys::SNI).unwrap_or_default() {
+        sni.require("names", "Write the names that it is for, like names = [\"mqtt.example\"].");
+        for key in ["certificate", "private_key"] {
+            sni.require(key, "Each needs certificate = \"FILE\" and private_key = \"FILE\", both PEM.");
+        }
+        let mut names = Vec::new();
+        for found in sni.texts("names").map_or_else(Vec::new, |found| found.value) {
+            let name = found.value.to_ascii_lowercase();
+            let host = name.strip_prefix("*.").unwrap_or(&name);
+            if !matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_))) {
+                let what = format!("`names`: {:?} is no name that a client can ask for.", found.value);
+                notes.mistake(found.line, what, "Write a DNS name, like \"mqtt.example\" or \"*.line7.example\".");
+            } else if taken.contains(&name) {
+                let what = format!("`names`: {name:?} stands here twice.");
+                notes.mistake(found.line, what, "Give each name one certificate.");
+            } else {
+                taken.push(name.clone());
+                names.push(name);
+            }
+        }
+        if sni.texts("names").is_some_and(|found| found.value.is_empty()) {
+            let remedy = "Write the names that it is for, or take the section out.";
+            notes.mistake(sni.line_of("names"), "`names` is empty: nobody would be shown the certificate.", remedy);
+        }
+        let file = |key| sni.text_or(key, "").into();
+        further.push(NamedFiles { names, certificate: file("certificate"), private_key: file("private_key") });
+    }
+    further
+}
+
+/// The files of those, to be looked at.
+pub(super) fn further_identities(table: &Table<'_>, further: &[NamedFiles]) -> Vec<FileUse> {
+    let tables = table.tables("sni", &keys::SNI).unwrap_or_default();
+    let whole = tables.iter().zip(further).filter(|(sni, _)| sni.has("certificate") && sni.has("private_key"));
+    whole
+        .flat_map(|(sni, NamedFiles { names, certificate, private_key })| {
+            let (line, certificate, names) = (sni.line_of("certificate"), certificate.clone(), names.clone());
+            let private_key = private_key.clone();
+            let names = FileUse::ServerNames { line: sni.line_of("names"), certificate: certificate.clone(), names };
+            [FileUse::ServerIdentity { line, certificate, private_key }, names]
+        })
+        .collect()
 }
 
 /// Who is asked for a certificate, and whose word for it is taken. Without `client_ca` certificates count by thumbprint.
@@ -263,8 +315,8 @@ enum Wire {
 const WIRES: [(&str, Wire); 4] = [("tcp", Wire::Tcp), ("tls", Wire::Tls), ("ws", Wire::Ws), ("wss", Wire::Wss)];
 /// Where MQTT is as a rule, and where Azure's SDKs look for it.
 const DEFAULT_PATHS: [&str; 2] = ["/mqtt", "/$iothub/websocket"];
-const TLS_KEYS: [&str; 6] =
-    ["certificate", "private_key", "client_auth", "client_ca", "client_crl", "client_crl_stale"];
+const TLS_KEYS: [&str; 7] =
+    ["certificate", "private_key", "sni", "client_auth", "client_ca", "client_crl", "client_crl_stale"];
 const DEMANDS: [(&str, ClientAuth); 2] = [("optional", ClientAuth::Optional), ("required", ClientAuth::Required)];
 const STALE_LISTS: [(&str, StaleList); 2] = [("refuse", StaleList::Refuse), ("use", StaleList::Use)];
 /// Where the development certificates are made at the first run.

@@ -7,7 +7,7 @@ use super::{
     files::{FileUse, read_secret},
     gateway::{Config, GatewayConfig, plain_name, set, socket_address},
     keys,
-    listeners::{authorities_of, is_same_place, read_clients},
+    listeners::{authorities_of, further_identities, is_same_place, read_clients, read_further},
     mistake::Mistake,
 };
 use crate::{
@@ -46,6 +46,7 @@ pub(super) fn read_token_service(
         tls: TlsFiles {
             certificate: table.text_or("certificate", "").into(),
             private_key: table.text_or("private_key", "").into(),
+            further: read_further(notes, &table),
             clients: read_clients(notes, &table, Some(ClientAuth::Optional)),
         },
         signing_key_file: match table.text("signing_key_file") {
@@ -255,6 +256,7 @@ fn note_files(table: &Table<'_>, service: &TokenServiceConfig, files: &mut Vec<F
             private_key: service.tls.private_key.clone(),
         });
     }
+    files.extend(further_identities(table, &service.tls.further));
     files.extend(service.tls.clients.as_ref().and_then(|clients| authorities_of(clients, table)));
     let named = table.has("signing_key_file");
     if named || service.signing_key_file.exists() {

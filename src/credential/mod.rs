@@ -16,6 +16,7 @@ mod near_miss;
 mod prepared;
 mod revocation;
 mod sas;
+mod server_names;
 
 pub use certificate::{
     Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
@@ -35,6 +36,7 @@ pub use revocation::{
     ListSigner, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
 };
 pub use sas::{Resource, SasToken};
+pub use server_names::{certificate_dns_names, names_cover, wildcard_of};
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    LinkOutput, Refusal, SessionRef,
+    LinkOutput, Refusal, SessionRef, Woken,
     queue::{Aside, Entry, Group, Queue, take_bytes},
     slots::{DiskRef, Owed, Slot},
     spool::{Batch, Fetched, QUEUES, Record, Run, StreamId, Wanted, parse_record, queue_of},
@@ -229,7 +229,7 @@ impl Backlog {
     }
 
     /// Wakes those who may go on, first come, first served, no more than there is room for.
-    pub(super) fn wake_held(&mut self, wake: &mut impl FnMut(SessionRef)) {
+    pub(super) fn wake_held(&mut self, wake: &mut impl FnMut(SessionRef) -> Woken) {
         if !self.over.is_empty() {
             let over = std::mem::take(&mut self.over);
             let (still, free): (Vec<_>, Vec<_>) =
@@ -239,9 +239,10 @@ impl Backlog {
         }
         let mut bytes = self.pending.batch.bytes.len();
         while let Some(held) = self.held.pop_front_if(|held| bytes == 0 || bytes + held.len <= GROUP_BYTES_MAX) {
-            bytes += held.len;
-            self.woken.insert(held.who);
-            wake(held.who);
+            if wake(held.who) == Woken::Here {
+                bytes += held.len;
+                self.woken.insert(held.who);
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Incoming, LinkConfig, LinkError, LinkOutput, Lost, Offer, Outbound, Placement, Refusal, SessionRef, Taken, Wish,
+    Woken,
     backlog::{Backlog, Recorded},
     doubt::{Doubt, PASSES},
     holds::Holds,
@@ -170,8 +171,8 @@ impl Link {
     }
 
     /// Promises free places to those who wait, first come, first served, and wakes exactly those. Who is woken offers
-    /// what it holds and then gives back what it does not need.
-    pub fn grants(&mut self, wake: &mut impl FnMut(SessionRef)) {
+    /// what it holds and then gives back what it does not need; who is gone cannot, and is promised nothing.
+    pub fn grants(&mut self, wake: &mut impl FnMut(SessionRef) -> Woken) {
         if let Some(backlog) = &mut self.backlog {
             backlog.wake_held(wake);
             if !backlog.is_direct() {
@@ -193,8 +194,10 @@ impl Link {
                 return;
             }
             let places = if turn.share == Share::Half { 0 } else { places };
-            if let Some(who) = self.turns.promise(places) {
-                wake(who);
+            if let Some(who) = self.turns.promise(places)
+                && wake(who) == Woken::Gone
+            {
+                self.turns.forget(who);
             }
         }
     }

@@ -96,6 +96,15 @@ pub enum Offer {
     TooLarge,
 }
 
+/// What became of whoever was to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// It comes, and gives back what it does not need.
+    Here,
+    /// There is nobody: what was meant for it is others'.
+    Gone,
+}
+
 /// What a session wishes of a filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wish {

@@ -251,7 +251,10 @@ impl World {
     /// Who is woken was first in the queue, and is promised no more than there is.
     fn grants(&mut self) {
         let mut woken = vec![];
-        self.link.grants(&mut |who| woken.push(who));
+        self.link.grants(&mut |who| {
+            woken.push(who);
+            Woken::Here
+        });
         let mut queue: BTreeMap<u64, u32> = BTreeMap::new();
         for slot in 0..SLOTS {
             let session = &self.sessions[slot as usize];

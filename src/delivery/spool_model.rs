@@ -261,7 +261,10 @@ impl World {
 
     fn grants(&mut self) {
         let mut woken = vec![];
-        self.link.grants(&mut |who| woken.push(who));
+        self.link.grants(&mut |who| {
+            woken.push(who);
+            Woken::Here
+        });
         for who in woken {
             assert_eq!(who.generation, self.life);
             self.devices[who.slot as usize].waits = false;

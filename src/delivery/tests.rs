@@ -143,7 +143,10 @@ impl Bench {
 
     fn granted(&mut self) -> Vec<u32> {
         let mut woken = vec![];
-        self.link.grants(&mut |who| woken.push(who.slot));
+        self.link.grants(&mut |who| {
+            woken.push(who.slot);
+            Woken::Here
+        });
         woken
     }
 }
@@ -512,4 +515,28 @@ fn subscriptions_are_placed_again_when_the_hub_has_forgotten_them() {
         b.connect(&Connack { session_present, ..Connack::new(0) });
         assert_eq!(b.written().iter().filter(|f| f[0] == 0x82).count(), asked);
     }
+}
+
+#[test]
+fn nobody_keeps_places_who_is_gone_when_its_turn_comes() {
+    let mut end = Bench::new(V5, 4).up();
+    for slot in 1..=4 {
+        assert_eq!(end.offer(slot, 1, Q1, b"in the window"), Offer::Taken);
+    }
+    for slot in 5..=9 {
+        assert_eq!(end.offer(slot, 1, Q1, b"waits"), Offer::Wait);
+        end.link.wait_turn(session(slot), 16);
+    }
+    for seen in end.published() {
+        end.ack(seen.id).expect("it was sent");
+    }
+    let mut woken = vec![];
+    end.link.grants(&mut |who| {
+        woken.push(who.slot);
+        if who.slot < 9 { Woken::Gone } else { Woken::Here }
+    });
+    assert_eq!((woken, end.link.promised()), (vec![5, 6, 7, 8, 9], 4));
+    assert_eq!(end.offer(9, 1, Q1, b"now"), Offer::Taken);
+    end.link.give_back(session(9));
+    assert_eq!((end.link.promised(), end.link.room()), (0, 3));
 }

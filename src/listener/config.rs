@@ -40,8 +40,21 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// PEM: its key, PKCS#8, SEC1 or PKCS#1.
     pub private_key: PathBuf,
+    /// `sni`: what is shown to those who ask for certain names. With any, a name that no certificate is for is refused.
+    pub further: Vec<NamedFiles>,
     /// `client_auth`; absent: nobody is asked for a certificate.
     pub clients: Option<ClientFiles>,
+}
+
+/// One `sni`: a certificate for names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFiles {
+    /// In lower case; `*.` stands for one label. The certificate is one for each of them.
+    pub names: Vec<String>,
+    /// As of [`TlsFiles`].
+    pub certificate: PathBuf,
+    /// As of [`TlsFiles`].
+    pub private_key: PathBuf,
 }
 
 /// Certificates of clients: whether they are asked for, and whom is believed.
@@ -60,13 +73,14 @@ pub struct ClientFiles {
 impl TlsFiles {
     /// Certificate and key, with nobody asked for a certificate.
     pub fn server_only(certificate: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
-        Self { certificate: certificate.into(), private_key: private_key.into(), clients: None }
+        Self { certificate: certificate.into(), private_key: private_key.into(), further: Vec::new(), clients: None }
     }
 
     /// Every file.
     pub fn all(&self) -> Vec<PathBuf> {
         let clients = self.clients.iter().flat_map(|clients| clients.ca.iter().chain(&clients.crl));
-        [&self.certificate, &self.private_key].into_iter().chain(clients).cloned().collect()
+        let further = self.further.iter().flat_map(|named| [&named.certificate, &named.private_key]);
+        [&self.certificate, &self.private_key].into_iter().chain(further).chain(clients).cloned().collect()
     }
 }
 
@@ -75,6 +89,8 @@ impl TlsFiles {
 pub struct LimitsConfig {
     /// From accept to the whole CONNECT, TLS included. Default 10 s.
     pub connect_timeout: Duration,
+    /// How long a packet may take once it began, and a device to take something of what it is sent. Default 60 s.
+    pub packet_timeout: Duration,
     /// The largest packet before authentication. Default 64 KiB.
     pub connect_packet_size_max: Bytes,
     /// The largest packet after it. Default 260 KiB: 256 KiB of payload and its head.
@@ -105,6 +121,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
+            packet_timeout: Duration::from_secs(60),
             connect_packet_size_max: Bytes::kib(64),
             maximum_packet_size: Bytes::kib(260),
             connections_max: 10_000,

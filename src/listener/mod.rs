@@ -3,13 +3,14 @@
 mod activation;
 mod config;
 mod proxy;
+mod server_names;
 mod stream;
 mod tls;
 mod websocket;
 mod witness;
 
 pub use activation::{Activated, ActivationError, share};
-pub use config::{ClientFiles, LimitsConfig, ListenerConfig, TlsFiles, Transport};
+pub use config::{ClientFiles, LimitsConfig, ListenerConfig, NamedFiles, TlsFiles, Transport};
 pub use proxy::{Proxies, ProxyError, parse_proxy_header, read_proxy_header};
 pub use stream::Stream;
 pub use tls::{Accepted, Acceptor, HandshakeError, Reloaded, Tls, TlsFileError};

@@ -4,10 +4,7 @@ use std::{
     fmt, fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
@@ -18,17 +15,22 @@ use tokio_rustls::{
         self, ServerConfig,
         crypto::{CryptoProvider, aws_lc_rs},
         pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem, pem::PemObject},
-        server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions},
+        server::{ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions},
+        sign::{CertifiedKey, SingleCertAndKey},
     },
 };
 
 use super::{
-    config::{ClientFiles, TlsFiles},
+    config::{ClientFiles, NamedFiles, TlsFiles},
+    server_names::ByName,
     stream::{Socket, Stream},
     witness::Witness,
 };
 use crate::{
-    credential::{Authorities, ClientAuthorities, PeerCertificate, Refused, Replaced, certificate_end},
+    credential::{
+        Authorities, ClientAuthorities, PeerCertificate, Refused, Replaced, certificate_dns_names, certificate_end,
+        names_cover,
+    },
     denial::Denial,
     time::UnixSeconds,
 };
@@ -38,12 +40,13 @@ use crate::{
 pub struct Tls {
     files: TlsFiles,
     server: ArcSwap<ServerConfig>,
+    /// What is shown: the first certificate, then those for names.
+    shown: ArcSwap<Vec<Shown>>,
     authorities: Option<Arc<ClientAuthorities>>,
     provider: Arc<CryptoProvider>,
     /// The same for every certificate that follows: a device that comes back resumes its session.
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions + Send + Sync>,
-    certificate_end: AtomicU64,
 }
 
 /// What reading the files anew did.
@@ -68,27 +71,25 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&files.certificate, error.to_string()))?;
         let sessions: Arc<dyn StoresServerSessions + Send + Sync> = ServerSessionMemoryCache::new(SESSIONS_MAX);
-        let witness = authorities.as_ref().map(|authorities| Witness::new(authorities.demand(), &provider));
-        let pair = Pair::read(files)?;
-        let end = pair.end();
-        let server = pair.server(files, &provider, witness, (&ticketer, &sessions))?;
+        let shown = pairs_of(files).map(|pair| Shown::read(&pair, &provider)).collect::<Result<Vec<_>, _>>()?;
+        let kept = (&ticketer, &sessions);
+        let server = server_of(files, &shown, &provider, authorities.as_deref(), kept)?;
         Ok(Arc::new(Self {
             files: files.clone(),
             server: ArcSwap::from_pointee(server),
+            shown: ArcSwap::from_pointee(shown),
             authorities,
             provider,
             ticketer,
             sessions,
-            certificate_end: AtomicU64::new(end.0),
         }))
     }
 
-    /// Reads the files anew. Certificate and key are taken together or not at all, likewise authorities and their lists.
+    /// Reads the files anew. A certificate and its key are taken together or not at all, likewise authorities and their
+    /// lists.
     pub fn reload(&self) -> Reloaded {
         let mut reloaded = Reloaded { authorities: Replaced::Same, faults: Vec::new() };
-        if let Err(fault) = self.reload_pair() {
-            reloaded.faults.push(fault);
-        }
+        self.reload_pairs(&mut reloaded.faults);
         if let (Some(clients), Some(authorities)) = (&self.files.clients, &self.authorities) {
             match read_authorities(clients) {
                 Ok(read) => reloaded.authorities = authorities.replace(read),
@@ -108,9 +109,10 @@ impl Tls {
         self.files.all()
     }
 
-    /// The last second of the certificate that devices are shown.
-    pub fn certificate_end(&self) -> UnixSeconds {
-        UnixSeconds(self.certificate_end.load(Ordering::Relaxed))
+    /// The files with the certificates that devices are shown, and the last second of each.
+    pub fn certificates(&self) -> Vec<(PathBuf, UnixSeconds)> {
+        let ends = self.shown.load();
+        pairs_of(&self.files).map(|pair| pair.certificate.to_owned()).zip(ends.iter().map(|shown| shown.end)).collect()
     }
 
     /// When the first revocation list of the authorities is to be followed by another.
@@ -118,19 +120,22 @@ impl Tls {
         self.authorities.as_ref()?.lists_end()
     }
 
-    /// The file with the certificate that devices are shown.
-    pub fn certificate_file(&self) -> &Path {
-        &self.files.certificate
-    }
-
-    fn reload_pair(&self) -> Result<(), TlsFileError> {
-        let pair = Pair::read(&self.files)?;
-        let end = pair.end();
-        let witness = self.authorities.as_ref().map(|authorities| Witness::new(authorities.demand(), &self.provider));
-        let server = pair.server(&self.files, &self.provider, witness, (&self.ticketer, &self.sessions))?;
-        self.server.store(Arc::new(server));
-        self.certificate_end.store(end.0, Ordering::Relaxed);
-        Ok(())
+    fn reload_pairs(&self, faults: &mut Vec<TlsFileError>) {
+        let mut shown = Vec::clone(&self.shown.load());
+        for (held, pair) in shown.iter_mut().zip(pairs_of(&self.files)) {
+            match Shown::read(&pair, &self.provider) {
+                Ok(read) => *held = read,
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let kept = (&self.ticketer, &self.sessions);
+        match server_of(&self.files, &shown, &self.provider, self.authorities.as_deref(), kept) {
+            Ok(server) => {
+                self.server.store(Arc::new(server));
+                self.shown.store(Arc::new(shown));
+            }
+            Err(fault) => faults.push(fault),
+        }
     }
 }
 
@@ -199,51 +204,80 @@ impl fmt::Display for TlsFileError {
 
 impl std::error::Error for TlsFileError {}
 
-/// What a listener shows, and the key to it.
-struct Pair {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+/// A certificate and its key, and the names that it is to be shown for; none: whoever names none.
+struct Pair<'f> {
+    certificate: &'f Path,
+    private_key: &'f Path,
+    names: &'f [String],
 }
 
-impl Pair {
-    fn read(files: &TlsFiles) -> Result<Self, TlsFileError> {
-        let chain = read_certificates(&files.certificate)?;
-        let key = &files.private_key;
+fn pairs_of(files: &TlsFiles) -> impl Iterator<Item = Pair<'_>> {
+    let TlsFiles { certificate, private_key, further, .. } = files;
+    let further =
+        further.iter().map(|NamedFiles { names, certificate, private_key }| Pair { certificate, private_key, names });
+    std::iter::once(Pair { certificate, private_key, names: &[] }).chain(further)
+}
+
+/// What is shown.
+#[derive(Clone)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// The names that the certificate says it is for.
+    dns_names: Vec<String>,
+    end: UnixSeconds,
+}
+
+impl Shown {
+    fn read(pair: &Pair<'_>, provider: &CryptoProvider) -> Result<Self, TlsFileError> {
+        let chain = read_certificates(pair.certificate)?;
+        let key = pair.private_key;
         // Threat T30: also for a key that came while the gateway runs.
         let mode = fs::metadata(key).map_err(|error| unusable(key, error.to_string()))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(unusable(key, format!("its mode {mode:04o} lets group or others at it: chmod 600")));
         }
-        Ok(Self { chain, key: PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key, pem_sentence(&e)))? })
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, pem_sentence(&error)))?;
+        let leaf = chain.first();
+        let end = leaf.and_then(|leaf| certificate_end(leaf)).unwrap_or(UnixSeconds(u64::MAX));
+        let dns_names = leaf.map_or_else(Vec::new, |leaf| certificate_dns_names(leaf));
+        if let Some(name) = pair.names.iter().find(|name| !names_cover(&dns_names, name)) {
+            return Err(unusable(pair.certificate, format!("it is no certificate for {name}")));
+        }
+        let certified = CertifiedKey::from_der(chain, private, provider)
+            .map_err(|error| unusable(key, format!("certificate and key do not fit together: {error}")))?;
+        Ok(Self { key: Arc::new(certified), dns_names, end })
     }
+}
 
-    fn end(&self) -> UnixSeconds {
-        self.chain.first().and_then(|leaf| certificate_end(leaf)).unwrap_or(UnixSeconds(u64::MAX))
-    }
-
-    fn server(
-        self,
-        files: &TlsFiles,
-        provider: &Arc<CryptoProvider>,
-        witness: Option<Arc<Witness>>,
-        (ticketer, sessions): (&Arc<dyn ProducesTickets>, &Arc<dyn StoresServerSessions + Send + Sync>),
-    ) -> Result<ServerConfig, TlsFileError> {
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| unusable(&files.certificate, error.to_string()))?;
-        let builder = match witness {
-            Some(witness) => builder.with_client_cert_verifier(witness),
-            None => builder.with_no_client_auth(),
-        };
-        let mut server = builder.with_single_cert(self.chain, self.key).map_err(|error| {
-            unusable(&files.private_key, format!("certificate and key do not fit together: {error}"))
-        })?;
-        server.ticketer = ticketer.clone();
-        server.session_storage = sessions.clone();
-        // RFC 8446 §8: early data can be replayed.
-        server.max_early_data_size = 0;
-        Ok(server)
-    }
+fn server_of(
+    files: &TlsFiles,
+    shown: &[Shown],
+    provider: &Arc<CryptoProvider>,
+    authorities: Option<&ClientAuthorities>,
+    (ticketer, sessions): (&Arc<dyn ProducesTickets>, &Arc<dyn StoresServerSessions + Send + Sync>),
+) -> Result<ServerConfig, TlsFileError> {
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| unusable(&files.certificate, error.to_string()))?;
+    let builder = match authorities {
+        Some(authorities) => builder.with_client_cert_verifier(Witness::new(authorities.demand(), provider)),
+        None => builder.with_no_client_auth(),
+    };
+    let (first, further) = shown.split_first().expect("invariant: a listener has a certificate");
+    let resolver: Arc<dyn ResolvesServerCert> = match further {
+        [] => Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&first.key))),
+        further => {
+            let named = files.further.iter().map(|named| named.names.as_slice());
+            let further = further.iter().map(|shown| shown.key.clone()).zip(named);
+            Arc::new(ByName::new((first.key.clone(), &first.dns_names), further))
+        }
+    };
+    let mut server = builder.with_cert_resolver(resolver);
+    server.ticketer = ticketer.clone();
+    server.session_storage = sessions.clone();
+    // RFC 8446 §8: early data can be replayed.
+    server.max_early_data_size = 0;
+    Ok(server)
 }
 
 fn read_authorities(clients: &ClientFiles) -> Result<Authorities, TlsFileError> {

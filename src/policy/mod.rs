@@ -1,6 +1,7 @@
 //! What a device may do: a scope, resolved for one device at admission, and the permits that come from it.
 
 mod profile;
+mod written;
 
 pub use profile::Profile;
 

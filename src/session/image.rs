@@ -9,7 +9,7 @@ use std::{collections::HashMap, num::NonZeroU32};
 use super::server::{InFlight, Message, Receipt, SessionState, Stage, Subscription};
 use crate::{
     id::DeviceId,
-    packet::QoS,
+    packet::{QoS, Will},
     time::{Tick, UnixSeconds},
     topic::{TopicFilter, TopicName},
 };
@@ -49,6 +49,23 @@ pub enum Entry<'a> {
     Received(u16),
     /// The device may use that packet id again.
     Finished(u16),
+    /// What is to be published when the device is gone. It is no part of the session: it may stand without one.
+    Will {
+        /// Names the will from here on.
+        number: Receipt,
+        /// When it is due: milliseconds of the wall clock since 1970; none: its device is connected.
+        due_at_ms: Option<u64>,
+        /// Seconds that it waits when the connection ends.
+        waits: u32,
+        /// The message.
+        message: MessageRef<'a>,
+        /// By which right: for whoever wrote it.
+        proof: &'a [u8],
+    },
+    /// The connection that left this will has ended: it is due then.
+    WillDue(Receipt, u64),
+    /// It was sent, or is not to be.
+    WillGone(Receipt),
 }
 
 /// How a session stands.
@@ -71,7 +88,7 @@ pub struct MessageRef<'a> {
     pub properties: &'a [u8],
     /// The application message.
     pub payload: &'a [u8],
-    /// 1 or 2.
+    /// 1 or 2; of a will 0, too.
     pub qos: QoS,
     /// RETAIN.
     pub retain: bool,
@@ -81,6 +98,15 @@ pub struct MessageRef<'a> {
 impl std::fmt::Debug for MessageRef<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MessageRef").field("qos", &self.qos).field("bytes", &self.payload.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> MessageRef<'a> {
+    /// The message of a will; `None`: its topic is none.
+    pub fn of_will(will: &'a Will) -> Option<Self> {
+        let Will { topic, qos, retain, payload, properties, .. } = will;
+        let topic = TopicName::new(topic.as_bytes()).ok()?;
+        Some(Self { topic, properties, payload, qos: *qos, retain: *retain })
     }
 }
 
@@ -122,6 +148,23 @@ pub struct NoEntry;
 pub struct Image {
     /// By device.
     pub sessions: HashMap<DeviceId, Kept>,
+    /// By device, in the order in which they came.
+    pub wills: HashMap<DeviceId, Vec<KeptWill>>,
+}
+
+/// A will, as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptWill {
+    /// Its number.
+    pub number: Receipt,
+    /// See [`Entry::Will`].
+    pub due_at_ms: Option<u64>,
+    /// Seconds.
+    pub waits: u32,
+    /// What is to be published. Its delay is `waits`.
+    pub will: Will,
+    /// See [`Entry::Will`].
+    pub proof: Vec<u8>,
 }
 
 /// One session, as it was written. Its messages have the numbers that they were written under for receipts.
@@ -146,6 +189,7 @@ impl Image {
             Entry::Ended => {
                 self.sessions.remove(device);
             }
+            entry @ (Entry::Will { .. } | Entry::WillDue(..) | Entry::WillGone(_)) => self.apply_will(device, &entry),
             entry => {
                 // Of a session that has ended nothing counts.
                 if let Some(kept) = self.sessions.get_mut(device) {
@@ -155,13 +199,62 @@ impl Image {
         }
         Ok(())
     }
+
+    fn apply_will(&mut self, device: &DeviceId, entry: &Entry<'_>) {
+        let wills = self.wills.entry(device.clone()).or_default();
+        match entry {
+            Entry::Will { number, due_at_ms, waits, message, proof } => {
+                let kept = KeptWill {
+                    number: *number,
+                    due_at_ms: *due_at_ms,
+                    waits: *waits,
+                    will: Will {
+                        topic: message.topic.as_str().to_owned(),
+                        qos: message.qos,
+                        retain: message.retain,
+                        payload: message.payload.to_vec(),
+                        delay: *waits,
+                        properties: message.properties.to_vec(),
+                    },
+                    proof: proof.to_vec(),
+                };
+                match wills.iter_mut().find(|held| held.number == *number) {
+                    Some(held) => *held = kept,
+                    None => wills.push(kept),
+                }
+            }
+            Entry::WillDue(number, at_ms) => {
+                let held = wills.iter_mut().find(|held| held.number == *number);
+                held.into_iter().for_each(|held| held.due_at_ms = Some(*at_ms));
+            }
+            Entry::WillGone(number) => wills.retain(|held| held.number != *number),
+            _ => {}
+        }
+        if wills.is_empty() {
+            self.wills.remove(device);
+        }
+    }
+}
+
+impl KeptWill {
+    /// It, as an entry; `None`: its topic is none.
+    pub fn entry(&self) -> Option<Entry<'_>> {
+        let Self { number, due_at_ms, waits, will, proof } = self;
+        Some(Entry::Will {
+            number: *number,
+            due_at_ms: *due_at_ms,
+            waits: *waits,
+            message: MessageRef::of_will(will)?,
+            proof,
+        })
+    }
 }
 
 impl Kept {
     fn apply(&mut self, entry: &Entry<'_>, now: Now) {
         let Self { standing, state } = self;
         match entry {
-            Entry::Begun | Entry::Ended => {}
+            Entry::Begun | Entry::Ended | Entry::Will { .. } | Entry::WillDue(..) | Entry::WillGone(_) => {}
             Entry::Standing(read, subscriptions) => {
                 *standing = *read;
                 state.subscriptions.clone_from(subscriptions);
@@ -267,6 +360,25 @@ impl<'a> Entry<'a> {
             Self::Done(packet_id) => write_about(out, DONE, *packet_id),
             Self::Received(packet_id) => write_about(out, RECEIVED, *packet_id),
             Self::Finished(packet_id) => write_about(out, FINISHED, *packet_id),
+            Self::Will { number, due_at_ms, waits, message, proof } => {
+                let MessageRef { topic, properties, payload, qos, retain } = message;
+                out.push(WILL);
+                out.extend_from_slice(&number.get().to_le_bytes());
+                out.extend_from_slice(&due_at_ms.unwrap_or(0).to_le_bytes());
+                out.extend_from_slice(&waits.to_le_bytes());
+                out.push(*qos as u8 | u8::from(*retain) << 2);
+                [topic.as_str().as_bytes(), properties, proof].into_iter().for_each(|piece| write_bytes(out, piece));
+                out.extend_from_slice(payload);
+            }
+            Self::WillDue(number, at_ms) => {
+                out.push(WILL_DUE);
+                out.extend_from_slice(&number.get().to_le_bytes());
+                out.extend_from_slice(&at_ms.to_le_bytes());
+            }
+            Self::WillGone(number) => {
+                out.push(WILL_GONE);
+                out.extend_from_slice(&number.get().to_le_bytes());
+            }
         }
     }
 
@@ -310,6 +422,20 @@ impl<'a> Entry<'a> {
             DONE => Self::Done(reader.packet_id()?),
             RECEIVED => Self::Received(reader.packet_id()?),
             FINISHED => Self::Finished(reader.packet_id()?),
+            WILL => {
+                let number = reader.number()?;
+                let due_at_ms = Some(u64::from_le_bytes(reader.take()?)).filter(|at| *at > 0);
+                let waits = u32::from_le_bytes(reader.take()?);
+                let [flags] = reader.take()?;
+                let topic = TopicName::new(reader.bytes()?).map_err(|_| NoEntry)?;
+                let (properties, proof) = (reader.bytes()?, reader.bytes()?);
+                let payload = std::mem::take(&mut reader.0);
+                let qos = QoS::from_bits(flags & 3).ok_or(NoEntry)?;
+                let message = MessageRef { topic, properties, payload, qos, retain: flags & 4 != 0 };
+                Self::Will { number, due_at_ms, waits, message, proof }
+            }
+            WILL_DUE => Self::WillDue(reader.number()?, u64::from_le_bytes(reader.take()?)),
+            WILL_GONE => Self::WillGone(reader.number()?),
             _ => return Err(NoEntry),
         };
         if reader.0.is_empty() { Ok(entry) } else { Err(NoEntry) }
@@ -388,6 +514,9 @@ const DONE: u8 = 7;
 const DROPPED: u8 = 8;
 const RECEIVED: u8 = 9;
 const FINISHED: u8 = 10;
+const WILL: u8 = 11;
+const WILL_DUE: u8 = 12;
+const WILL_GONE: u8 = 13;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! from the socket to the hub's log, [`pump`](super::pump) shows it from there to its PUBACK.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
@@ -29,7 +30,7 @@ use crate::{
     gate::Standing,
     listener::{Place, Stream},
     meter,
-    packet::{Connect, Disconnect, Will, next_frame},
+    packet::{Connect, Disconnect, next_frame},
     policy::{Grant, TokenKind},
     registry::{Attention, Cut, Live},
     session::server::{Inbound, Session, SessionPresent, Step},
@@ -82,13 +83,15 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     session_opened(shard, &cell, &connect, resumed.as_ref());
     shard.sessions.borrow_mut().insert(cell.clone());
     wills::came_back(shard, cell.live.device(), cell.present.get());
+    if let Some(will) = connect.will.take() {
+        wills::accepted(shard, &cell, Box::new(will));
+    }
     look(shard, &cell, now);
     if site.is_draining() {
         // It came before the drain, and finds its place among those who leave.
         drain::leave(shard, &cell);
     }
-    let will = connect.will.take().map(Box::new);
-    tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
+    tokio::task::spawn_local(run(registration, cell, stream, unread.into(), place));
 }
 
 /// The newcomer was not let in after all: the session that it would have ended goes on, if it still may.
@@ -139,13 +142,21 @@ fn look(shard: &Rc<Shard>, cell: &SessionCell, now: Tick) {
     // While the gateway does not read, the device's silence says nothing.
     if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
         cell.state.borrow_mut().session.heard(now);
+        cell.begun.set(cell.begun.get().map(|_| now));
     }
     let quiet_until = cell.state.borrow().session.deadline();
+    let within = shard.site.limits.packet_timeout;
+    let [whole_by, taken_by] = [&cell.begun, &cell.blocked].map(|since| since.get().map(|since| since.plus(within)));
+    let is_over = |at: Option<Tick>| at.is_some_and(|at| at <= now);
     let ended = if cell.closes_at.get() <= now {
         Some(CloseReason::Expired)
+    } else if is_over(whole_by) {
+        Some(CloseReason::PacketTimeout)
+    } else if is_over(taken_by) {
+        Some(CloseReason::NotReading)
     } else {
         // MQTT 5.0 [MQTT-3.1.2-22]
-        quiet_until.filter(|at| *at <= now).map(|_| CloseReason::KeepAlive)
+        is_over(quiet_until).then_some(CloseReason::KeepAlive)
     };
     match ended {
         Some(reason) => {
@@ -156,10 +167,23 @@ fn look(shard: &Rc<Shard>, cell: &SessionCell, now: Tick) {
             if now.since(cell.state.borrow().session.idle_since()) > IDLE {
                 cell.state.borrow_mut().session.shrink();
             }
-            let closes_at = cell.closes_at.get();
-            let next = quiet_until.map_or(closes_at, |at| at.min(closes_at));
+            let ends = [quiet_until, whole_by, taken_by].into_iter().flatten();
+            let next = ends.fold(cell.closes_at.get(), Tick::min);
             cell.due.set(shard.wheel.borrow_mut().schedule(cell.who, next));
         }
+    }
+}
+
+/// Something has begun that must come to its end in time, if it had not before.
+fn must_end(shard: &Shard, cell: &SessionCell, since: &Cell<Option<Tick>>) {
+    if since.get().is_some() {
+        return;
+    }
+    let now = shard.site.now();
+    since.set(Some(now));
+    let at = now.plus(shard.site.limits.packet_timeout);
+    if at < cell.due.get() {
+        cell.due.set(shard.wheel.borrow_mut().schedule(cell.who, at));
     }
 }
 
@@ -246,14 +270,7 @@ impl Drop for Registration {
     }
 }
 
-async fn run(
-    registration: Registration,
-    cell: Rc<SessionCell>,
-    mut stream: Stream,
-    unread: Box<[u8]>,
-    will: Option<Box<Will>>,
-    place: Place,
-) {
+async fn run(registration: Registration, cell: Rc<SessionCell>, mut stream: Stream, unread: Box<[u8]>, place: Place) {
     let shard = registration.shard.clone();
     let mut unread = Vec::from(unread);
     let mut work = if unread.is_empty() { Work::Read } else { Work::Frames };
@@ -261,9 +278,7 @@ async fn run(
         std::future::poll_fn(|cx| drive(&shard, &cell, Pin::new(&mut stream), &mut unread, &mut work, cx)).await;
     let cut = cell.live.cut();
     let reason = cut.map_or(reason, |cut| cut.reason);
-    if let Some(will) = will {
-        wills::left(&shard, &cell, will, reason);
-    }
+    wills::left(&shard, &cell, reason);
     kept::park(&shard, &cell, reason);
     drop(registration);
     let last_words = {
@@ -371,7 +386,15 @@ fn drive(
             }
         };
         match outcome {
-            Ok(handled) => *work = handled.next,
+            Ok(handled) => {
+                *work = handled.next;
+                if handled.used > 0 || unread.is_empty() {
+                    cell.begun.set(None);
+                }
+                if handled.next == Work::Read && !unread.is_empty() {
+                    must_end(shard, cell, &cell.begun);
+                }
+            }
             Err(reason) => return Poll::Ready(reason),
         }
     }
@@ -549,10 +572,15 @@ fn write_out(
     let state = &mut *cell.state.borrow_mut();
     let mut wrote = false;
     while !state.out.is_empty() {
-        match ready!(stream.as_mut().poll_write(cx, &state.out))? {
+        let Poll::Ready(taken) = stream.as_mut().poll_write(cx, &state.out) else {
+            must_end(shard, cell, &cell.blocked);
+            return Poll::Pending;
+        };
+        match taken? {
             0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             n => drop(state.out.drain(..n)),
         }
+        cell.blocked.set(None);
         wrote = true;
         if state.out.is_empty() {
             state.session.pump(&mut state.out, shard.site.now());
@@ -566,7 +594,12 @@ fn write_out(
         state.out = Vec::new();
     }
     if wrote || !matches!(*stream, Stream::Tcp(_)) {
-        return stream.poll_flush(cx);
+        let flushed = stream.poll_flush(cx);
+        match flushed {
+            Poll::Pending => must_end(shard, cell, &cell.blocked),
+            Poll::Ready(_) => cell.blocked.set(None),
+        }
+        return flushed;
     }
     Poll::Ready(Ok(()))
 }

@@ -17,7 +17,7 @@ use super::{
     accept::Handed,
     connection,
     drain::{self, Drain},
-    kept, spooling,
+    kept, spooling, wills,
 };
 use crate::{
     delivery::{
@@ -191,7 +191,10 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             Inbox::Look(sessions) => wake(&shard, &sessions).await,
             Inbox::Spool(upstream, member, answer) => spooling::answered(&shard, upstream, member, answer),
             Inbox::Written(answer) => kept::answered(&shard, answer),
-            Inbox::End(device) => _ = kept::end(&shard, &device, "an operator closed it"),
+            Inbox::End(device) => {
+                wills::forget(&shard, &device);
+                kept::end(&shard, &device, "an operator closed it");
+            }
             Inbox::Drain(Drain::InWaves(within)) => drain::begin(&shard, within),
             Inbox::Drain(Drain::AtOnce) => wake(&shard, &drain::deafen_all(&shard)).await,
             Inbox::Again(upstream, member, messages) => spooling::again(&shard, upstream, member, &messages),

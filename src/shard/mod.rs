@@ -307,7 +307,7 @@ async fn run(
         stamps: site.upstreams.iter().any(|u| u.link.client.version == ProtocolVersion::V5_0),
         members,
         wheel: RefCell::new(wheel::Wheel::new(site.now())),
-        wills: wills::Wills::default(),
+        wills: wills::Wills::after(home.last_will),
         sessions: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
         topic: RefCell::default(),
@@ -323,6 +323,7 @@ async fn run(
     });
     // Before any hub is spoken to: what it sends finds them.
     kept::restore(&shard, home.sessions);
+    wills::restore(&shard, home.wills);
     for member in shard.members.iter().flatten() {
         tokio::task::spawn_local(pump::run(shard.clone(), member.clone()));
     }
@@ -363,6 +364,7 @@ async fn keep_time(shard: Rc<Shard>) {
         for member in shard.members.iter().flatten() {
             pump::tick(&shard, member, now);
         }
+        wills::send_woken(&shard);
         kept::tick(&shard, now);
         accept::tidy(&shard);
         shard.meter.flush();

@@ -1,13 +1,18 @@
 //! One PUBLISH: scope, route, and the log of a hub's link. Nothing else leads into a log.
 
+use std::cell::RefCell;
+
 use super::{
-    Shard, iot_hub, renewal,
+    Shard,
+    echoes::Echoes,
+    iot_hub, renewal,
     sessions::{Pause, SessionCell},
 };
 use crate::{
-    delivery::{Offer, Outbound},
+    delivery::{Offer, Outbound, SessionRef},
     denial::Denial,
     packet::{ProtocolVersion, PublishRef, QoS, Will},
+    policy::Grant,
     session::server::Inbound,
     time::Tick,
     topic::TopicName,
@@ -43,7 +48,16 @@ pub(super) fn offer(shard: &Shard, cell: &SessionCell, inbound: &Inbound<'_>, no
         properties: &[],
         payload: inbound.publish.payload,
     };
-    let offered = forward(shard, cell, &message, now);
+    let offered = {
+        let (grant, stamp) = (cell.grant(), cell.stamp.borrow());
+        let echoes = Some(&cell.echoes);
+        forward(
+            shard,
+            &Publisher { who: cell.who, hash: cell.hash, grant: &grant, stamp: &stamp, echoes },
+            &message,
+            now,
+        )
+    };
     match &offered {
         Offered::Taken => shard.meter.publish_accepted(),
         Offered::Refused(denial) => refused(shard, cell, *denial, inbound),
@@ -64,9 +78,9 @@ pub(super) fn done(shard: &Shard, cell: &SessionCell) {
     }
 }
 
-/// Sends a will, held to the scope once more. It is not waited for: the device is gone.
-pub(super) fn will(shard: &Shard, cell: &SessionCell, will: &Will) {
-    let Ok(topic) = TopicName::new(will.topic.as_bytes()) else { return };
+/// Offers a will, held to the scope once more.
+pub(super) fn will(shard: &Shard, publisher: &Publisher<'_>, will: &Will) -> Offered {
+    let Ok(topic) = TopicName::new(will.topic.as_bytes()) else { return Offered::Refused(Denial::TopicOutOfScope) };
     let message = Message {
         topic,
         qos: will.qos,
@@ -76,15 +90,23 @@ pub(super) fn will(shard: &Shard, cell: &SessionCell, will: &Will) {
         properties: &will.properties,
         payload: &will.payload,
     };
-    match forward(shard, cell, &message, shard.site.now()) {
-        Offered::Taken => shard.meter.publish_accepted(),
-        Offered::Wait(_) => shard.meter.dropped("will_without_room", 1),
-        Offered::Dropped => {}
-        Offered::Refused(denial) => {
-            let who = cell.identified();
-            shard.site.journal.action_refused(&who, denial, "the will was not sent");
-        }
+    let offered = forward(shard, publisher, &message, shard.site.now());
+    if let Offered::Taken = offered {
+        shard.meter.publish_accepted();
     }
+    offered
+}
+
+/// Whose message it is: a session's, or that of a connection that has ended.
+pub(super) struct Publisher<'a> {
+    /// Who waits for a place.
+    pub(super) who: SessionRef,
+    /// Of the device.
+    pub(super) hash: u64,
+    pub(super) grant: &'a Grant,
+    pub(super) stamp: &'a [u8],
+    /// Where the device wants none of its own messages.
+    pub(super) echoes: Option<&'a RefCell<Option<Box<Echoes>>>>,
 }
 
 /// A message of a device, from a PUBLISH or from a will.
@@ -98,13 +120,14 @@ struct Message<'a> {
     payload: &'a [u8],
 }
 
-fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) -> Offered {
+#[inline]
+fn forward(shard: &Shard, publisher: &Publisher<'_>, message: &Message<'_>, now: Tick) -> Offered {
     // Nothing of the gateway's own is forwarded, whatever a scope says.
     if renewal::is_own(message.topic.as_str()) {
         return Offered::Refused(Denial::TopicOutOfScope);
     }
-    let grant = cell.grant();
-    let is_iot_hub = iot_hub::applies(&grant);
+    let Publisher { who, hash, grant, stamp, echoes } = *publisher;
+    let is_iot_hub = iot_hub::applies(grant);
     let (mut rewritten, mut cleaned, mut retained) = (shard.properties.borrow_mut(), String::new(), String::new());
     let (name, properties) = match forwardable(message, is_iot_hub, &mut rewritten, &mut cleaned) {
         Ok(forwardable) => forwardable,
@@ -119,7 +142,7 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         Ok(envelope) => envelope,
         Err(denial) => return Offered::Refused(denial),
     };
-    let member = shard.member(envelope.upstream, cell.hash);
+    let member = shard.member(envelope.upstream, hash);
     if !member.takes(envelope.topic) {
         return Offered::Refused(Denial::HubRefused);
     }
@@ -134,15 +157,16 @@ fn forward(shard: &Shard, cell: &SessionCell, message: &Message<'_>, now: Tick) 
         qos: message.qos,
         retain,
         properties,
-        stamp: &cell.stamp.borrow(),
+        stamp,
         payload: message.payload,
         received_ms: if shard.stamps { shard.site.clock.now_ms() } else { 0 },
-        device: cell.hash,
+        device: hash,
         ack: envelope.ack,
     };
-    match member.offer(&shard.spooling, cell.who, message.packet_id, &outbound, now) {
+    match member.offer(&shard.spooling, who, message.packet_id, &outbound, now) {
         Offer::Taken => {
-            if let Some(echoes) = &mut *cell.echoes.borrow_mut()
+            if let Some(echoes) = echoes
+                && let Some(echoes) = &mut *echoes.borrow_mut()
                 && shard.site.upstreams[envelope.upstream].link.client.version == ProtocolVersion::V3_1_1
             {
                 echoes.sent(topic, message.payload);

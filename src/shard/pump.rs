@@ -24,11 +24,11 @@ use super::{
     sessions::SessionCell,
     spooling,
     status::{self, MemberStatus},
-    subscribe,
+    subscribe, wills,
 };
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
+        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket, Woken,
         spool::LinkAddress,
     },
     denial::Denial,
@@ -132,7 +132,7 @@ impl Member {
         match offer {
             // The writer runs after all sessions that are ready: what they offer leaves in one write.
             Offer::Taken if idle => self.wake(),
-            Offer::Wait => link.wait_turn(from, PLACES_A_TURN),
+            Offer::Wait => link.wait_turn(from, if wills::is_one(from) { 1 } else { PLACES_A_TURN }),
             _ => {}
         }
         if message.ack == Ack::Disk || link.is_spooling() {
@@ -397,6 +397,7 @@ fn drive(
         return leave(stream, written, now, cx);
     }
     grant(shard, member, &mut member.link.borrow_mut(), now);
+    wills::send_woken(shard);
     Poll::Pending
 }
 
@@ -525,6 +526,10 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
         // Acknowledgements of one session come in runs: it is looked up and woken once for each.
         let mut current: Option<Rc<SessionCell>> = None;
         for settled in output.settled.drain(..) {
+            if wills::is_one(settled.session) {
+                wills::settled(shard, &settled);
+                continue;
+            }
             if current.as_ref().is_none_or(|cell| cell.who != settled.session) {
                 current.inspect(|cell| cell.wake());
                 current = shard.session(settled.session).or_else(|| kept::settled(shard, &settled));
@@ -573,9 +578,12 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
 
 pub(super) fn grant(shard: &Shard, member: &Member, link: &mut Link, now: Tick) {
     link.grants(&mut |who| {
-        if let Some(cell) = shard.session(who) {
-            cell.granted(member.upstream, now);
+        if wills::is_one(who) {
+            return wills::wake(shard, who);
         }
+        let Some(cell) = shard.session(who) else { return Woken::Gone };
+        cell.granted(member.upstream, now);
+        Woken::Here
     });
 }
 

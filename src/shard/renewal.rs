@@ -9,7 +9,7 @@ use super::{
     Shard,
     connection::{count_verified, reschedule, stamp_of},
     sessions::{Pause, SessionCell, State},
-    subscribe,
+    subscribe, wills,
 };
 use crate::{
     credential::Refused,
@@ -38,6 +38,7 @@ pub(super) fn narrowed(shard: &Shard, cell: &SessionCell, state: &mut State, now
     let grant = cell.live.grant();
     cell.set_grant(grant.clone());
     cell.narrowed.set(true);
+    wills::regranted(shard, cell);
     let (device, token_id) = (grant.device.as_str(), grant.token_id);
     tracing::info!(peer = %cell.live.peer, device, %token_id, "scope narrowed");
     subscribe::withdraw(shard, cell, state, &grant.scope, now);
@@ -159,6 +160,7 @@ fn take_up(shard: &Shard, cell: &SessionCell, old: &Grant, grant: Arc<Grant>) {
     }
     let closes_at = grant.closes_at;
     cell.set_grant(grant);
+    wills::regranted(shard, cell);
     reschedule(shard, cell, closes_at);
 }
 

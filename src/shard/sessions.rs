@@ -7,7 +7,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::echoes::Echoes;
+use super::{echoes::Echoes, wills};
 use crate::{
     delivery::SessionRef,
     journal::Who,
@@ -71,6 +71,10 @@ pub(super) struct SessionCell {
     pub(super) hash: u64,
     /// When `exp` + skew is reached on the shard's clock.
     pub(super) closes_at: Cell<Tick>,
+    /// Since when a packet of the device is under way, while it is read from.
+    pub(super) begun: Cell<Option<Tick>>,
+    /// Since when the device has taken nothing of what it is owed.
+    pub(super) blocked: Cell<Option<Tick>>,
     /// When it is looked at next.
     pub(super) due: Cell<Tick>,
     /// Properties that are stamped on each message, encoded once.
@@ -91,6 +95,8 @@ pub(super) struct SessionCell {
     pub(super) present: Cell<SessionPresent>,
     /// Of a device that wants none of its own messages.
     pub(super) echoes: RefCell<Option<Box<Echoes>>>,
+    /// What is to be published when the connection is lost.
+    pub(super) will: RefCell<Option<Box<wills::OfConnection>>>,
     /// How many refusals were journalled: the first ones, then ever fewer.
     pub(super) refusals: Cell<u32>,
 }
@@ -176,6 +182,8 @@ impl SessionCell {
             live,
             hash,
             closes_at: Cell::new(closes_at),
+            begun: Cell::default(),
+            blocked: Cell::default(),
             due: Cell::new(Tick(0)),
             stamp: RefCell::new(stamp),
             state: RefCell::new(State { session, out: Vec::new(), subscribing: Vec::new() }),
@@ -188,6 +196,7 @@ impl SessionCell {
             rate: Cell::new(rate),
             present: Cell::new(SessionPresent::No),
             echoes: RefCell::default(),
+            will: RefCell::default(),
             refusals: Cell::new(0),
         }
     }
@@ -256,6 +265,7 @@ impl SessionCell {
         self.pause.set(Pause::None);
         // What the device sent meanwhile waits in its socket: its silence was ours.
         self.state.borrow_mut().session.heard(now);
+        self.begun.set(self.begun.get().map(|_| now));
         self.wake();
     }
 

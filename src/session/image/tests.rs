@@ -107,7 +107,16 @@ fn of_a_session_that_ended_nothing_is_left_and_another_begins_empty() {
 
 #[test]
 fn what_is_no_entry_is_refused() {
-    for bytes in [&b""[..], &[1], &[2, BEGUN], &[1, 11], &[1, BEGUN, 0], &[1, SENT, 1, 0, 0], &[1, RECEIVED, 0, 0]] {
+    for bytes in [
+        &b""[..],
+        &[1],
+        &[2, BEGUN],
+        &[1, 14],
+        &[1, WILL_GONE, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[1, BEGUN, 0],
+        &[1, SENT, 1, 0, 0],
+        &[1, RECEIVED, 0, 0],
+    ] {
         assert_eq!(Entry::parse(bytes), Err(NoEntry), "{bytes:?}");
     }
     // A length that runs past the end; a QoS that does not wait.
@@ -119,6 +128,34 @@ fn what_is_no_entry_is_refused() {
         damaged[at] = to;
         assert_eq!(Entry::parse(&damaged), Err(NoEntry), "{at}");
     }
+}
+
+#[test]
+fn a_will_stands_beside_the_session_until_it_is_gone() {
+    let (will, other) = (number(3), number(4));
+    let topic = TopicName::new(b"w").expect("a topic");
+    let message = MessageRef { topic, properties: b"\x01\x01", payload: b"gone", qos: QoS::AtMostOnce, retain: true };
+    let entry = |number, due_at_ms| Entry::Will { number, due_at_ms, waits: 5, message, proof: b"proof" };
+    let after = |entries: &[Entry<'_>]| {
+        let bytes = |entry: &Entry<'_>| {
+            let mut bytes = vec![];
+            entry.write(&mut bytes);
+            bytes
+        };
+        let image = read(&entries.iter().map(bytes).collect::<Vec<_>>());
+        image.wills.get(&device()).cloned().unwrap_or_default()
+    };
+    let begun = [entry(will, None), Entry::Begun, entry(other, None), Entry::Ended, Entry::WillDue(other, 9)];
+    let wills = after(&begun);
+    let numbers: Vec<_> = wills.iter().map(|held| (held.number, held.due_at_ms)).collect();
+    assert_eq!(numbers, [(will, None), (other, Some(9))]);
+    assert_eq!(wills[1].entry(), Some(entry(other, Some(9))));
+    assert_eq!((wills[0].will.topic.as_str(), wills[0].will.payload.as_slice()), ("w", message.payload));
+    let mut all = begun.to_vec();
+    all.extend([entry(will, Some(7)), Entry::WillGone(other)]);
+    assert_eq!(after(&all).iter().map(|held| held.due_at_ms).collect::<Vec<_>>(), [Some(7)]);
+    all.push(Entry::WillGone(will));
+    assert_eq!(after(&all), []);
 }
 
 /// What a session does, as its machine says it.

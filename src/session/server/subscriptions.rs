@@ -130,15 +130,18 @@ impl Subscriptions {
         self.list = list;
     }
 
-    /// Refuses the requests that would make it more than `max` filters.
+    /// Refuses the requests that would make it more than `max` filters, or more text than [`FILTER_BYTES_MAX`].
     pub(super) fn refuse_beyond(&self, max: usize, requests: &mut [SubscriptionRequest]) {
         let mut new: Vec<TopicFilter> = vec![];
+        let mut bytes: usize = self.list.iter().map(|held| held.filter.as_str().len()).sum();
         for request in requests {
             let Ok(filter) = &request.filter else { continue };
             if self.list.iter().any(|held| held.filter == *filter) || new.contains(filter) {
                 continue;
             }
-            if self.list.len() + new.len() < max {
+            let more = filter.as_str().len();
+            if self.list.len() + new.len() < max && bytes + more <= FILTER_BYTES_MAX {
+                bytes += more;
                 new.push(filter.clone());
             } else {
                 request.filter = Err(Denial::SubscriptionQuota);
@@ -146,3 +149,7 @@ impl Subscriptions {
         }
     }
 }
+
+/// Text of all filters of one session: it is kept here, written down and asked of a hub. The longest one that MQTT can
+/// say fits, or fifty of 1,300 bytes.
+const FILTER_BYTES_MAX: usize = 64 << 10;

@@ -367,7 +367,7 @@ fn write_all(shard: &Shard, cell: &SessionCell, state: &SessionState) {
 }
 
 /// What is to be written to the device waits until all that was written is on the disk.
-fn wait_for_disk(shard: &Shard, cell: &SessionCell) {
+pub(in crate::shard) fn wait_for_disk(shard: &Shard, cell: &SessionCell) {
     let mut inner = shard.kept.inner.borrow_mut();
     cell.after_batch.set(inner.journal.mark());
     // Where nothing is to be waited for, the device is written to at once.

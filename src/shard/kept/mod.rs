@@ -11,7 +11,7 @@ mod live;
 mod receipts;
 
 pub(super) use absent::{deliver, end, settled};
-pub(super) use live::{CleanStart, Resumed, begin, note, offer, park, resume, stands};
+pub(super) use live::{CleanStart, Resumed, begin, note, offer, park, resume, stands, wait_for_disk};
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Shard, home_of};
+use super::{Shard, home_of, wills};
 use crate::{
     delivery::{
         SessionRef,
@@ -27,7 +27,7 @@ use crate::{
     },
     id::DeviceId,
     roster::Writes,
-    session::image::{Entry, Kept as Image, Now},
+    session::image::{Entry, Kept as Image, KeptWill, Now},
     time::{Tick, UnixSeconds},
 };
 use absent::Absent;
@@ -52,6 +52,10 @@ pub struct Found {
     pub queues: Vec<(u16, u64, u64)>,
     /// Highest number of a message.
     pub last: u64,
+    /// Wills, each with its device.
+    pub wills: Vec<(DeviceId, KeptWill)>,
+    /// Highest number of a will.
+    pub last_will: u64,
 }
 
 /// What a start found for one shard.
@@ -61,16 +65,22 @@ pub(super) struct Home {
     pub(super) sessions: Vec<(DeviceId, Image)>,
     pub(super) queues: Vec<(u16, u64, u64)>,
     pub(super) last: u64,
+    pub(super) wills: Vec<(DeviceId, KeptWill)>,
+    pub(super) last_will: u64,
 }
 
 /// Each session, and each queue, to the shard where its devices are at home: there may be more or fewer than at the last
 /// start.
 pub(super) fn at_home(log: Option<SessionLog>, shards: usize) -> Vec<Home> {
     let Some(SessionLog { spool, found }) = log else { return (0..shards).map(|_| Home::default()).collect() };
-    let empty = |_| Home { spool: Some(spool.clone()), last: found.last, ..Home::default() };
+    let (last, last_will) = (found.last, found.last_will);
+    let empty = |_| Home { spool: Some(spool.clone()), last, last_will, ..Home::default() };
     let mut homes: Vec<Home> = (0..shards).map(empty).collect();
     for (device, image) in found.sessions {
         homes[home_of(&device, shards)].sessions.push((device, image));
+    }
+    for (device, will) in found.wills {
+        homes[home_of(&device, shards)].wills.push((device, will));
     }
     for queue in found.queues {
         homes[usize::from(queue.0) % shards].queues.push(queue);
@@ -108,6 +118,11 @@ impl Kept {
         Self { inner: RefCell::new(Inner { journal, receipts, ..Inner::default() }), spool }
     }
 
+    /// Whether anything is written down.
+    pub(super) fn are_written(&self) -> bool {
+        self.spool.is_some()
+    }
+
     /// Whether what a session has promised is on the disk, up to this batch.
     pub(super) fn is_lasting(&self, batch: u64) -> bool {
         self.inner.borrow().journal.is_lasting(batch)
@@ -135,8 +150,16 @@ impl Inner {
     }
 }
 
+/// Writes an entry that nobody waits for.
+pub(super) fn write(shard: &Shard, device: (&DeviceId, u64), entry: &Entry<'_>) {
+    if shard.kept.are_written() {
+        shard.kept.inner.borrow_mut().write(device, entry, now(shard));
+        shard.spooling.work();
+    }
+}
+
 /// What time it is, for what is written.
-fn now(shard: &Shard) -> Now {
+pub(super) fn now(shard: &Shard) -> Now {
     Now { tick: shard.site.now(), wall_ms: shard.site.clock.now_ms() }
 }
 
@@ -224,6 +247,7 @@ fn write_anew(shard: &Shard) {
         let Some((queue, from)) = next else { return };
         absent::write_queue(shard, queue);
         live::write_queue(shard, queue);
+        wills::write_queue(shard, queue);
         let waiter = shard.kept.inner.borrow_mut().journal.anew(queue, from);
         waiter.into_iter().for_each(|waiter| tell(shard, waiter));
     }
