@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{devices, process::Process, revocation::Metrics, token};
+use crate::{devices, numbered::pause, process::Process, revocation::Metrics, token};
 
 /// A gateway that runs; its folder goes with it.
 pub struct Gateway {
@@ -61,7 +61,7 @@ impl Gateway {
 
     /// Groups that its spool wrote, once that is told: such figures are set every two seconds.
     pub fn settled_syncs(&self) -> io::Result<f64> {
-        thread::park_timeout(Duration::from_secs(3));
+        pause(Duration::from_secs(3));
         Ok(self.metrics()?.value("tollgate_spool_syncs_total"))
     }
 

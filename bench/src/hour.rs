@@ -32,7 +32,7 @@ pub fn run(program: &Path, messages: usize) -> io::Result<()> {
 
     let live = Live::start(&gateway)?;
     let with_hub = live.during(|| {
-        thread::park_timeout(Duration::from_secs(3));
+        numbered::pause(Duration::from_secs(3));
         Ok(())
     })?;
     println!("hour: live, 1,000 a second, PUBACK while the hub is there: {with_hub}");
@@ -100,7 +100,7 @@ pub fn direct_rate(hub: &CheckingHub, devices: &mut [Numbered], messages: usize)
 /// What the spool wrote so far, for how much payload.
 pub fn wear(gateway: &Gateway) -> io::Result<()> {
     // Such figures are set every two seconds.
-    thread::park_timeout(Duration::from_secs(3));
+    numbered::pause(Duration::from_secs(3));
     let metrics = gateway.metrics()?;
     let appended = metrics.value("tollgate_spool_appended_bytes_total");
     let written = metrics.value("tollgate_spool_written_bytes_total");

@@ -78,6 +78,14 @@ pub fn publish(all: &mut [Numbered], count: usize) -> io::Result<(usize, Duratio
     Ok((published, started.elapsed()))
 }
 
+/// So long, whoever wakes this thread meanwhile.
+pub fn pause(long: Duration) {
+    let ends = Instant::now() + long;
+    while Instant::now() < ends {
+        thread::park_timeout(ends.saturating_duration_since(Instant::now()));
+    }
+}
+
 /// A hub that acknowledges what it has looked at.
 pub struct CheckingHub {
     pub address: SocketAddr,

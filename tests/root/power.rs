@@ -43,7 +43,7 @@ fn power_cuts(ack: &'static str) {
         }
         let ends = Ends(&ledger.over);
         for round in 0..rounds {
-            let is_hub_away = random(&mut seed) % 3 > 0;
+            let is_hub_away = !random(&mut seed).is_multiple_of(3);
             if is_hub_away {
                 recorder.kill();
             }

@@ -46,13 +46,16 @@ pub struct Progress {
     waits: AtomicBool,
 }
 
+/// By topic and number.
+type Ids = HashMap<(String, u32), BTreeSet<Vec<u8>>>;
+
 /// What was read of the hub's log.
 #[derive(Default)]
 struct TakenIn {
     /// The number after the highest that came, by topic.
     next: HashMap<String, u32>,
     /// Under which ids a message came: of the log that was read last, and of the one before it.
-    ids: [HashMap<(String, u32), BTreeSet<Vec<u8>>>; 2],
+    ids: [Ids; 2],
     /// By QoS 1 and 2: that came again, and that came again under another id.
     duplicates: [u32; 2],
     taken_twice: [u32; 2],
