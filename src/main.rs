@@ -10,10 +10,12 @@ use tollgate::{
     cli::{self, GatewayFile},
 };
 use tracing_appender::non_blocking::NonBlockingBuilder;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::Directive};
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let silent: Directive = SILENT.parse().expect("invariant: a target and a level");
+    let filter = filter.add_directive(silent);
     let is_terminal = io::stderr().is_terminal();
     // Not lossy: when the reader of the log is slow, the gateway is held up before a line is dropped. What is still on
     // its way is written when the guard is dropped.
@@ -31,3 +33,6 @@ fn main() -> ExitCode {
 /// Unless `RUST_LOG` says otherwise. The embedded hub calls every connection that the pool ends an error: whether it
 /// lives is its supervisor's to say. What rumqttc would warn of, `pub` and `sub` show.
 const LOG: &str = "info,rumqttd=off,rumqttc=error,async_nats=off";
+
+/// Whatever `RUST_LOG` says: the WebSocket library writes every frame into its log, and CONNECT is one.
+const SILENT: &str = "tungstenite=off";

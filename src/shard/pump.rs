@@ -260,7 +260,8 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
         member.failed.set(Some(error));
     }
     allow(member, &mut link, now);
-    if member.failed.get().is_some() || !link.unsent().is_empty() || member.renewing.is_due(now) {
+    let due = member.renewing.is_due(now) || member.leaving.get();
+    if member.failed.get().is_some() || !link.unsent().is_empty() || due {
         member.wake();
     }
     for why in link.take_set_aside() {
@@ -373,6 +374,8 @@ fn drive(
     for reads in 1.. {
         match read(shard, member, stream.as_mut(), partial, now, cx) {
             Poll::Ready(Ok(())) => settle(shard, member),
+            // Whoever passed it on has done so.
+            Poll::Ready(Err(_)) if matches!(written, Written::Left(_)) => return Poll::Ready(Ended::Left),
             Poll::Ready(Err(ended)) => return Poll::Ready(ended),
             Poll::Pending => break,
         }

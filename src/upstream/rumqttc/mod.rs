@@ -9,6 +9,8 @@
 mod fate;
 mod interpreter;
 mod packet_ids;
+#[cfg(test)]
+mod tests;
 mod v4;
 mod v5;
 
