@@ -20,6 +20,7 @@ use std::{
 
 use super::{
     LinkOutput, Refusal, SessionRef, Woken,
+    aging::Expired,
     queue::{Aside, Entry, Group, Queue, take_bytes},
     slots::{DiskRef, Owed, Slot},
     spool::{Batch, Fetched, QUEUES, Record, Run, StreamId, Wanted, parse_record, queue_of},
@@ -94,6 +95,8 @@ pub(super) struct Backlog {
     /// Those of them that are on the disk.
     again_stored: Vec<u64>,
     age_max_ms: u64,
+    /// Messages whose Message Expiry Interval passed while they waited.
+    expired: Expired,
 }
 
 /// Where a message goes first.
@@ -154,6 +157,7 @@ impl Backlog {
             again: HashMap::new(),
             again_stored: Vec::new(),
             age_max_ms: u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX),
+            expired: Expired::default(),
         }
     }
 
@@ -508,6 +512,11 @@ impl Backlog {
     /// Why messages were set aside since it was last asked.
     pub(super) fn take_set_aside(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.set_aside)
+    }
+
+    /// Messages that expired while they waited.
+    pub(super) fn take_expired(&mut self) -> Expired {
+        std::mem::take(&mut self.expired)
     }
 
     /// How much the spool still takes.

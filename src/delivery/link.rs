@@ -1,10 +1,14 @@
 //! One pool member: the log, what is in flight, who waits, and the MQTT session towards the hub.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Incoming, LinkConfig, LinkError, LinkOutput, Lost, Offer, Outbound, Placement, Refusal, SessionRef, Taken, Wish,
     Woken,
+    aging::{Expired, Next, ends_at},
     backlog::{Backlog, Recorded},
     doubt::{Doubt, PASSES},
     holds::Holds,
@@ -42,6 +46,9 @@ pub struct Link {
     /// The spool's side; none where no message may be acknowledged from the disk.
     pub(super) backlog: Option<Box<Backlog>>,
     pub(super) spilling: Spilling,
+    /// Messages in the log that are not permitted yet and expire: where, and when.
+    pub(super) ends: VecDeque<(Position, Tick)>,
+    pub(super) expired: Expired,
     /// Messages of QoS 1 that are permitted on this connection and not acknowledged.
     pub(super) on_wire: usize,
     pub(super) doubt: Doubt,
@@ -72,6 +79,8 @@ impl Link {
             stamper: Stamper::new(&config.id_prefix),
             spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),
             backlog: config.spool.as_ref().map(|spool| Box::new(Backlog::new(spool))),
+            ends: VecDeque::new(),
+            expired: Expired::default(),
             on_wire: 0,
             doubt: Doubt::default(),
             arranged: Default::default(),
@@ -130,11 +139,13 @@ impl Link {
                 return Offer::Taken;
             }
         }
+        let expires_at = ends_at(version, message.properties, now);
         if publish.qos == QoS::AtMostOnce {
             if let Err(offer) = room_for_most_once(&self.log, &mut self.turns, &self.client, (from, len), now) {
                 return offer;
             }
-            self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
+            let at = self.log.append(len, |frames| _ = write_publish(frames, version, &publish));
+            self.ends.extend(expires_at.map(|ends| (at, ends)));
         } else {
             let Some(id) = place_in_window(&self.log, &mut self.turns, &mut self.slots, (from, len), now) else {
                 return Offer::Wait;
@@ -144,7 +155,9 @@ impl Link {
             self.log.retain(at);
             let (device, ack, owed) = (message.device, message.ack, Some(Owed { session: from, packet_id }));
             let received_ms = self.spilling.wall_ms(now);
-            let mut slot = Slot { owed, ack, device, disk: None, at, len, offered: now, received_ms, resent: false };
+            self.ends.extend(expires_at.map(|ends| (at, ends)));
+            let (disk, offered, resent) = (None, now, false);
+            let mut slot = Slot { owed, ack, device, disk, at, len, offered, received_ms, expires_at, resent };
             if ack == Ack::Disk
                 && let Some(backlog) = &mut self.backlog
             {
@@ -350,7 +363,7 @@ impl Link {
     /// [`LinkError`]: the transport must be closed.
     pub fn tick(&mut self, now: Tick) -> Result<(), LinkError> {
         self.client.tick(now)?;
-        if self.doubt.is_on() {
+        if self.doubt.is_on() || !self.ends.is_empty() {
             self.permit(now);
             self.ask(now);
         }
@@ -423,13 +436,18 @@ impl Link {
         let (resumed, packet_bytes_max) = (agreed.session_present, self.packet_bytes_max());
         let flags_kept = if agreed.retain_available { !DUP } else { !(DUP | RETAIN) };
         self.spilling.up();
-        let Self { slots, backlog, log, client, doubt, .. } = self;
+        let Self { slots, backlog, log, client, doubt, ends, expired, .. } = self;
         let version = client.version();
+        let mut of_most_once: HashMap<Position, Tick> = ends.drain(..).collect();
         log.rebuild(if doubt.is_on() { PASSES } else { 1 }, |pass, old| {
             let Some(id) = old.frame.packet_id() else {
                 let kept = if doubt.is_on() { pass == PASSES - 1 && !old.begun } else { !old.finished };
                 out.cut += u64::from(doubt.is_on() && pass == 0 && old.begun && !old.finished);
-                return (kept && old.frame.len() <= packet_bytes_max).then_some(old.frame.first_byte() & flags_kept);
+                if !kept || old.frame.len() > packet_bytes_max {
+                    return None;
+                }
+                ends.extend(of_most_once.remove(&old.was).map(|at| (old.becomes, at)));
+                return Some(old.frame.first_byte() & flags_kept);
             };
             let slot = slots.get_mut(id).filter(|slot| slot.at == old.was && doubt.pass(slot.device, now) == pass)?;
             // MQTT 5.0 [MQTT-3.1.2-24]: the hub may take less than the last one did.
@@ -439,12 +457,19 @@ impl Link {
                 not_taken(&slot, Refusal::TooLarge, kept, backlog, out, now);
                 return None;
             }
+            if !old.begun && !slot.resent && slot.expires_at.is_some_and(|at| at <= now) {
+                let slot = slots.free(id)?;
+                expired.add(&slot, backlog);
+                return None;
+            }
             slot.at = old.becomes;
             slot.resent |= old.begun;
+            ends.extend(slot.expires_at.map(|at| (old.becomes, at)));
             // MQTT 5.0 [MQTT-3.3.1-1]: DUP where the hub may know the message under this packet id.
             let dup = if slot.resent && resumed { DUP } else { 0 };
             Some(old.frame.first_byte() & flags_kept | dup)
         });
+        ends.make_contiguous().sort_unstable();
         if !resumed {
             self.subscriptions.hub_forgot();
             self.holds.hub_forgot();
@@ -495,6 +520,13 @@ impl Link {
         }
         let on_wire_max = usize::from(self.client.agreed().receive_maximum);
         while self.on_wire < on_wire_max {
+            if self.ends.front().is_some_and(|(at, _)| *at == self.log.permitted()) {
+                match self.age_next(now) {
+                    Next::Goes => {}
+                    Next::IsOver => continue,
+                    Next::Waits => return,
+                }
+            }
             if self.allowance == Some(0) || self.doubt.is_on() && !self.is_next_sent(now) {
                 return;
             }

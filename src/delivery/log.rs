@@ -9,7 +9,7 @@ use std::{collections::VecDeque, mem};
 use crate::packet::{Frame, next_frame};
 
 /// A place in the log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub(super) struct Position {
     segment: u64,
     offset: usize,
@@ -160,6 +160,35 @@ impl Log {
         self.permitted.offset += len;
         self.normalize();
         Some(PublishFrame::first_of(&self.segments[index].frames[offset..]))
+    }
+
+    /// Where the next frame stands that is not yet permitted.
+    #[inline]
+    pub(super) fn permitted(&self) -> Position {
+        self.permitted
+    }
+
+    /// Passes the next frame that is not yet permitted over: it is not sent. `false`: what goes before it is not written
+    /// yet.
+    pub(super) fn pass_over(&mut self) -> bool {
+        let Some(len) = self.next_to_permit().map(PublishFrame::len).filter(|_| self.sent == self.permitted) else {
+            return false;
+        };
+        let segment = self.permitted.segment;
+        self.permitted.offset += len;
+        (self.sent, self.boundary) = (self.permitted, self.permitted);
+        self.normalize();
+        self.reclaim(segment);
+        true
+    }
+
+    /// Writes over a part of the frame at `at`, of which nothing was sent on this connection.
+    pub(super) fn patch(&mut self, at: Position, offset: usize, value: [u8; 4]) {
+        let segment = self.segment_mut(at.segment);
+        let place = segment.and_then(|held| held.frames.get_mut(at.offset + offset..at.offset + offset + value.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(&value);
+        }
     }
 
     /// The frame that [`permit`](Self::permit) would give.

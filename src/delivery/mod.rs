@@ -3,6 +3,7 @@
 //! order, and says who may go on when the window was full. Behind the same [`Link::offer`] stands the [`spool`]: what a hub
 //! does not take in time goes to the disk and waits there.
 
+mod aging;
 mod backlog;
 mod doubt;
 mod doubting;

@@ -21,6 +21,8 @@ pub(super) struct Slot {
     pub(super) offered: Tick,
     /// Milliseconds of the wall clock; of a message that waited on the disk earlier than `offered`.
     pub(super) received_ms: u64,
+    /// When its Message Expiry Interval has passed.
+    pub(super) expires_at: Option<Tick>,
     /// An earlier connection had a byte of it.
     pub(super) resent: bool,
 }

@@ -5,12 +5,13 @@
 //! its order, and everything new behind it. What is in the window stays in flight; what waits is fed to it, from the disk
 //! and at the end from memory; when nothing waits, the link is direct again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Link, LinkOutput, Refusal, SessionRef,
+    aging::{Aged, aged, as_received, ends_at},
     backlog::{Fed, Recorded},
-    log::{Log, PublishFrame, Share},
+    log::{Log, Position, PublishFrame, Share},
     slots::{DiskRef, Slot, Slots},
     spool::{Batch, Fetched, Record, StreamId, Wanted},
 };
@@ -203,7 +204,8 @@ impl Link {
                 return;
             }
             let publish = read_back(frame, version);
-            let record = record_again(&publish, slot.device, slot.received_ms);
+            let properties = as_received(publish.properties, slot.expires_at, slot.offered);
+            let record = Record { properties: &properties, ..record_again(&publish, slot.device, slot.received_ms) };
             let (ack, owed, offered) = (slot.ack, slot.owed.take(), slot.offered);
             slot.disk = Some(backlog.record_in_window(&Recorded { record, ack, owed, offered }));
         });
@@ -213,7 +215,7 @@ impl Link {
     /// What waits takes the places that are free.
     pub(super) fn feed(&mut self, now: Tick) {
         let packet_bytes_max = self.packet_bytes_max();
-        let Self { log, slots, turns, backlog, client, spilling, doubt, .. } = self;
+        let Self { log, slots, turns, backlog, client, spilling, doubt, ends, .. } = self;
         let Some(backlog) = backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return };
         let is_up = client.is_up();
         if !is_up && !backlog.ages() {
@@ -222,7 +224,7 @@ impl Link {
         let wall_ms = spilling.wall_ms(now);
         backlog.feed(wall_ms, &mut |record, disk| match is_up {
             true if doubt.holds(record.device) => Fed::Held,
-            true => take(record, disk, (log, slots, client), packet_bytes_max, now),
+            true => take(record, disk, (log, slots, client, ends), packet_bytes_max, (wall_ms, now)),
             false => Fed::Full,
         });
         // While the hub is as late as it was, the next message would only wait until it is spilled as well.
@@ -243,12 +245,15 @@ impl Link {
 fn take(
     record: &Record<'_>,
     disk: DiskRef,
-    (log, slots, client): (&mut Log, &mut Slots, &Client),
+    (log, slots, client, ends): (&mut Log, &mut Slots, &Client, &mut VecDeque<(Position, Tick)>),
     packet_bytes_max: usize,
-    now: Tick,
+    (wall_ms, now): (u64, Tick),
 ) -> Fed {
     let version = client.version();
-    let properties = [record.properties];
+    let Aged::Still(properties) = aged(record.properties, wall_ms.saturating_sub(record.received_ms)) else {
+        return Fed::Expired;
+    };
+    let properties = [&*properties];
     let mut publish = Publish {
         dup: false,
         qos: if record.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce },
@@ -265,8 +270,10 @@ fn take(
     if !log.fits(len, Share::Whole) || slots.places() == 0 {
         return Fed::Full;
     }
+    let expires_at = ends_at(version, properties[0], now);
     if publish.qos == QoS::AtMostOnce {
-        log.append(len, |frames| _ = write_publish(frames, version, &publish));
+        let at = log.append(len, |frames| _ = write_publish(frames, version, &publish));
+        ends.extend(expires_at.map(|ends| (at, ends)));
         return Fed::Gone;
     }
     let Some(id) = slots.take_id() else { return Fed::Full };
@@ -274,10 +281,9 @@ fn take(
     let at = log.append(len, |frames| _ = write_publish(frames, version, &publish));
     log.retain(at);
     let (device, disk, received_ms) = (record.device, Some(disk), record.received_ms);
-    slots.fill(
-        id,
-        Slot { owed: None, ack: Ack::Durable, device, disk, at, len, offered: now, received_ms, resent: false },
-    );
+    ends.extend(expires_at.map(|ends| (at, ends)));
+    let (owed, ack, offered, resent) = (None, Ack::Durable, now, false);
+    slots.fill(id, Slot { owed, ack, device, disk, at, len, offered, received_ms, expires_at, resent });
     Fed::Window
 }
 

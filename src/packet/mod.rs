@@ -29,6 +29,7 @@ pub use frame::{Frame, PacketType, VARINT_MAX, next_frame, read_varint, varint_l
 pub use message::{
     MessageProperty, message_properties, retain_user_properties, write_message_property, write_subscription_id,
 };
+pub use property::message_expiry_at;
 pub use publish::{DeliveryProperties, Publish, PublishRef, parse_publish, write_publish};
 pub use subscribe::{
     Suback, Subscribe, SubscriptionRequest, Unsubscribe, parse_suback, parse_subscribe, parse_unsuback,

@@ -77,6 +77,19 @@ pub(super) fn read_property_block<'a>(
     Ok(())
 }
 
+/// Where the value of a Message Expiry Interval stands in encoded properties, and the value.
+pub fn message_expiry_at(properties: &[u8]) -> Option<(usize, u32)> {
+    let mut block = Reader::new(properties);
+    while !block.is_empty() {
+        let at = properties.len() - block.rest().len();
+        let id = block.u8().ok()?;
+        if let Property::MessageExpiry(seconds) = Property::read(id, &mut block).ok()? {
+            return Some((at + 1, seconds));
+        }
+    }
+    None
+}
+
 impl<'a> Property<'a> {
     fn read(id: u8, r: &mut Reader<'a>) -> Result<Self, PacketError> {
         Ok(match id {

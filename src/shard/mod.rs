@@ -6,6 +6,7 @@
 
 mod accept;
 mod connection;
+mod deadlines;
 mod drain;
 mod echoes;
 mod ended;
@@ -348,12 +349,12 @@ async fn keep_time(shard: Rc<Shard>) {
         let now = shard.site.now();
         if offset_ms.abs_diff(shard.site.clock.offset_ms()) > CLOCK_MOVED_MS || now.since(turned) > STOOD_STILL {
             offset_ms = shard.site.clock.offset_ms();
-            connection::look_at_all(&shard, now.since(turned), now);
+            deadlines::look_at_all(&shard, now.since(turned), now);
         }
         turned = now;
         shard.wheel.borrow_mut().advance(&mut due, now);
         for who in due.drain(..) {
-            connection::look_at(&shard, who, now);
+            deadlines::look_at(&shard, who, now);
         }
         wills::tick(&shard, now);
         for who in shard.resting.take() {

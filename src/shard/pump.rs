@@ -259,6 +259,10 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     if let Err(error) = link.tick(now) {
         member.failed.set(Some(error));
     }
+    let expired = link.take_expired(&mut member.output.borrow_mut(), now);
+    if expired > 0 {
+        shard.meter.dropped("expired", expired);
+    }
     allow(member, &mut link, now);
     let due = member.renewing.is_due(now) || member.leaving.get();
     if member.failed.get().is_some() || !link.unsent().is_empty() || due {
@@ -280,6 +284,10 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     member.status.spooling.store(link.is_spooling(), Relaxed);
     member.status.spooled.store(usize::try_from(link.spooled()).unwrap_or(usize::MAX), Relaxed);
     member.status.backlog_bytes.store(link.unsent_bytes(), Relaxed);
+    drop(link);
+    if expired > 0 {
+        settle(shard, member);
+    }
 }
 
 #[cold]

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{
     Shard,
-    connection::{count_verified, reschedule, stamp_of},
+    connection::{count_verified, stamp_of},
+    deadlines::reschedule,
     sessions::{Pause, SessionCell, State},
     subscribe, wills,
 };

@@ -73,8 +73,10 @@ struct Left {
     peer: SocketAddr,
     hash: u64,
     stage: Stage,
-    /// When it was due, of the wall clock.
-    due_at_ms: u64,
+    /// When it is due, of the wall clock; none: the next start says, since this one ends.
+    due_at_ms: Option<u64>,
+    /// Seconds that it waits, where the next start says.
+    waits: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,9 +140,15 @@ pub(super) fn left(shard: &Shard, cell: &SessionCell, reason: CloseReason) {
     let OfConnection { will, number, .. } = *held;
     let session_expiry = cell.state.borrow().session.session_expiry();
     let now = kept::now(shard);
+    let waits = will.delay.min(session_expiry);
+    let (grant, peer, hash) = (cell.grant().clone(), cell.live.peer, cell.hash);
     let delay = match fate(reason, will.delay, session_expiry) {
         // MQTT 5.0 §3.1.2.5: a server that ends may leave it to its next start, where the session is as well.
-        Fate::Never if reason == CloseReason::Draining && cell.outlives.get() => return,
+        Fate::Never if reason == CloseReason::Draining && cell.outlives.get() && number.is_some() => {
+            let (stage, due_at_ms) = (Stage::Delayed(Tick(u64::MAX)), None);
+            // Where there is no room it stands in the log, as long as that is not written anew.
+            return drop(keep(shard, None, Left { will, number, grant, peer, hash, stage, due_at_ms, waits }));
+        }
         Fate::Never => return cross_out(shard, cell.live.device(), cell.hash, number),
         Fate::Now => None,
         Fate::After(delay) => match successor(shard, cell) {
@@ -152,9 +160,9 @@ pub(super) fn left(shard: &Shard, cell: &SessionCell, reason: CloseReason) {
         },
     };
     let due = now.tick.plus(delay.unwrap_or_default());
-    let (grant, peer, hash) = (cell.grant().clone(), cell.live.peer, cell.hash);
-    let (stage, due_at_ms) = (Stage::Delayed(due), now.wall_ms_at(due));
-    let left = Left { will, number, grant, peer, hash, stage, due_at_ms };
+    let due_at_ms = now.wall_ms_at(due);
+    let stage = Stage::Delayed(due);
+    let left = Left { will, number, grant, peer, hash, stage, due_at_ms: Some(due_at_ms), waits };
     if delay.is_none() {
         return send(shard, None, left);
     }
@@ -163,7 +171,7 @@ pub(super) fn left(shard: &Shard, cell: &SessionCell, reason: CloseReason) {
         send(shard, Some(earlier.0), earlier.1);
     }
     if let Some(number) = left.number {
-        kept::write(shard, (cell.live.device(), cell.hash), &Entry::WillDue(number, left.due_at_ms));
+        kept::write(shard, (cell.live.device(), cell.hash), &Entry::WillDue(number, due_at_ms));
     }
     if let Err(left) = keep(shard, None, left) {
         // Better too early than not at all.
@@ -206,9 +214,8 @@ pub(super) fn restore(shard: &Shard, wills: Vec<(DeviceId, KeptWill)>) {
             None => now.tick.plus(Duration::from_secs(waits.into()).max(BACK_WITHIN)),
         };
         let stage = if was_due { Stage::Owed } else { Stage::Delayed(due) };
-        let due_at_ms = due_at_ms.unwrap_or_else(|| now.wall_ms_at(due));
-        let number = Some(number);
-        let left = Left { will: Box::new(will), number, grant: Arc::new(grant), peer, hash, stage, due_at_ms };
+        let (will, grant) = (Box::new(will), Arc::new(grant));
+        let left = Left { will, number: Some(number), grant, peer, hash, stage, due_at_ms, waits };
         if let Some(name) = keep_or_drop(shard, None, left)
             && was_due
         {
@@ -280,18 +287,41 @@ pub(super) fn write_queue(shard: &Shard, queue: u16) {
     let cells: Vec<_> = shard.sessions.borrow().iter().filter(of_queue).cloned().collect();
     cells.iter().for_each(|cell| _ = write_held(shard, cell));
     for left in shard.wills.inner.borrow().wills.values().filter(|left| queue_of(left.hash) == queue) {
-        let Left { will, number: Some(number), grant, peer, hash, due_at_ms, .. } = left else { continue };
+        let Left { will, number: Some(number), grant, peer, hash, due_at_ms, waits, .. } = left else { continue };
         let mut proof = proof_of(*peer);
         if let Some(message) = MessageRef::of_will(will).filter(|_| grant.write(&mut proof)) {
-            let due_at_ms = Some(*due_at_ms);
-            let entry = Entry::Will { number: *number, due_at_ms, waits: 0, message, proof: &proof };
+            let (number, due_at_ms, waits) = (*number, *due_at_ms, *waits);
+            let entry = Entry::Will { number, due_at_ms, waits, message, proof: &proof };
             kept::write(shard, (&grant.device, *hash), &entry);
         }
     }
 }
 
+/// Sends it now, or has it wait for its turn.
+fn send(shard: &Shard, name: Option<u32>, left: Left) {
+    let name = name.unwrap_or_else(|| shard.wills.inner.borrow_mut().name());
+    let (who, hash) = (SessionRef { slot: WILL, generation: name }, left.hash);
+    if offer(shard, who, left) == Became::Waiting {
+        return;
+    }
+    // What was promised to it, and not used, is others'.
+    for (upstream, _) in shard.members.iter().enumerate() {
+        shard.member(upstream, hash).give_back(who);
+    }
+}
+
+/// What became of a will that was offered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Became {
+    /// It stands in the queue of its link.
+    Waiting,
+    /// It needs no place any more, or not yet.
+    Settled,
+}
+
 /// Offers it to its hub, unless it may not be sent any more: what was taken from the device while it was away counts.
-fn send(shard: &Shard, name: Option<u32>, mut left: Left) {
+fn offer(shard: &Shard, who: SessionRef, mut left: Left) -> Became {
+    let name = Some(who.generation);
     match shard.site.gate.standing(&left.grant, shard.site.clock.now()) {
         Standing::Given => {}
         Standing::Narrowed(grant) => left.grant = grant,
@@ -302,37 +332,35 @@ fn send(shard: &Shard, name: Option<u32>, mut left: Left) {
             if let Some(name) = keep_or_drop(shard, name, left) {
                 shard.wills.inner.borrow_mut().due.insert((again, name));
             }
-            return;
+            return Became::Settled;
         }
         Standing::Ended(reason) if fires(reason) => {}
-        Standing::Ended(_) => return cross_out(shard, &left.grant.device, left.hash, left.number),
+        Standing::Ended(_) => {
+            cross_out(shard, &left.grant.device, left.hash, left.number);
+            return Became::Settled;
+        }
     }
-    let name = name.unwrap_or_else(|| shard.wills.inner.borrow_mut().name());
-    let who = SessionRef { slot: WILL, generation: name };
-    let hash = left.hash;
     let offered = {
-        let stamp = stamp_of(shard, &left.grant);
+        let (stamp, hash) = (stamp_of(shard, &left.grant), left.hash);
         publish::will(shard, &Publisher { who, hash, grant: &left.grant, stamp: &stamp, echoes: None }, &left.will)
     };
     match offered {
         Offered::Wait(_) => {
             is_owed(shard, &mut left);
-            keep_or_drop(shard, Some(name), left);
-            return;
+            keep_or_drop(shard, name, left);
+            return Became::Waiting;
         }
         Offered::Taken if left.will.qos > QoS::AtMostOnce && left.number.is_some() => {
             left.stage = Stage::Sent;
-            keep_or_drop(shard, Some(name), left);
+            keep_or_drop(shard, name, left);
         }
-        Offered::Taken | Offered::Dropped => cross_out(shard, &left.grant.device, hash, left.number),
+        Offered::Taken | Offered::Dropped => cross_out(shard, &left.grant.device, left.hash, left.number),
         Offered::Refused(denial) => {
             refused(shard, &left, denial);
-            cross_out(shard, &left.grant.device, hash, left.number);
+            cross_out(shard, &left.grant.device, left.hash, left.number);
         }
     }
-    for (upstream, _) in shard.members.iter().enumerate() {
-        shard.member(upstream, hash).give_back(who);
-    }
+    Became::Settled
 }
 
 /// It is to be sent as soon as that is possible, by the next start if need be, whoever comes back.
@@ -340,9 +368,10 @@ fn is_owed(shard: &Shard, left: &mut Left) {
     if left.stage == Stage::Owed {
         return;
     }
-    (left.stage, left.due_at_ms) = (Stage::Owed, kept::now(shard).wall_ms);
+    let due_at_ms = kept::now(shard).wall_ms;
+    (left.stage, left.due_at_ms) = (Stage::Owed, Some(due_at_ms));
     if let Some(number) = left.number {
-        kept::write(shard, (&left.grant.device, left.hash), &Entry::WillDue(number, left.due_at_ms));
+        kept::write(shard, (&left.grant.device, left.hash), &Entry::WillDue(number, due_at_ms));
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the queues to the window: what waits takes its places, queue by queue, in equal shares of bytes.
 
-use super::{Aside, Backlog, DiskRef, GROUP_BYTES_MAX, Record, Refusal, Tick, parse_record, take_bytes};
+use super::{Ack, Aside, Backlog, DiskRef, GROUP_BYTES_MAX, Record, Refusal, Tick, parse_record, take_bytes};
 
 /// What became of a record that was offered to the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,6 +9,8 @@ pub(in crate::delivery) enum Fed {
     Window,
     /// It is done with: QoS 0.
     Gone,
+    /// Its time was over: it is done with.
+    Expired,
     /// There is no place.
     Full,
     /// The hub does not take it.
@@ -73,7 +75,7 @@ impl Backlog {
                     let aside = Aside { why, was: Some((disk, device)) };
                     self.pending.set_aside(&record, aside, None, Tick::default());
                 }
-                Fed::Window | Fed::Gone => {}
+                Fed::Window | Fed::Gone | Fed::Expired => {}
             }
             queue.deficit = queue.deficit.saturating_sub(len);
             queue.at += len;
@@ -87,8 +89,14 @@ impl Backlog {
             self.read_bytes -= len;
             self.waiting -= 1;
             fed += 1;
-            if became == Fed::Gone {
-                self.done(disk, device);
+            match became {
+                Fed::Gone => self.done(disk, device),
+                Fed::Expired => {
+                    let owed = self.taken_by_hub(disk, device);
+                    self.expired.owed.extend(owed);
+                    self.expired.count += 1;
+                }
+                _ => {}
             }
         }
         Some(fed)
@@ -119,7 +127,15 @@ impl Backlog {
                 queue.read += 1;
                 queue.run.first = queue.read;
                 self.waiting -= 1;
-                if became == Fed::Gone {
+                if became == Fed::Expired {
+                    let entry = group.entries.get_mut(group.loaded - 1);
+                    // Whoever waits for the disk is told when that has it.
+                    self.expired
+                        .owed
+                        .extend(entry.filter(|entry| entry.ack == Ack::Hub).and_then(|entry| entry.owed.take()));
+                    self.expired.count += 1;
+                }
+                if matches!(became, Fed::Gone | Fed::Expired) {
                     let queue = &mut self.queues[usize::from(place)];
                     queue.done(at.number);
                     queue.note(place, &mut self.acknowledged);
