@@ -1,9 +1,8 @@
 //! rumqttc, driven as `tests/interop/clients/README.md` says.
 
 use std::{
-    cell::Cell,
     fs,
-    io::{self, BufRead as _, Read as _},
+    io::{self, BufRead as _},
     sync::Arc,
     thread,
     time::Duration,
@@ -26,6 +25,7 @@ struct Spec {
     port: u16,
     ca: Option<String>,
     tls_version: Option<String>,
+    path: Option<String>,
     version: u8,
     client_id: String,
     username: String,
@@ -38,6 +38,7 @@ struct Spec {
     publish: Vec<Message>,
     pipelined: Vec<Message>,
     stay: bool,
+    reconnect: bool,
 }
 
 #[derive(Deserialize)]
@@ -46,7 +47,7 @@ struct Subscription {
     qos: u8,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Message {
     topic: String,
     payload: String,
@@ -60,105 +61,231 @@ impl Message {
     }
 }
 
-/// What is to be done next, once the one before was answered.
-enum Task {
-    Subscribe(String, u8),
-    /// Several: those that are pipelined.
-    Publish(Vec<(String, Vec<u8>, u8, bool)>),
-    Stay,
-    Leave,
-}
-
+/// The event loop beside what is asked of it: nothing but an end of both interrupts a `poll`.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).expect("a line of JSON");
     let spec: Spec = serde_json::from_str(&line).expect("a line of JSON");
-    let run = async { if spec.version == 5 { run_v5(&spec).await } else { run_v4(&spec).await } };
+    let (asking, mut events) = if spec.version == 5 { link_v5(&spec) } else { link_v4(&spec) };
+    let (tell, told) = mpsc::channel(EVENTS_MAX);
+    let polling = async {
+        loop {
+            let happened = events.poll().await;
+            let ends = match &happened {
+                Happened::Left | Happened::Refused(_) => true,
+                Happened::Lost(_) => !spec.reconnect,
+                _ => false,
+            };
+            if matches!(happened, Happened::Lost(_)) && !ends {
+                tokio::time::sleep(RECONNECT_DELAY).await;
+            }
+            if tell.send(happened).await.is_err() || ends {
+                return std::future::pending::<()>().await;
+            }
+        }
+    };
+    let run = async {
+        tokio::select! { () = polling => {}, () = work(&spec, &asking, told) => {} }
+    };
     if tokio::time::timeout(Duration::from_secs(300), run).await.is_err() {
         std::process::exit(3);
     }
 }
 
-async fn run_v4(spec: &Spec) {
-    let mut options = rumqttc::MqttOptions::new(&spec.client_id, &spec.host, spec.port);
+/// What came of an event loop, whichever the version.
+enum Happened {
+    Connected {
+        session_present: bool,
+    },
+    Refused(u8),
+    Subscribed(Vec<u8>),
+    Acknowledged {
+        event: &'static str,
+        code: u8,
+    },
+    /// What nobody acknowledges is done when it was sent.
+    SentAtQos0,
+    Came {
+        topic: String,
+        payload: Vec<u8>,
+        qos: u8,
+    },
+    Left,
+    Lost(String),
+    Other,
+}
+
+enum Asking {
+    V4(rumqttc::AsyncClient),
+    V5(v5::AsyncClient),
+}
+
+impl Asking {
+    async fn subscribe(&self, wanted: &Subscription) {
+        let Subscription { filter, qos } = wanted;
+        match self {
+            Self::V4(client) => client.subscribe(filter, qos_v4(*qos)).await.expect("the event loop runs"),
+            Self::V5(client) => client.subscribe(filter, qos_v5(*qos)).await.expect("the event loop runs"),
+        }
+    }
+
+    async fn publish(&self, message: &Message) {
+        let Message { topic, qos, retain, .. } = message;
+        let bytes = message.bytes();
+        match self {
+            Self::V4(client) => client.publish(topic, qos_v4(*qos), *retain, bytes).await.expect("the event loop runs"),
+            Self::V5(client) => client.publish(topic, qos_v5(*qos), *retain, bytes).await.expect("the event loop runs"),
+        }
+    }
+
+    async fn disconnect(&self) {
+        match self {
+            Self::V4(client) => client.disconnect().await.expect("the event loop runs"),
+            Self::V5(client) => client.disconnect().await.expect("the event loop runs"),
+        }
+    }
+}
+
+/// All that the line says, and then what further lines say.
+async fn work(spec: &Spec, asking: &Asking, told: mpsc::Receiver<Happened>) {
+    let mut answers = Answers { told, asking, spec, has_been_connected: false };
+    answers.until_connected().await;
+    for wanted in &spec.subscribe {
+        asking.subscribe(wanted).await;
+        answers.until(|happened| matches!(happened, Happened::Subscribed(_)), 1).await;
+    }
+    for message in &spec.publish {
+        answers.publish(std::slice::from_ref(message)).await;
+    }
+    answers.publish(&spec.pipelined).await;
+    say(json!({"event": "done"}));
+    if spec.stay {
+        let mut orders = orders();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(messages) => {
+                        answers.publish(&messages).await;
+                        say(json!({"event": "done"}));
+                    }
+                    None => break,
+                },
+                happened = answers.next() => drop(happened),
+            }
+        }
+    }
+    asking.disconnect().await;
+    answers.until(|happened| matches!(happened, Happened::Left), 1).await;
+}
+
+struct Answers<'a> {
+    told: mpsc::Receiver<Happened>,
+    asking: &'a Asking,
+    spec: &'a Spec,
+    has_been_connected: bool,
+}
+
+impl Answers<'_> {
+    async fn until_connected(&mut self) {
+        self.until(|happened| matches!(happened, Happened::Connected { .. }), 1).await;
+    }
+
+    /// Without waiting in between, and then until each is acknowledged.
+    async fn publish(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.asking.publish(message).await;
+        }
+        let is_answer = |happened: &Happened| matches!(happened, Happened::Acknowledged { .. } | Happened::SentAtQos0);
+        self.until(is_answer, messages.len()).await;
+    }
+
+    async fn until(&mut self, is_it: impl Fn(&Happened) -> bool, mut count: usize) {
+        while count > 0 {
+            count -= usize::from(is_it(&self.next().await));
+        }
+    }
+
+    /// The next event, said; what ends the program ends it here.
+    async fn next(&mut self) -> Happened {
+        let happened = self.told.recv().await.expect("the event loop runs");
+        match &happened {
+            Happened::Connected { session_present } => {
+                say(json!({"event": "session", "present": session_present}));
+                say(json!({"event": "connack", "code": 0}));
+                // A session of its own that was lost: rumqttc does not subscribe again.
+                if self.has_been_connected && !session_present {
+                    for wanted in &self.spec.subscribe {
+                        self.asking.subscribe(wanted).await;
+                    }
+                }
+                self.has_been_connected = true;
+            }
+            Happened::Refused(code) => {
+                say(json!({"event": "connack", "code": code}));
+                std::process::exit(0);
+            }
+            Happened::Subscribed(codes) => say(json!({"event": "suback", "codes": codes})),
+            Happened::Acknowledged { event, code } => say(json!({"event": event, "code": code})),
+            Happened::Came { topic, payload, qos } => {
+                let payload = BASE64_STANDARD.encode(payload);
+                say(json!({"event": "message", "topic": topic, "payload": payload, "qos": qos}));
+            }
+            Happened::Lost(error) => {
+                eprintln!("{error}");
+                say(json!({"event": "closed"}));
+                if !self.spec.reconnect {
+                    std::process::exit(0);
+                }
+            }
+            Happened::SentAtQos0 | Happened::Left | Happened::Other => {}
+        }
+        happened
+    }
+}
+
+/// What further lines ask for; ends with standard input.
+fn orders() -> mpsc::Receiver<Vec<Message>> {
+    let (tell, told) = mpsc::channel(1);
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let order = serde_json::from_str(&line.expect("a line")).expect("a list of messages");
+            if tell.blocking_send(order).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+enum Events {
+    V4(Box<rumqttc::EventLoop>),
+    V5(Box<v5::EventLoop>),
+}
+
+impl Events {
+    async fn poll(&mut self) -> Happened {
+        match self {
+            Self::V4(events) => happened_v4(events.poll().await),
+            Self::V5(events) => happened_v5(events.poll().await),
+        }
+    }
+}
+
+fn link_v4(spec: &Spec) -> (Asking, Events) {
+    let mut options = rumqttc::MqttOptions::new(&spec.client_id, address(spec), spec.port);
     options.set_credentials(&spec.username, &spec.password).set_max_packet_size(PACKET_MAX, PACKET_MAX);
     options.set_transport(transport(spec)).set_clean_session(spec.clean);
     options.set_keep_alive(Duration::from_secs(spec.keep_alive));
     if let Some(will) = &spec.will {
         options.set_last_will(rumqttc::LastWill::new(&will.topic, will.bytes(), qos_v4(will.qos), will.retain));
     }
-    let (client, mut events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
-    let (mut tasks, mut told, unanswered) = (tasks(spec).into_iter(), told(spec), Cell::new(0));
-    let is_last = || {
-        unanswered.set(unanswered.get() - 1);
-        unanswered.get() == 0
-    };
-    let mut next = async || match tasks.next().expect("the last task ends it") {
-        Task::Subscribe(filter, qos) => client.subscribe(filter, qos_v4(qos)).await.expect("the event loop runs"),
-        Task::Publish(messages) => {
-            unanswered.set(messages.len());
-            for (topic, payload, qos, retain) in messages {
-                client.publish(topic, qos_v4(qos), retain, payload).await.expect("the event loop runs");
-            }
-        }
-        Task::Stay => say(json!({"event": "done"})),
-        Task::Leave => {
-            if !spec.stay {
-                say(json!({"event": "done"}));
-            }
-            client.disconnect().await.expect("the event loop runs");
-        }
-    };
-    loop {
-        let event = tokio::select! {
-            event = events.poll() => event,
-            Some(()) = told.recv() => { next().await; continue }
-        };
-        use rumqttc::{Event, Outgoing, Packet};
-        match event {
-            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                say(json!({"event": "session", "present": ack.session_present}));
-                say(json!({"event": "connack", "code": 0}));
-                next().await;
-            }
-            Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                use rumqttc::SubscribeReasonCode::{Failure, Success};
-                let code = |code: &_| match code {
-                    Success(qos) => *qos as u8,
-                    Failure => 0x80,
-                };
-                say(json!({"event": "suback", "codes": ack.return_codes.iter().map(code).collect::<Vec<_>>()}));
-                next().await;
-            }
-            Ok(Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_))) => {
-                say(json!({"event": "puback", "code": 0}));
-                if is_last() {
-                    next().await;
-                }
-            }
-            Ok(Event::Incoming(Packet::PubComp(_))) => {
-                say(json!({"event": "pubcomp", "code": 0}));
-                if is_last() {
-                    next().await;
-                }
-            }
-            Ok(Event::Incoming(Packet::Publish(message))) => {
-                say_message(&message.topic, &message.payload, message.qos as u8);
-            }
-            Ok(Event::Outgoing(Outgoing::Publish(0))) if is_last() => next().await,
-            Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
-            Ok(_) => {}
-            Err(rumqttc::ConnectionError::ConnectionRefused(code)) => {
-                return say(json!({"event": "connack", "code": code as u8}));
-            }
-            Err(error) => return say_closed(&error),
-        }
-    }
+    let (client, events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
+    (Asking::V4(client), Events::V4(Box::new(events)))
 }
 
-async fn run_v5(spec: &Spec) {
-    let mut options = v5::MqttOptions::new(&spec.client_id, &spec.host, spec.port);
+fn link_v5(spec: &Spec) -> (Asking, Events) {
+    let mut options = v5::MqttOptions::new(&spec.client_id, address(spec), spec.port);
     options.set_credentials(&spec.username, &spec.password).set_transport(transport(spec));
     options.set_max_packet_size(Some(u32::try_from(PACKET_MAX).expect("fits")));
     options.set_clean_start(spec.clean).set_session_expiry_interval(Some(spec.expiry));
@@ -167,130 +294,103 @@ async fn run_v5(spec: &Spec) {
         let (topic, payload, qos) = (will.topic.as_str(), will.bytes(), qos_v5(will.qos));
         options.set_last_will(v5::mqttbytes::v5::LastWill::new(topic, payload, qos, will.retain, None));
     }
-    let (client, mut events) = v5::AsyncClient::new(options, REQUESTS_MAX);
-    let (mut tasks, mut told, unanswered) = (tasks(spec).into_iter(), told(spec), Cell::new(0));
-    let is_last = || {
-        unanswered.set(unanswered.get() - 1);
-        unanswered.get() == 0
-    };
-    let mut next = async || match tasks.next().expect("the last task ends it") {
-        Task::Subscribe(filter, qos) => client.subscribe(filter, qos_v5(qos)).await.expect("the event loop runs"),
-        Task::Publish(messages) => {
-            unanswered.set(messages.len());
-            for (topic, payload, qos, retain) in messages {
-                client.publish(topic, qos_v5(qos), retain, payload).await.expect("the event loop runs");
-            }
+    let (client, events) = v5::AsyncClient::new(options, REQUESTS_MAX);
+    (Asking::V5(client), Events::V5(Box::new(events)))
+}
+
+fn happened_v4(event: Result<rumqttc::Event, rumqttc::ConnectionError>) -> Happened {
+    use rumqttc::{ConnectionError, Event, Outgoing, Packet, SubscribeReasonCode};
+    match event {
+        Ok(Event::Incoming(Packet::ConnAck(ack))) => Happened::Connected { session_present: ack.session_present },
+        Ok(Event::Incoming(Packet::SubAck(ack))) => {
+            let code = |code: &_| match code {
+                SubscribeReasonCode::Success(qos) => *qos as u8,
+                SubscribeReasonCode::Failure => 0x80,
+            };
+            Happened::Subscribed(ack.return_codes.iter().map(code).collect())
         }
-        Task::Stay => say(json!({"event": "done"})),
-        Task::Leave => {
-            if !spec.stay {
-                say(json!({"event": "done"}));
-            }
-            client.disconnect().await.expect("the event loop runs");
+        Ok(Event::Incoming(Packet::PubAck(_))) => Happened::Acknowledged { event: "puback", code: 0 },
+        Ok(Event::Incoming(Packet::PubComp(_))) => Happened::Acknowledged { event: "pubcomp", code: 0 },
+        Ok(Event::Incoming(Packet::Publish(message))) => {
+            Happened::Came { topic: message.topic, payload: message.payload.to_vec(), qos: message.qos as u8 }
         }
-    };
-    loop {
-        let event = tokio::select! {
-            event = events.poll() => event,
-            Some(()) = told.recv() => { next().await; continue }
-        };
-        use rumqttc::Outgoing;
-        use v5::{Event, mqttbytes::v5::Packet};
-        match event {
-            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                say(json!({"event": "session", "present": ack.session_present}));
-                say(json!({"event": "connack", "code": 0}));
-                next().await;
-            }
-            Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                use v5::mqttbytes::v5::SubscribeReasonCode::{NotAuthorized, Success};
-                let code = |code: &_| match code {
-                    Success(qos) => *qos as u8,
-                    NotAuthorized => 0x87,
-                    _ => 0x80,
-                };
-                say(json!({"event": "suback", "codes": ack.return_codes.iter().map(code).collect::<Vec<_>>()}));
-                next().await;
-            }
-            Ok(Event::Incoming(Packet::PubComp(_))) => {
-                say(json!({"event": "puback", "code": 0}));
-                next().await;
-            }
-            Ok(Event::Incoming(Packet::PubAck(ack))) => {
-                use v5::mqttbytes::v5::PubAckReason::{NotAuthorized, Success};
-                let code = match ack.reason {
-                    Success => 0,
-                    NotAuthorized => 0x87,
-                    _ => 0x80,
-                };
-                say(json!({"event": "puback", "code": code}));
-                if is_last() {
-                    next().await;
-                }
-            }
-            Ok(Event::Incoming(Packet::PubComp(_))) => {
-                say(json!({"event": "pubcomp", "code": 0}));
-                if is_last() {
-                    next().await;
-                }
-            }
-            Ok(Event::Incoming(Packet::Publish(message))) => {
-                say_message(&String::from_utf8_lossy(&message.topic), &message.payload, message.qos as u8);
-            }
-            Ok(Event::Outgoing(Outgoing::Publish(0))) if is_last() => next().await,
-            Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
-            Ok(_) => {}
-            Err(v5::ConnectionError::ConnectionRefused(code)) => {
-                return say(json!({"event": "connack", "code": code_v5(&code)}));
-            }
-            Err(error) => return say_closed(&error),
-        }
+        Ok(Event::Outgoing(Outgoing::Publish(0))) => Happened::SentAtQos0,
+        Ok(Event::Outgoing(Outgoing::Disconnect)) => Happened::Left,
+        Ok(_) => Happened::Other,
+        Err(ConnectionError::ConnectionRefused(code)) => Happened::Refused(code as u8),
+        Err(error) => Happened::Lost(error.to_string()),
     }
 }
 
-fn tasks(spec: &Spec) -> Vec<Task> {
-    let mut tasks: Vec<Task> = spec.subscribe.iter().map(|s| Task::Subscribe(s.filter.clone(), s.qos)).collect();
-    let whole = |message: &Message| (message.topic.clone(), message.bytes(), message.qos, message.retain);
-    tasks.extend(spec.publish.iter().map(|message| Task::Publish(vec![whole(message)])));
-    if !spec.pipelined.is_empty() {
-        tasks.push(Task::Publish(spec.pipelined.iter().map(whole).collect()));
+fn happened_v5(event: Result<v5::Event, v5::ConnectionError>) -> Happened {
+    use rumqttc::Outgoing;
+    use v5::{
+        ConnectionError, Event,
+        mqttbytes::v5::{Packet, PubAckReason, PubCompReason, SubscribeReasonCode},
+    };
+    match event {
+        Ok(Event::Incoming(Packet::ConnAck(ack))) => Happened::Connected { session_present: ack.session_present },
+        Ok(Event::Incoming(Packet::SubAck(ack))) => {
+            let code = |code: &_| match code {
+                SubscribeReasonCode::Success(qos) => *qos as u8,
+                SubscribeReasonCode::NotAuthorized => 0x87,
+                _ => 0x80,
+            };
+            Happened::Subscribed(ack.return_codes.iter().map(code).collect())
+        }
+        Ok(Event::Incoming(Packet::PubAck(ack))) => {
+            let code = match ack.reason {
+                PubAckReason::Success => 0,
+                PubAckReason::NotAuthorized => 0x87,
+                _ => 0x80,
+            };
+            Happened::Acknowledged { event: "puback", code }
+        }
+        Ok(Event::Incoming(Packet::PubComp(ack))) => {
+            let code = if ack.reason == PubCompReason::Success { 0 } else { 0x92 };
+            Happened::Acknowledged { event: "pubcomp", code }
+        }
+        Ok(Event::Incoming(Packet::Publish(message))) => {
+            let topic = String::from_utf8_lossy(&message.topic).into_owned();
+            Happened::Came { topic, payload: message.payload.to_vec(), qos: message.qos as u8 }
+        }
+        Ok(Event::Outgoing(Outgoing::Publish(0))) => Happened::SentAtQos0,
+        Ok(Event::Outgoing(Outgoing::Disconnect)) => Happened::Left,
+        Ok(_) => Happened::Other,
+        Err(ConnectionError::ConnectionRefused(code)) => Happened::Refused(code_v5(&code)),
+        Err(error) => Happened::Lost(error.to_string()),
     }
-    tasks.push(if spec.stay { Task::Stay } else { Task::Leave });
-    tasks.push(Task::Leave);
-    tasks
 }
 
-/// Says when standard input ends, to one that stays until then.
-fn told(spec: &Spec) -> mpsc::Receiver<()> {
-    let (tell, told) = mpsc::channel(1);
-    if spec.stay {
-        thread::spawn(move || {
-            let ended = io::stdin().lock().read_to_end(&mut Vec::new());
-            ended.map(|_| tell.blocking_send(()))
-        });
+/// Over WebSocket, rumqttc takes a URL for the name of a host.
+fn address(spec: &Spec) -> String {
+    match &spec.path {
+        Some(path) => {
+            let scheme = if spec.ca.is_some() { "wss" } else { "ws" };
+            format!("{scheme}://{}:{}{path}", spec.host, spec.port)
+        }
+        None => spec.host.clone(),
     }
-    told
 }
 
 fn transport(spec: &Spec) -> Transport {
-    match &spec.ca {
-        None => Transport::Tcp,
-        Some(ca) => {
-            let versions: &[&SupportedProtocolVersion] = match spec.tls_version.as_deref() {
-                Some("1.2") => &[&version::TLS12],
-                Some("1.3") => &[&version::TLS13],
-                _ => rustls::ALL_VERSIONS,
-            };
-            let mut roots = RootCertStore::empty();
-            let file = fs::read(ca).expect("the CA's certificate");
-            for certificate in CertificateDer::pem_slice_iter(&file) {
-                roots.add(certificate.expect("PEM")).expect("a CA's certificate");
-            }
-            let config = ClientConfig::builder_with_protocol_versions(versions);
-            let config = config.with_root_certificates(roots).with_no_client_auth();
-            Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config)))
-        }
+    let Some(ca) = &spec.ca else {
+        return if spec.path.is_some() { Transport::Ws } else { Transport::Tcp };
+    };
+    let versions: &[&SupportedProtocolVersion] = match spec.tls_version.as_deref() {
+        Some("1.2") => &[&version::TLS12],
+        Some("1.3") => &[&version::TLS13],
+        _ => rustls::ALL_VERSIONS,
+    };
+    let mut roots = RootCertStore::empty();
+    let file = fs::read(ca).expect("the CA's certificate");
+    for certificate in CertificateDer::pem_slice_iter(&file) {
+        roots.add(certificate.expect("PEM")).expect("a CA's certificate");
     }
+    let config = ClientConfig::builder_with_protocol_versions(versions);
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let tls = TlsConfiguration::Rustls(Arc::new(config));
+    if spec.path.is_some() { Transport::Wss(tls) } else { Transport::tls_with_config(tls) }
 }
 
 fn qos_v4(qos: u8) -> rumqttc::QoS {
@@ -320,18 +420,12 @@ fn code_v5(code: &v5::mqttbytes::v5::ConnectReturnCode) -> u8 {
     }
 }
 
-fn say_message(topic: &str, payload: &[u8], qos: u8) {
-    say(json!({"event": "message", "topic": topic, "payload": BASE64_STANDARD.encode(payload), "qos": qos}));
-}
-
-fn say_closed(error: &dyn std::error::Error) {
-    eprintln!("{error}");
-    say(json!({"event": "closed"}));
-}
-
 fn say(event: Value) {
     println!("{event}");
 }
 
 const PACKET_MAX: usize = 1024 * 1024;
 const REQUESTS_MAX: usize = 200;
+const EVENTS_MAX: usize = 1000;
+/// Its event loop connects again at once; a moment keeps it from hammering.
+const RECONNECT_DELAY: Duration = Duration::from_millis(300);

@@ -107,7 +107,7 @@ class Client(Driven):
     """One run of one client: connects at once; events are read as they come."""
 
     def __init__(self, name, gateway, version, device, token, *, tls=False, publish=(), pipelined=(), subscribe=(), stay=False,
-                 user_name=None, port=None, path=None, clean=True, expiry=0, keep_alive=60, will=None, tls_version=None):
+                 user_name=None, port=None, path=None, clean=True, expiry=0, keep_alive=60, will=None, tls_version=None, reconnect=False):
         tokens.remember(token)
         for _, payload, _ in (*publish, *pipelined, *filter(None, [will])):
             tokens.add(payload)
@@ -130,7 +130,14 @@ class Client(Driven):
             "keep_alive": keep_alive,
             "will": will and spoken(will),
             "tls_version": tls_version,
+            "reconnect": reconnect,
         })
+
+    def publish(self, messages):
+        """Without waiting in between; another `done` comes when all are acknowledged."""
+        for _, payload, _ in messages:
+            tokens.add(payload)
+        self.tell([spoken(message) for message in messages])
 
 
 def spoken(message):

@@ -299,6 +299,11 @@ bind = "127.0.0.1:{self.admin_port}"
         with open(self.revocations, "a") as list_:
             list_.write(json.dumps(entry) + "\n")
 
+    def leave(self):
+        """Ends in order, as at a deploy; `run` starts it again."""
+        self.program.process.terminate()
+        self.program.process.wait(PATIENCE * 2)
+
     def stop(self):
         """Ends it, and finds no secret of the whole run in what it logged at TRACE."""
         self.program.stop()

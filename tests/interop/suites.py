@@ -51,16 +51,21 @@ class Relay:
 
 
 def _copy(source, sink):
+    """Until the source ends; then the sink is told, and may go on speaking: it has yet to read what was said last."""
+    goes_on = True
     try:
         while data := source.recv(65536):
-            sink.sendall(data)
+            if goes_on:
+                try:
+                    sink.sendall(data)
+                except OSError:
+                    goes_on = False
     except OSError:
         pass
-    for end in (source, sink):
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+    try:
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 
 
 def with_token(data):

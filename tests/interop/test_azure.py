@@ -15,6 +15,7 @@ from azure.iot.device import exceptions
 import place
 import tokens
 from case import AtAGateway, each, expanded
+from relay import Relay
 from responder import Responder
 
 # The SDK speaks to port 8883 and no other: an address of loopback of its own keeps it apart from a gateway that runs here.
@@ -27,7 +28,7 @@ connect = socket.create_connection
 class AtAHubOfAzure(AtAGateway):
     """A gateway with the profile azure, and beside its hub what stands there for twins and methods."""
 
-    devices = [f"{name}-{transport}" for name in ("pump", "valve", "silent", "renewing") for transport in TRANSPORTS]
+    devices = [f"{name}-{transport}" for name in ("pump", "valve", "silent", "renewing", "cut", "busy") for transport in TRANSPORTS]
 
     @classmethod
     def start(cls, folder):
@@ -53,9 +54,19 @@ class AtAHubOfAzure(AtAGateway):
         logging.getLogger("azure").setLevel(logging.CRITICAL + 1)
         # Over WebSocket it speaks to port 443 and no other, which is not everybody's to listen on.
         self.enterContext(unittest.mock.patch("socket.create_connection", self.reach))
+        self.relays = {}
 
     def reach(self, address, *arguments, **named):
-        return connect((ADDRESS, self.wss_port) if address == (ADDRESS, 443) else address, *arguments, **named)
+        goal = (ADDRESS, self.wss_port) if address == (ADDRESS, 443) else address
+        relay = self.relays.get(goal)
+        return connect(("127.0.0.1", relay.port) if relay else goal, *arguments, **named)
+
+    def relayed(self, transport):
+        """What the SDK opens from here on goes through a relay."""
+        goal = (ADDRESS, self.wss_port if transport == "WebSocket" else 8883)
+        relay = self.relays[goal] = Relay(goal[1], ADDRESS)
+        self.addCleanup(relay.close)
+        return relay
 
     def client(self, device, key, **more):
         """For `pump-WebSocket` over WebSocket."""
@@ -201,6 +212,58 @@ class AzureSdk(AtAHubOfAzure):
         place.until("the command", lambda: received)
         self.assertEqual(received[0].data, b"after the renewal")
 
+    @each(transport=TRANSPORTS)
+    def test_commands_sent_while_it_renews_arrive(self, transport):
+        device = f"busy-{transport}"
+        sdk = self.client(device, tokens.key_of(device), sastoken_ttl=124)
+        received = []
+        sdk.on_message_received = received.append
+        sdk.connect()
+        connects, sent = self.connects(), []
+
+        def renewed():
+            self.command(device, sent)
+            return self.connects() > connects
+
+        place.until("the renewal", renewed)
+        for _ in range(5):
+            self.command(device, sent)
+        place.until("all commands", lambda: len(received) >= len(sent))
+        self.assertEqual(distinct(message.data for message in received), sent)
+
+    @each(transport=TRANSPORTS)
+    def test_commands_and_telemetry_go_on_after_a_cut(self, transport):
+        """Without a DISCONNECT. The SDK subscribes once, and does not look whether the session was there."""
+        device = f"cut-{transport}"
+        relay = self.relayed(transport)
+        sdk = self.client(device, tokens.key_of(device), connection_retry_interval=1)
+        received, sent = [], []
+        sdk.on_message_received = received.append
+        sdk.connect()
+        self.command(device, sent)
+        for turn in range(2):
+            before, relay_was = self.connects(), len(sent)
+            relay.down()
+            place.until("the SDK to see it", lambda: not sdk.connected)
+            for _ in range(3):
+                self.command(device, sent)
+            telemetry = threading.Thread(target=sdk.send_message, args=(Message(f"of the meantime, {turn}"),), daemon=True)
+            telemetry.start()
+            relay.up()
+            place.until("the SDK to come back", lambda: self.connects() > before)
+            self.command(device, sent)
+            place.until("all commands", lambda: len(received) >= len(sent))
+            self.assertEqual(len(sent), relay_was + 4)
+            telemetry.join(place.PATIENCE)
+            self.assertFalse(telemetry.is_alive())
+        self.assertEqual([message.data for message in received], sent)
+        arrived = self.hub.take(f"devices/{device}/messages/events/", 2)
+        self.assertEqual([message.payload for message in arrived], [b"of the meantime, 0", b"of the meantime, 1"])
+
+    def command(self, device, sent):
+        sent.append(f"command {len(sent)}".encode())
+        self.hub.send(f"devices/{device}/messages/devicebound/", sent[-1], 1)
+
     def connects(self):
         return self.gateway.metric("tollgate_connects_total", 'result="admitted"')
 
@@ -223,6 +286,11 @@ class AzureSdk(AtAHubOfAzure):
                     sdk.connect()
                 self.assertFalse(sdk.connected)
                 self.assertEqual(self.gateway.metric("tollgate_connects_total", f'denial="{denial}"'), refused + 1)
+
+
+def distinct(payloads):
+    """At QoS 1 one may come twice, where a renewal came between it and its PUBACK."""
+    return list(dict.fromkeys(payloads))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import place
 import tokens
 from case import AtAGateway, each, expanded
 from client import CLIENTS, Driven
+from relay import Relay
 from responder import Responder
 
 TRANSPORTS = ("tls", "websocket")
@@ -41,7 +42,7 @@ class Sdk(Driven):
 
 @expanded
 class AzureNodeSdk(AtAGateway):
-    devices = [f"{name}-{transport}" for name in ("pump", "valve", "renewing") for transport in TRANSPORTS]
+    devices = [f"{name}-{transport}" for name in ("pump", "valve", "renewing", "cut", "busy") for transport in TRANSPORTS]
 
     @classmethod
     def start(cls, folder):
@@ -64,7 +65,7 @@ class AzureNodeSdk(AtAGateway):
             key = tokens.key_of(key or device)
             how["connection_string"] = f"HostName=localhost;DeviceId={device};{module}SharedAccessKey={key}"
         ports = {8883: self.gateway.tls_port, 443: self.wss_port}
-        how |= {"transport": transport, "ca": str(self.authority.file), "ports": ports}
+        how = {"transport": transport, "ca": str(self.authority.file), "ports": ports} | how
         return self.enterContext(Sdk(**how))
 
     def opened(self, *arguments, **how):
@@ -156,6 +157,50 @@ class AzureNodeSdk(AtAGateway):
         self.assertEqual(messages(sdk)[0]["payload"], encoded(b"after two renewals"))
         self.assertEqual(sdk.of("disconnect"), [])
 
+    @each(transport=TRANSPORTS)
+    def test_commands_sent_while_it_renews_arrive(self, transport):
+        device = f"busy-{transport}"
+        sdk = self.opened(transport, device, ttl=8, margin=4)
+        sdk.must("messages")
+        self.until_subscribed(sdk, device)
+        connects, sent = self.connects(), []
+
+        def renewed_twice():
+            self.command(device, sent)
+            return self.connects() >= connects + 2
+
+        place.until("two renewals", renewed_twice)
+        for _ in range(5):
+            self.command(device, sent)
+        place.until("all commands", lambda: distinct(sdk) == sent)
+
+    @each(transport=TRANSPORTS)
+    def test_commands_and_telemetry_go_on_after_a_cut(self, transport):
+        device = f"cut-{transport}"
+        relay = Relay(self.wss_port if transport == "websocket" else self.gateway.tls_port)
+        self.addCleanup(relay.close)
+        sdk = self.opened(transport, device, ports={8883: relay.port, 443: relay.port}, retries=True)
+        sdk.must("messages")
+        self.until_subscribed(sdk, device)
+        sent = []
+        for turn in range(2):
+            connects = self.connects()
+            relay.down()
+            for _ in range(3):
+                self.command(device, sent)
+            relay.up()
+            sdk.must("send", payload=encoded(b"after the cut"), system={"messageId": f"cut-{turn}"})
+            place.until("the SDK to come back", lambda: self.connects() > connects)
+            self.command(device, sent)
+            place.until("all commands", lambda: distinct(sdk) == sent)
+            [arrived] = self.hub.take(f"devices/{device}/messages/events/%24.mid=cut-{turn}", 1)
+            self.assertEqual(arrived.payload, b"after the cut")
+
+    def command(self, device, sent):
+        payload = f"command {len(sent)}".encode()
+        sent.append(encoded(payload))
+        self.hub.send(f"devices/{device}/messages/devicebound/", payload, 1)
+
     def connects(self):
         return self.gateway.metric("tollgate_connects_total", 'result="admitted"')
 
@@ -178,6 +223,11 @@ class AzureNodeSdk(AtAGateway):
 def messages(sdk):
     """But for the first, which asked whether it was there."""
     return [event for event in sdk.of("message") if event["payload"] not in (encoded(b"are you there?"), "")]
+
+
+def distinct(sdk):
+    """At QoS 1 one may come twice, where a new connection came between it and its PUBACK."""
+    return list(dict.fromkeys(event["payload"] for event in messages(sdk)))
 
 
 def encoded(payload):

@@ -2,6 +2,7 @@
 
 mod differential;
 mod round_trip;
+mod second_opinion;
 mod table;
 
 use super::*;

@@ -1,31 +1,38 @@
 """aiomqtt, driven as README.md says."""
 
 import asyncio
+import selectors
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from driver import leave, read_spec, returned, say, say_message, tls_context, until_told
+from driver import leave, read_order, read_spec, returned, say, say_message, tls_context
 
 
 async def main():
+    """As its documentation says: one client, connected again in a loop."""
     spec = read_spec()
-    try:
-        async with connection(spec) as client:
-            receiving = asyncio.create_task(receive(client))
-            await work(client, spec)
-            say("done")
-            if spec["stay"]:
-                told = asyncio.get_running_loop().run_in_executor(None, until_told)
-                await asyncio.wait([told, receiving], return_when=asyncio.FIRST_COMPLETED)
-                if receiving.done():
-                    receiving.result()
-            receiving.cancel()
-    except aiomqtt.MqttCodeError as error:
-        fail(error, spec)
-    except aiomqtt.MqttError as error:
-        fail(error.__cause__ or error, spec)
+    client, working = connection(spec), None
+    while True:
+        try:
+            async with client:
+                if working is None:
+                    working = asyncio.create_task(work(client, spec))
+                else:
+                    await subscribe(client, spec)
+                receiving = asyncio.create_task(receive(client))
+                await asyncio.wait([working, receiving], return_when=asyncio.FIRST_COMPLETED)
+                if working.done():
+                    working.result()
+                    receiving.cancel()
+                    return
+                receiving.result()
+        except aiomqtt.MqttError as error:
+            if not spec["reconnect"]:
+                fail(error if isinstance(error, aiomqtt.MqttCodeError) else error.__cause__ or error, spec)
+            say("closed")
+            await asyncio.sleep(0.5)
 
 
 def connection(spec):
@@ -57,18 +64,33 @@ class Client(aiomqtt.Client):
 
 
 async def work(client, spec):
-    for wanted in spec["subscribe"]:
-        codes = await client.subscribe(wanted["filter"], wanted["qos"])
-        say("suback", codes=[code if isinstance(code, int) else code.value for code in codes])
+    await subscribe(client, spec)
     for message in spec["publish"]:
         await publish(client, message)
         if message["qos"]:
             say("puback" if message["qos"] == 1 else "pubcomp", code=None)
-    await asyncio.gather(*[publish(client, message) for message in spec["pipelined"]])
+    await pipeline(client, spec["pipelined"])
+    say("done")
+    if spec["stay"]:
+        loop = asyncio.get_running_loop()
+        while (order := await loop.run_in_executor(None, read_order)) is not None:
+            await pipeline(client, order)
+            say("done")
+
+
+async def subscribe(client, spec):
+    for wanted in spec["subscribe"]:
+        codes = await client.subscribe(wanted["filter"], wanted["qos"])
+        say("suback", codes=[code if isinstance(code, int) else code.value for code in codes])
+
+
+async def pipeline(client, messages):
+    await asyncio.gather(*[publish(client, message) for message in messages])
 
 
 async def publish(client, message):
-    await client.publish(message["topic"], message["payload"], message["qos"], message["retain"])
+    """It waits also over a lost connection: paho, below, sends again."""
+    await client.publish(message["topic"], message["payload"], message["qos"], message["retain"], timeout=60)
 
 
 async def receive(client):
@@ -85,4 +107,7 @@ def fail(error, spec):
     leave(1)
 
 
-asyncio.run(main())
+# aiomqtt may leave a descriptor with asyncio when its socket is closed. epoll has forgotten it, and fails at the next socket of
+# the same number.
+with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.PollSelector())) as runner:
+    runner.run(main())

@@ -32,7 +32,7 @@ const commands = {
     lead(how.ports);
     client = make(how);
     // Once: the SDK would try again for minutes.
-    client.setRetryPolicy(new (require("azure-iot-common").NoRetry)());
+    if (!how.retries) client.setRetryPolicy(new (require("azure-iot-common").NoRetry)());
     await client.setOptions({ ca: fs.readFileSync(how.ca, "utf8") });
     client.on("disconnect", () => say("disconnect"));
     client.on("error", (error) => say("client error", { name: error.name }));

@@ -14,9 +14,10 @@ def read_spec():
     return spec
 
 
-def until_told():
-    """Standard input ends when the test is done with the client."""
-    sys.stdin.read()
+def read_order():
+    """What is to be published beside; None where standard input has ended: the test is done with the client."""
+    line = sys.stdin.readline()
+    return [message | {"payload": base64.b64decode(message["payload"])} for message in json.loads(line)] if line else None
 
 
 def tls_context(spec):

@@ -5,7 +5,7 @@ import asyncio
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
-from driver import leave, read_spec, say, say_message, tls_context, until_told
+from driver import leave, read_order, read_spec, say, say_message, tls_context
 
 PIPELINE = 20
 
@@ -17,7 +17,7 @@ async def main():
     )
     expiry = {"session_expiry_interval": spec["expiry"]} if spec["version"] == 5 else {}
     client = gmqtt.Client(spec["client_id"], clean_session=spec["clean"], will_message=will, **expiry)
-    client.set_config({"reconnect_retries": 0})
+    client.set_config({"reconnect_retries": -1 if spec["reconnect"] else 0, "reconnect_delay": 1})
     client.set_auth_credentials(spec["username"], spec["password"])
     connected, answers = asyncio.get_running_loop().create_future(), asyncio.Queue()
 
@@ -25,7 +25,12 @@ async def main():
         if code == 0:
             say("session", present=bool(flags))
         say("connack", code=code)
-        connected.set_result(code)
+        if not connected.done():
+            connected.set_result(code)
+        elif not flags:
+            # The session is lost: gmqtt leaves that to whoever uses it.
+            for wanted in spec["subscribe"]:
+                client.subscribe(wanted["filter"], qos=wanted["qos"])
 
     def on_message(_client, topic, payload, qos, _properties):
         say_message(topic, payload, qos)
@@ -39,7 +44,8 @@ async def main():
         if isinstance(packet, (bytes, bytearray)) and packet[:1] >= b"\x80":
             say("disconnect", code=packet[0])
         say("closed")
-        leave(1)
+        if not spec["reconnect"]:
+            leave(1)
 
     client.on_connect, client.on_message = on_connect, on_message
     client.on_subscribe, client.on_disconnect = on_subscribe, on_disconnect
@@ -55,7 +61,10 @@ async def main():
     await work(client, spec, answers)
     say("done")
     if spec["stay"]:
-        await asyncio.get_running_loop().run_in_executor(None, until_told)
+        loop = asyncio.get_running_loop()
+        while (order := await loop.run_in_executor(None, read_order)) is not None:
+            await pipeline(client, order)
+            say("done")
     client.on_disconnect = lambda *_: None
     await client.disconnect()
 
@@ -69,7 +78,11 @@ async def work(client, spec, answers):
         await until_acknowledged(client)
         if message["qos"]:
             say("puback" if message["qos"] == 1 else "pubcomp", code=None)
-    for number, message in enumerate(spec["pipelined"], 1):
+    await pipeline(client, spec["pipelined"])
+
+
+async def pipeline(client, messages):
+    for number, message in enumerate(messages, 1):
         publish(client, message)
         # It does not wait for room by itself: beyond Receive Maximum it raises.
         if number % PIPELINE == 0:
@@ -83,7 +96,7 @@ def publish(client, message):
 
 async def until_acknowledged(client):
     """It tells nobody, but forgets what it need not send again."""
-    await asyncio.wait_for(client._persistent_storage.wait_empty(), 20)
+    await asyncio.wait_for(client._persistent_storage.wait_empty(), 60)
 
 
 asyncio.run(main())

@@ -86,7 +86,7 @@ def subscribe(common, spec):
             say("done")
         # It connects again by itself: what comes then is of another connection.
         connects += "sending CONNECT" in line
-        if connects > 1 and not told.is_set():
+        if connects > 1 and not told.is_set() and not spec["reconnect"]:
             break
     say("closed")
     run.kill()

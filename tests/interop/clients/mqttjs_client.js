@@ -5,7 +5,8 @@ const mqtt = require("mqtt");
 
 const say = (event, fields) => console.log(JSON.stringify({ event, ...fields }));
 const input = readline.createInterface({ input: process.stdin });
-input.once("line", (line) => run(JSON.parse(line)));
+let order = (line) => run(JSON.parse(line));
+input.on("line", (line) => order(line));
 
 function run(spec) {
   const client = mqtt.connect({
@@ -24,7 +25,7 @@ function run(spec) {
     clean: spec.clean,
     properties: spec.version === 5 ? { sessionExpiryInterval: spec.expiry } : undefined,
     will: spec.will ? { ...spec.will, payload: Buffer.from(spec.will.payload, "base64") } : undefined,
-    reconnectPeriod: 0,
+    reconnectPeriod: spec.reconnect ? 300 : 0,
     connectTimeout: 20000,
   });
   client.on("packetreceive", (packet) => {
@@ -44,22 +45,23 @@ function run(spec) {
   client.on("close", () => {
     if (!ending) {
       say("closed");
-      process.exit(1);
+      if (!spec.reconnect) process.exit(1);
     }
   });
   const end = () => {
     ending = true;
     client.end(false, {}, () => process.exit(0));
   };
-  client.on("connect", async () => {
+  client.once("connect", async () => {
     for (const { filter, qos } of spec.subscribe) {
       await client.subscribeAsync(filter, { qos }).catch((error) => console.error(error.message));
     }
     const publish = ({ topic, payload, qos, retain }) =>
       client.publishAsync(topic, Buffer.from(payload, "base64"), { qos, retain }).catch((error) => console.error(error.message));
+    const pipeline = (messages) => Promise.all(messages.map(publish)).then(() => say("done"));
     for (const message of spec.publish) await publish(message);
-    await Promise.all(spec.pipelined.map(publish));
-    say("done");
+    order = (line) => pipeline(JSON.parse(line));
+    await pipeline(spec.pipelined);
     if (spec.stay) input.once("close", end);
     else end();
   });
