@@ -182,6 +182,7 @@ impl Desk {
             meters: Meters::apart(),
             audit: Audit::open(&room.0),
             revocations: room.0.join("revocations.jsonl"),
+            local_revocations: room.0.join("revocations.local.jsonl"),
             control: control.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

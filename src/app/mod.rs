@@ -472,6 +472,7 @@ impl Gateway {
         })
     }
 
+            local_revocations: config::local_revocations(&self.config.gateway.state_dir),
     /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
     async fn until_signal(&self, signals: &mut Signals, supervisor: &Supervisor) {
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
