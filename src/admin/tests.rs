@@ -228,6 +228,7 @@ fn live(device: &str) -> Arc<Live> {
         policy: None,
         issued_at: None,
         certificate: None,
+        terms: None,
     };
     let peer = "10.0.0.9:4242".parse().expect("an address");
     Arc::new(Live::new(grant, (peer, ProtocolVersion::V3_1_1), (1, 0, 0), UnixSeconds(1_795_250_000)))

@@ -7,8 +7,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Algorithm, Identity, Issuer, Keyring, Narrowing, PublicKey, Refused, Rights, TokenKind, Trace, Validity,
-    VerifyRules, VerifyingKey, check_not_expired,
+    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, Terms, TokenKind, Trace, VerifyRules,
+    VerifyingKey, check_not_expired,
     json::{Json, Text},
     shown, split_once, token_id_of,
 };
@@ -132,6 +132,15 @@ impl<'t> JwtToken<'t> {
 
     /// SHA-256 of the whole text, signature included.
     pub(super) fn digest(&self) -> [u8; 32] {
+    /// Names of the claims that are there: one that is null is not.
+    pub(super) fn each_claim(&self, mut visit: impl FnMut(&str)) {
+        self.claims
+            .members()
+            .iter()
+            .filter(|(_, value)| !matches!(value, Json::Null))
+            .for_each(|(name, _)| visit(name));
+    }
+
         self.hash.clone().chain_update(".").chain_update(self.signature_text).finalize().into()
     }
 
@@ -273,6 +282,7 @@ fn by_issuer(
         certificate_binding: token.certificate_binding,
         device,
     })
+        terms: Some(Terms::of_jwt(token, Some(issuer))),
 }
 
 /// A JWT that the device signed itself, as Google's devices do: `iss` is absent or the device, and `sub` likewise. Where

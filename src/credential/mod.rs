@@ -17,6 +17,7 @@ mod prepared;
 mod revocation;
 mod sas;
 
+mod terms;
 pub use certificate::{
     Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
     Thumbprints, certificate_end, prove, verify_certificate,
@@ -36,6 +37,7 @@ pub use revocation::{
 };
 pub use sas::{Resource, SasToken};
 
+pub use terms::{JwtTerms, Terms};
 use std::{fmt, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
@@ -215,6 +217,7 @@ pub struct Identity {
     key_ends_at: Option<UnixSeconds>,
     certificate_binding: Option<[u8; 32]>,
 }
+    terms: Option<Arc<Terms>>,
 
 impl Identity {
     /// Who.
@@ -283,6 +286,11 @@ impl Identity {
     }
 
     /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever
+    /// What it said that may come to be refused; `None`: nothing but its key and its times.
+    pub fn terms(&self) -> Option<&Arc<Terms>> {
+        self.terms.as_ref()
+    }
+
     /// lets the device in must see that certificate.
     pub fn certificate_binding(&self) -> Option<&[u8; 32]> {
         self.certificate_binding.as_ref()

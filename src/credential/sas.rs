@@ -6,8 +6,8 @@ use base64::{DecodeSliceError, Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Identity, Keyring, Refused, Rights, Slots, TokenKind, Trace, VerifyRules, check_not_expired,
-    key::{hmac_matches, hmac_matches_nothing},
+    Identity, Keyring, Refused, Rights, Slots, Terms, TokenKind, Trace, VerifyRules, check_not_expired,
+    key::{derived_hmac_matches, hmac_matches, hmac_matches_nothing},
     keyring::{Found, Group, Policy},
     shown, split_once, token_id_of,
 };
@@ -254,6 +254,7 @@ pub(super) fn verify(
     trace.passed("times", || {
         format!("`se` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
     });
+    let terms = signer.policy.is_some().then(|| Arc::new(Terms::Sas(token.resource.clone())));
     Ok(Identity {
         device,
         kind: TokenKind::Sas,
@@ -270,6 +271,7 @@ pub(super) fn verify(
         narrowing: None,
         key_ends_at: None,
         certificate_binding: None,
+        terms,
     })
 }
 

@@ -32,7 +32,7 @@ use arc_swap::ArcSwapOption;
 use crate::{
     credential::{
         Credential, Found, Hit, Identity, Keyring, PeerCertificate, Published, Refused, RevocationList, ScopeIndex,
-        Validity, VerifyRules, verify, verify_certificate,
+        Terms, Validity, VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -67,6 +67,18 @@ impl Identities {
     fn scope_of_found(&self, found: Found<'_>, id: &DeviceId, profile: Profile) -> Option<Scope> {
         let ScopeIndex(index) = found.scope();
         self.scopes.get(index as usize).map(|template| template.for_device(id, profile))
+    /// What whoever signed the token says of the life of its tokens.
+    fn lifetime_max_of_signer(&self, grant: &Grant) -> Option<Duration> {
+        match (&grant.policy, &grant.issuer) {
+            (Some(name), _) => self.keyring.policy(name)?.token_lifetime_max,
+            (None, Some(name)) => self.keyring.issuers().find(|issuer| issuer.name == *name)?.token_lifetime_max,
+            (None, None) => {
+                let prefix = grant.key.owner().strip_prefix("group:")?;
+                self.keyring.groups().iter().find(|group| &*group.prefix == prefix)?.token_lifetime_max
+            }
+        }
+    }
+
     }
 }
 
@@ -292,7 +304,7 @@ impl Gate {
                 let Some(identities) = identities.as_deref() else { return String::new() };
                 match self.still_given(grant, identities, now) {
                     true => self.why_certificate_fails(grant, now),
-                    false => why_withdrawn(grant, identities, now).to_owned(),
+                    false => why_withdrawn(grant, identities, self.rules(grant.profile), now).to_owned(),
                 }
             }
             _ => String::new(),
@@ -392,6 +404,7 @@ impl Gate {
         }
     }
 
+            terms: identity.terms().cloned(),
     /// Whether device and key are what they were. What is left of the scope, [`Standing`] says.
     fn still_given(&self, grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
         let Some(found) = identities.keyring.find(&grant.device) else { return false };
@@ -411,6 +424,8 @@ fn check_age(list: &RevocationList, now: UnixSeconds) -> Result<(), Refused> {
 /// `None`: there is no token, and a certificate that may do without one.
 fn read_credential<'a>(request: &Admission<'a>) -> Result<Option<Credential<'a>>, Refused> {
     match request.password {
+            && terms_hold(grant, identities, self.rules(grant.profile))
+            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
         Some(password) if !password.is_empty() || request.certificate.is_none() => {
             Credential::parse(password).map(Some)
         }
@@ -449,7 +464,27 @@ fn key_holds(grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
     validity.is_some_and(|validity| has_begun(&validity) && lasts(&validity))
 }
 
-fn why_withdrawn(grant: &Grant, identities: &Identities, now: UnixSeconds) -> &'static str {
+fn terms_hold(grant: &Grant, identities: &Identities, rules: &VerifyRules) -> bool {
+    let hold = |terms: &Arc<Terms>| terms.hold(&grant.key, grant.key_fingerprint, &identities.keyring, rules);
+    grant.terms.as_ref().is_none_or(hold)
+}
+
+/// As for a token that comes now: of SAS what is left of its life counts, of a JWT its life from `iat`, if it has one.
+fn lifetime_holds(
+    grant: &Grant,
+    (identities, found): (&Identities, Found<'_>),
+    rules: &VerifyRules,
+    now: UnixSeconds,
+) -> bool {
+    let limit = found.lifetime_max(identities.lifetime_max_of_signer(grant), rules);
+    match grant.kind.token() {
+        Some(TokenKind::Sas) => grant.expires_at.since(now) <= limit,
+        Some(_) => grant.expires_at.since(grant.issued_at.unwrap_or(now)) <= limit.saturating_add(rules.clock_skew),
+        None => true,
+    }
+}
+
+fn why_withdrawn(grant: &Grant, identities: &Identities, rules: &VerifyRules, now: UnixSeconds) -> &'static str {
     match identities.keyring.find(&grant.device) {
         None => "The device is no longer in the identities.",
         Some(found) if !found.is_enabled() => "The device was switched off.",
@@ -473,6 +508,13 @@ fn own_key_if_it_has_one(found: Found<'_>, grant: &Grant) -> bool {
 fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
     let refused = |why: String| Refused::new(Denial::WillOutOfScope, why);
     let topic =
+        Some(_) if !terms_hold(grant, identities, rules) => {
+            "The policy or the issuer that made its token no longer makes tokens of this kind: `resource`, `iss`, `audience`, \
+             claims or algorithm were changed."
+        }
+        Some(found) if !lifetime_holds(grant, (identities, found), rules, now) => {
+            "Its token lives for longer than `token_lifetime_max` allows."
+        }
         TopicName::new(will.topic.as_bytes()).map_err(|error| refused(format!("The will's topic: {error}.")))?;
     match scope.authorize_publish(topic, will.qos, will.retain) {
         Ok(_permit) => Ok(()),

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 pub use crate::credential::{Rights, TokenKind};
 
 use crate::{
-    credential::{Facts, PeerCertificate},
+    credential::{Facts, PeerCertificate, Terms},
     denial::Denial,
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
@@ -238,6 +238,8 @@ pub struct Grant {
     pub issued_at: Option<UnixSeconds>,
     /// The client certificate of its connection, where there is one.
     pub certificate: Option<ShownCertificate>,
+    /// What the token said that a change of its policy or its issuer may refuse.
+    pub terms: Option<Arc<Terms>>,
 }
 
 /// A client certificate, and what a grant needed it for.
