@@ -153,7 +153,12 @@ impl Denial {
     /// What the peer is told in its place. An unknown device is told what a wrong signature is told, or anybody could
     /// find out which devices there are.
     pub fn as_told(self) -> Self {
-        if self == Self::DeviceUnknown { Self::SignatureInvalid } else { self }
+        match self {
+            Self::DeviceUnknown | Self::KeyUnknown | Self::IssuerUnknown | Self::AlgorithmMismatch => {
+                Self::SignatureInvalid
+            }
+            told => told,
+        }
     }
 
     /// All of them, in order of number.

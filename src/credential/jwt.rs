@@ -1,6 +1,8 @@
 //! JSON Web Tokens (RFC 7519, RFC 8725). Header and claims are read here, strictly; the library only verifies the
 //! signature, with the algorithm of the *key*.
 
+mod device;
+
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -208,7 +210,7 @@ pub(super) fn verify(
 ) -> Result<Identity, Refused> {
     match token.iss().and_then(|iss| keyring.issuer(iss)) {
         Some(issuer) => by_issuer(token, issuer, (presented_by, keyring), rules, trace, now),
-        None => by_device(token, presented_by, keyring, rules, trace, now),
+        None => device::by_device(token, presented_by, keyring, rules, trace, now),
     }
 }
 
@@ -333,48 +335,6 @@ fn by_device(
         certificate_binding: token.certificate_binding,
         device,
     })
-}
-
-/// The key of the device that made it. A key without a `kid` is tried for whatever `kid` a token has, for devices that
-/// sign themselves seldom write one.
-fn signed_by<'k>(
-    token: &JwtToken<'_>,
-    device: &DeviceId,
-    keys: &'k [PublicKey],
-    keyring: &Keyring,
-) -> Result<&'k PublicKey, Refused> {
-    let has = |kid: Option<&str>| keys.iter().filter(|public| public.kid.as_deref() == kid).collect::<Vec<_>>();
-    let named: Vec<&PublicKey> = match token.kid() {
-        None => keys.iter().collect(),
-        Some(kid) => Some(has(Some(kid))).filter(|exact| !exact.is_empty()).unwrap_or_else(|| has(None)),
-    };
-    if named.is_empty() {
-        let shown_kid = token.kid().map(shown).unwrap_or_default();
-        let detail = format!("`kid` is {shown_kid}, and no [[device.public_key]] of {device} has it.");
-        return Err(Refused::new(Denial::KeyUnknown, detail));
-    }
-    let able: Vec<&PublicKey> =
-        named.iter().copied().filter(|public| public.key.algorithm() == token.algorithm).collect();
-    if able.is_empty() {
-        let theirs = named.iter().map(|public| public.key.algorithm().as_str()).collect::<Vec<_>>().join(", ");
-        let detail = format!("`alg` is {}; the public keys of {device} are for {theirs}.", token.algorithm);
-        return Err(Refused::new(Denial::AlgorithmMismatch, detail));
-    }
-    able.into_iter().find(|public| keyring.memo().verifies(token, &public.key)).ok_or_else(|| {
-        let detail = format!("The signature does not verify under any public key of {device}.");
-        Refused::new(Denial::SignatureInvalid, detail)
-    })
-}
-
-fn check_validity(key: &KeyName, validity: Validity, now: UnixSeconds) -> Result<(), Refused> {
-    if validity.holds(now) {
-        return Ok(());
-    }
-    let detail = match validity.not_before.filter(|from| *from > now) {
-        Some(from) => format!("{key} is good from {from} on."),
-        None => format!("{key} was good until {}.", validity.not_after.unwrap_or(now)),
-    };
-    Err(Refused::new(Denial::KeyOutOfValidity, detail))
 }
 
 fn issuer_unknown(token: &JwtToken<'_>) -> Refused {

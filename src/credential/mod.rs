@@ -13,6 +13,7 @@ mod keyring;
 mod memo;
 mod mint;
 mod near_miss;
+mod nobody;
 mod prepared;
 mod revocation;
 mod sas;

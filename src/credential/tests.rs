@@ -208,6 +208,73 @@ fn jwts_of_others_verify_with_every_algorithm_and_with_no_other() {
         let (head, signature) = token.rsplit_once('.').expect("three parts");
         let mut bytes = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
         bytes[7] ^= 1;
+/// Threat T11, by count and not by time: whoever is refused for a signature learns nothing of which devices there are, nor of
+/// how many keys they have.
+#[test]
+fn a_wrong_signature_costs_as_many_hmacs_whoever_is_named() {
+    let slots = |count: usize| {
+        let key = |n: u8| SecretKey::from_bytes(format!("0123456789abcdef{n}").as_bytes()).expect("a key");
+        Slots { primary: (count > 0).then(|| key(1)), secondary: (count > 1).then(|| key(2)) }
+    };
+    let site = |group_keys: Option<usize>| {
+        let mut ring = Keyring::builder();
+        for (name, count) in [("none", 0), ("one", 1), ("two", 2)] {
+            ring.add_device(id(name), Device { keys: slots(count), ..Device::default() }).expect("new");
+        }
+        if let Some(count) = group_keys {
+            let (prefix, keys) = ("line-".into(), slots(count));
+            ring.add_group(Group { prefix, keys, token_lifetime_max: None, scope: ScopeIndex(0) }).expect("new");
+        }
+        ring.build()
+    };
+    let cost = |keyring: &Keyring, device: &str| {
+        let token =
+            mint_sas(&format!("localhost/devices/{device}"), b"a key of nobody's", UnixSeconds(NOW.0 + 60), None);
+        key::HMACS.set(0);
+        check(&token, keyring).expect_err("refused");
+        key::HMACS.get()
+    };
+    for (group_keys, devices, expected) in [
+        (None, &["none", "one", "two", "ghost"][..], 2),
+        (Some(1), &["none", "one", "two", "ghost", "line-1"][..], 4),
+        (Some(2), &["none", "one", "two", "ghost", "line-1"][..], 4),
+    ] {
+        let keyring = site(group_keys);
+        for device in devices {
+            assert_eq!(cost(&keyring, device), expected, "{device}, {group_keys:?} keys of a group");
+        }
+    }
+}
+
+/// The same of devices that sign their JWTs themselves: a signature is checked, and the peer is told one thing.
+#[test]
+fn whether_a_device_holds_public_keys_is_neither_told_nor_measured() {
+    let public =
+        |algorithm| PublicKey { kid: Some("k1".into()), key: verifying_key(algorithm), validity: Validity::default() };
+    let mut ring = Keyring::builder();
+    for (name, public_keys) in
+        [("without", vec![]), ("other", vec![public(Algorithm::EdDSA)]), ("same", vec![public(Algorithm::ES256)])]
+    {
+        ring.add_device(id(name), Device { public_keys, ..Device::default() }).expect("new");
+    }
+    let keyring = ring.build();
+    for (device, kid, expected) in [
+        ("ghost", "k1", Denial::IssuerUnknown),
+        ("without", "k1", Denial::IssuerUnknown),
+        ("same", "k2", Denial::KeyUnknown),
+        ("other", "k1", Denial::AlgorithmMismatch),
+        ("same", "k1", Denial::SignatureInvalid),
+    ] {
+        let header = format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#);
+        let token = forge(&header, &format!(r#"{{"iss":"{device}","aud":"localhost","exp":{}}}"#, NOW.0 + 60));
+        let credential = Credential::parse(token.as_bytes()).expect("well-formed");
+        assert!(keyring.is_costly(&credential), "{device}: nothing was checked yet");
+        let denial = check(&token, &keyring).expect_err("refused");
+        assert_eq!((denial, denial.as_told()), (expected, Denial::SignatureInvalid), "{device}");
+        assert!(!keyring.is_costly(&credential), "{device}: a signature was checked");
+    }
+}
+
         let wrong = format!("{head}.{}", URL_SAFE_NO_PAD.encode(bytes));
         assert_eq!(check(&wrong, &keyring(verifying_key(algorithm))), Err(Denial::SignatureInvalid), "{name}");
     }

@@ -204,6 +204,11 @@ impl Gate {
     }
 
     /// Decides about a CONNECT. In this order: can we decide at all · client id · a token, well formed · user name · the
+    /// Whom a client id means on a listener with this profile; `None`: it can mean nobody.
+    pub fn device_named(&self, client_id: &str, profile: Profile) -> Option<DeviceId> {
+        names::device_of_client_id(client_id, profile, &self.config.google_registries).ok()
+    }
+
     /// token ([`verify`]: an accepted kind, signature, resource or audience, device, times) · whose token it is ·
     /// revocations · the will. What costs a signature comes after what costs nothing, and what is told about a device
     /// comes after its signature.
@@ -399,12 +404,12 @@ impl Gate {
             TokenKind::Certificate => found.accepts_certificate_alone(&self.config.accept),
             kind => {
                 let needs_more = kind.token() == Some(kind) && found.needs_certificate(kind, &self.config.accept);
+            terms: identity.terms().cloned(),
                 found.accepts(kind) && kind.is_taken_by(&self.config.accept) && !needs_more
             }
         }
     }
 
-            terms: identity.terms().cloned(),
     /// Whether device and key are what they were. What is left of the scope, [`Standing`] says.
     fn still_given(&self, grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
         let Some(found) = identities.keyring.find(&grant.device) else { return false };
@@ -419,13 +424,13 @@ fn check_age(list: &RevocationList, now: UnixSeconds) -> Result<(), Refused> {
     let Some(stamp) = list.stamp().filter(|_| list.is_stale(now)) else { return Ok(()) };
     let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
     Err(Refused::new(Denial::Unavailable, detail))
+            && terms_hold(grant, identities, self.rules(grant.profile))
+            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
 }
 
 /// `None`: there is no token, and a certificate that may do without one.
 fn read_credential<'a>(request: &Admission<'a>) -> Result<Option<Credential<'a>>, Refused> {
     match request.password {
-            && terms_hold(grant, identities, self.rules(grant.profile))
-            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
         Some(password) if !password.is_empty() || request.certificate.is_none() => {
             Credential::parse(password).map(Some)
         }
@@ -503,11 +508,6 @@ fn why_withdrawn(grant: &Grant, identities: &Identities, rules: &VerifyRules, no
 fn own_key_if_it_has_one(found: Found<'_>, grant: &Grant) -> bool {
     let by_group = grant.kind.token() == Some(TokenKind::Sas) && grant.key.as_str().starts_with("group:");
     !by_group || found.device.is_none_or(|device| device.keys.is_empty())
-}
-
-fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
-    let refused = |why: String| Refused::new(Denial::WillOutOfScope, why);
-    let topic =
         Some(_) if !terms_hold(grant, identities, rules) => {
             "The policy or the issuer that made its token no longer makes tokens of this kind: `resource`, `iss`, `audience`, \
              claims or algorithm were changed."
@@ -515,6 +515,11 @@ fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
         Some(found) if !lifetime_holds(grant, (identities, found), rules, now) => {
             "Its token lives for longer than `token_lifetime_max` allows."
         }
+}
+
+fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {
+    let refused = |why: String| Refused::new(Denial::WillOutOfScope, why);
+    let topic =
         TopicName::new(will.topic.as_bytes()).map_err(|error| refused(format!("The will's topic: {error}.")))?;
     match scope.authorize_publish(topic, will.qos, will.retain) {
         Ok(_permit) => Ok(()),
