@@ -4,7 +4,7 @@ mod profile;
 
 pub use profile::Profile;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 pub use crate::credential::{Rights, TokenKind};
 
@@ -319,15 +319,9 @@ fn is_covered(filter: &TopicFilter, by: &[TopicFilter]) -> bool {
 }
 
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
-    let mut both: Vec<TopicFilter> = Vec::new();
-    let asked_within = asked.iter().filter(|a| have.iter().any(|h| h.covers(a)));
-    let have_within = have.iter().filter(|h| asked.iter().any(|a| a.covers(h)));
-    for filter in asked_within.chain(have_within) {
-        if !both.contains(filter) {
-            both.push(filter.clone());
-        }
-    }
-    both
+    let mut known = HashSet::new();
+    let both = have.iter().flat_map(|have| asked.iter().filter_map(|asked| have.intersection(asked)));
+    both.filter(|filter| known.insert(filter.clone())).collect()
 }
 
 const DEVICE: &str = "{device}";
@@ -475,6 +469,16 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn of_filters_that_overlap_the_overlap_is_left() {
+        let wide = scope(&["devices/d1/events/#", "devices/d1/+/alarm"], &[]);
+        let asked = |text: &str| vec![TopicFilter::try_from(text).expect("f")];
+        let left = wide.clone().narrowed_to(Some(&asked("devices/+/events/alarm")), None);
+        assert_eq!(left, scope(&["devices/d1/events/alarm"], &[]));
+        assert_eq!(wide.clone().narrowed_to(Some(&asked("#")), None), wide);
+        assert_eq!(wide.narrowed_to(Some(&asked("devices/d2/#")), None), scope(&[], &[]));
+    }
+
     fn a_template_is_checked_when_it_is_read() {
         assert_eq!(FilterTemplate::new("a/#/b"), Err(TopicError::Wildcard));
         assert_eq!(FilterTemplate::new(""), Err(TopicError::Empty));
