@@ -150,8 +150,13 @@ impl Denial {
         self.row().tag
     }
 
-    /// What the peer is told in its place. An unknown device is told what a wrong signature is told, or anybody could
-    /// find out which devices there are.
+    /// Whether it says of a token what is wrong with it: then it may be one of the usual mistakes.
+    pub fn is_of_token(self) -> bool {
+        (Self::CredentialMissing.number() + 1..Self::WillOutOfScope.number()).contains(&self.number())
+    }
+
+    /// What the peer is told in its place. Before a signature has verified every reason is told as a wrong signature, or
+    /// anybody could find out which devices, keys, policies and issuers there are.
     pub fn as_told(self) -> Self {
         match self {
             Self::DeviceUnknown | Self::KeyUnknown | Self::IssuerUnknown | Self::AlgorithmMismatch => {

@@ -7,6 +7,7 @@ mod desk;
 mod end;
 mod keys;
 mod list;
+mod near_misses;
 mod screen;
 mod sessions;
 mod spool;
@@ -438,6 +439,7 @@ impl Gateway {
             tokio::spawn(supervisor.clone().watch(self.shards.clone()));
             supervisor.ready();
             self.until_signal(&mut signals, supervisor).await;
+            tokio::spawn(near_misses::explain(self.site.clone(), Audit::open(&self.config.gateway.state_dir)));
             let limit = self.config.gateway.drain_timeout;
             supervisor.stopping(self.site.registry.len(), limit + CLOSE_WITHIN);
             io::Result::Ok(tokio::select! {
@@ -470,9 +472,9 @@ impl Gateway {
             revocations: self.config.gateway.revocations.clone(),
             control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
         })
+            local_revocations: config::local_revocations(&self.config.gateway.state_dir),
     }
 
-            local_revocations: config::local_revocations(&self.config.gateway.state_dir),
     /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
     async fn until_signal(&self, signals: &mut Signals, supervisor: &Supervisor) {
         let mut gauges = tokio::time::interval(GAUGES_EVERY);

@@ -285,54 +285,6 @@ fn by_issuer(
         device,
     })
         terms: Some(Terms::of_jwt(token, Some(issuer))),
-}
-
-/// A JWT that the device signed itself, as Google's devices do: `iss` is absent or the device, and `sub` likewise. Where
-/// neither is there, it is of whom CONNECT names.
-fn by_device(
-    token: &JwtToken<'_>,
-    presented_by: Option<&DeviceId>,
-    keyring: &Keyring,
-    rules: &VerifyRules,
-    trace: &mut impl Trace,
-    now: UnixSeconds,
-) -> Result<Identity, Refused> {
-    let named = token.iss().or_else(|| token.text("sub")).and_then(|name| DeviceId::shared(name, presented_by).ok());
-    let device = if token.iss().is_none() && token.text("sub").is_none() { presented_by.cloned() } else { named };
-    let held = device.and_then(|id| keyring.find(&id).map(|found| (id, found)));
-    let able = held.and_then(|(id, found)| Some((found.device.filter(|own| !own.public_keys.is_empty())?, id, found)));
-    let (own, device, held) = able.ok_or_else(|| issuer_unknown(token))?;
-    let public = signed_by(token, &device, &own.public_keys, keyring)?;
-    let key = KeyName::of("device", device.as_str(), &public.slot());
-    trace.passed("signature", || format!("verifies under {key} ({})", public.key.algorithm()));
-    let about = |refused: Refused| refused.about(token.token_id, Some(&device));
-    check_validity(&key, public.validity, now).map_err(about)?;
-    if let Some(other) = token.text("sub").filter(|sub| *sub != device.as_str()) {
-        return Err(about(claim_invalid(format!("`sub` is {}, and the device {device} signed it.", shown(other)))));
-    }
-    check_audience(token, "a device", &rules.device_audience).map_err(about)?;
-    trace.passed("audience", || "`aud` names this gateway".into());
-    check_required(token, rules.require.iter().copied()).map_err(about)?;
-    held.check(&device, TokenKind::Jwt).map_err(about)?;
-    trace.passed("device", || format!("{device} is known and enabled"));
-    check_times(token, held.lifetime_max(None, rules), rules, now).map_err(about)?;
-    trace.passed("times", || {
-        format!("`exp` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
-    });
-    Ok(Identity {
-        kind: TokenKind::Jwt,
-        key,
-        key_fingerprint: public.key.fingerprint(),
-        token_id: token.token_id,
-        expires_at: token.expires_at,
-        issued_at: token.issued_at,
-        jti: token.jti().map(Arc::from),
-        issuer: None,
-        policy: None,
-        rights: Rights::ALL,
-        narrowing: None,
-        key_ends_at: public.validity.not_after,
-        certificate_binding: token.certificate_binding,
         device,
     })
 }

@@ -346,7 +346,7 @@ fn signed_by_device<'k>(
 }
 
 /// The device's own key or the one that its group derives.
-fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>) -> Result<Signer, Refused> {
+fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>, keyring: &Keyring) -> Result<Signer, Refused> {
     let own = found.device.map(|device| &device.keys).filter(|keys| !keys.is_empty());
     let (kind, owner, matched, limit) = match (own, found.group) {
         (Some(keys), _) => ("device", id.as_str(), matching_slot(token, keys), None),
@@ -398,7 +398,6 @@ fn matching_derived_slot(token: &SasToken<'_>, group: &Group, id: &DeviceId) -> 
     tried.into_iter().flatten().next()
 }
 
-fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {
 /// Where there are groups, a refusal costs what it costs a device of a group, two HMACs a slot: time tells neither which
 /// devices there are nor which prefixes. Whoever has the right token may know.
 fn cost_as_of_a_group(token: &SasToken<'_>, keyring: &Keyring) {
@@ -408,6 +407,7 @@ fn cost_as_of_a_group(token: &SasToken<'_>, keyring: &Keyring) {
 }
 
     if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(token.resource.host())) {
+fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {
         return Ok(());
     }
     let detail =
