@@ -112,6 +112,9 @@ pub(super) async fn revoke(
     let at = entry.at.clone().or_else(|| Some(now.to_string()));
     let revocation = Revocation::new(&NewRevocation { at, ..entry })
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
+    let identities = backend.gate.identities();
+    let notes = honest_refused(&entry, backend.gate.config(), identities.as_deref(), now)
+        .map_err(|why| Failure::new(StatusCode::CONFLICT, why))?;
     let cuts = revocation.cuts(&backend.registry, now);
     if !dry_run {
         let (ledger, line) = (writable(&backend)?, revocation.line.clone());

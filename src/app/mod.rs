@@ -233,7 +233,8 @@ fn start(
         sessions: sessions.as_ref().map(Keeper::handle),
         draining: AtomicBool::new(false),
         server_reference: config.gateway.server_reference.clone(),
-        key_uses: KeyUses::new(clock.now()),
+        take_overs: TakeOvers::default(),
+        key_uses: KeyUses::open(&config.gateway.state_dir, clock.now()),
         clock,
     });
     let changes = Changes::new(config.clone(), site.clone(), Certificates::new(all_tls));
@@ -438,8 +439,8 @@ impl Gateway {
             }));
             tokio::spawn(supervisor.clone().watch(self.shards.clone()));
             supervisor.ready();
-            self.until_signal(&mut signals, supervisor).await;
             tokio::spawn(near_misses::explain(self.site.clone(), Audit::open(&self.config.gateway.state_dir)));
+            self.until_signal(&mut signals, supervisor).await;
             let limit = self.config.gateway.drain_timeout;
             supervisor.stopping(self.site.registry.len(), limit + CLOSE_WITHIN);
             io::Result::Ok(tokio::select! {
@@ -471,8 +472,8 @@ impl Gateway {
             audit: Audit::open(&self.config.gateway.state_dir),
             revocations: self.config.gateway.revocations.clone(),
             control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
-        })
             local_revocations: config::local_revocations(&self.config.gateway.state_dir),
+        })
     }
 
     /// Waits for SIGTERM or SIGINT; SIGHUP reads the files anew. Keeps the gauges meanwhile.
@@ -503,8 +504,12 @@ impl Gateway {
                     let _ = tokio::task::spawn_blocking(move || keys.turn()).await;
                 }
                 _ = kept.tick() => {
-                    let clock = self.site.clock.clone();
-                    let _ = tokio::task::spawn_blocking(move || clock.keep()).await;
+                    let site = self.site.clone();
+                    let kept = move || {
+                        site.clock.keep();
+                        site.key_uses.save();
+                    };
+                    let _ = tokio::task::spawn_blocking(kept).await;
                 }
             }
         }

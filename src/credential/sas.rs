@@ -406,9 +406,9 @@ fn cost_as_of_a_group(token: &SasToken<'_>, keyring: &Keyring) {
     }
 }
 
-    if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(token.resource.host())) {
 fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {
         return Ok(());
+    if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(token.resource.host())) {
     }
     let detail =
         format!("`sr` names the host {}; this gateway is {}.", shown(token.resource.host()), rules.hosts.join(", "));
