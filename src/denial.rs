@@ -703,7 +703,7 @@ const DENIALS: &[DenialRow] = &[
         "banned",
         (Some(5), 0x8A),
         None,
-        "Many connects with tokens that do not verify came from this address, and this is another.",
+        "Many connects with tokens that do not verify came from this address, or with this very token, and this is another.",
         "It lifts by itself a minute after they stop; good tokens connect meanwhile. Find out who guesses, or who was \
          left behind by a change of keys; `failed_connects_per_minute_per_ip` under [limits] says how many are borne with.",
     ),

@@ -110,7 +110,7 @@ pub(super) async fn revoke(
     let (Query(how), Json(entry)) = (asked?, entry?);
     let (now, dry_run) = (backend.clock.now(), how.dry_run);
     let at = entry.at.clone().or_else(|| Some(now.to_string()));
-    let revocation = Revocation::new(&NewRevocation { at, ..entry })
+    let revocation = Revocation::new(&NewRevocation { at, ..entry.clone() })
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
     let identities = backend.gate.identities();
     let notes = honest_refused(&entry, backend.gate.config(), identities.as_deref(), now)

@@ -44,6 +44,7 @@ use crate::{
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
+    takeovers::TakeOvers,
     upstream::{EmbeddedHub, HubAddress, MqttHubConfig, NatsHub, Pace, TrustError, UpstreamConfig, UpstreamKind},
     usage::KeyUses,
 };
@@ -438,8 +439,8 @@ impl Gateway {
                 let _ = stopped.await;
             }));
             tokio::spawn(supervisor.clone().watch(self.shards.clone()));
-            supervisor.ready();
             tokio::spawn(near_misses::explain(self.site.clone(), Audit::open(&self.config.gateway.state_dir)));
+            supervisor.ready();
             self.until_signal(&mut signals, supervisor).await;
             let limit = self.config.gateway.drain_timeout;
             supervisor.stopping(self.site.registry.len(), limit + CLOSE_WITHIN);
@@ -471,8 +472,8 @@ impl Gateway {
             meters,
             audit: Audit::open(&self.config.gateway.state_dir),
             revocations: self.config.gateway.revocations.clone(),
-            control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
             local_revocations: config::local_revocations(&self.config.gateway.state_dir),
+            control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
         })
     }
 
@@ -559,7 +560,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 const OWN_HUB_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is asked whether it is there.
 const OWN_HUB_LOOK: Duration = Duration::from_millis(20);
-/// How often the highest time goes to disk: after a crash and with a clock that was turned back, guarded time begins this
+/// How often the highest time and the last uses of keys go to disk: after a crash and with a clock that was turned back, guarded time begins this
 /// much too early at most.
 const CLOCK_KEPT_EVERY: Duration = Duration::from_secs(60);
 /// How often the schedule of rotations is looked at: within the second that it names.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     denial::Denial,
-    id::{DeviceId, KeyName, TokenId},
+    id::{DeviceId, TokenId},
     time::UnixSeconds,
     topic::TopicFilter,
 };
@@ -132,8 +132,6 @@ impl<'t> JwtToken<'t> {
         self.claims.members().iter().map(|(name, value)| (&**name, value.to_string()))
     }
 
-    /// SHA-256 of the whole text, signature included.
-    pub(super) fn digest(&self) -> [u8; 32] {
     /// Names of the claims that are there: one that is null is not.
     pub(super) fn each_claim(&self, mut visit: impl FnMut(&str)) {
         self.claims
@@ -143,6 +141,8 @@ impl<'t> JwtToken<'t> {
             .for_each(|(name, _)| visit(name));
     }
 
+    /// SHA-256 of the whole text, signature included.
+    pub(super) fn digest(&self) -> [u8; 32] {
         self.hash.clone().chain_update(".").chain_update(self.signature_text).finalize().into()
     }
 
@@ -282,8 +282,6 @@ fn by_issuer(
         narrowing,
         key_ends_at: None,
         certificate_binding: token.certificate_binding,
-        device,
-    })
         terms: Some(Terms::of_jwt(token, Some(issuer))),
         device,
     })

@@ -17,8 +17,8 @@ mod nobody;
 mod prepared;
 mod revocation;
 mod sas;
-
 mod terms;
+
 pub use certificate::{
     Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
     Thumbprints, certificate_end, prove, verify_certificate,
@@ -37,8 +37,8 @@ pub use revocation::{
     ListSigner, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale, Whose,
 };
 pub use sas::{Resource, SasToken};
-
 pub use terms::{JwtTerms, Terms};
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
@@ -217,8 +217,8 @@ pub struct Identity {
     narrowing: Option<Narrowing>,
     key_ends_at: Option<UnixSeconds>,
     certificate_binding: Option<[u8; 32]>,
-}
     terms: Option<Arc<Terms>>,
+}
 
 impl Identity {
     /// Who.
@@ -286,12 +286,12 @@ impl Identity {
         self.key_ends_at
     }
 
-    /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever
     /// What it said that may come to be refused; `None`: nothing but its key and its times.
     pub fn terms(&self) -> Option<&Arc<Terms>> {
         self.terms.as_ref()
     }
 
+    /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever
     /// lets the device in must see that certificate.
     pub fn certificate_binding(&self) -> Option<&[u8; 32]> {
         self.certificate_binding.as_ref()

@@ -337,7 +337,7 @@ fn signed_by_device<'k>(
         return Err(unknown_device(&id).about(token.token_id, device.as_ref()));
     };
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
-    let signer = sas_signer(token, &device, &found).map_err(about)?;
+    let signer = sas_signer(token, &device, &found, keyring).map_err(about)?;
     if token.resource.scheme.is_some() {
         let detail = format!("`sr` is {}; a device's own key signs no `sr` with a scheme.", token.resource);
         return Err(about(Refused::new(Denial::ResourceOutOfPolicy, detail)));
@@ -389,6 +389,7 @@ fn matching_slot(token: &SasToken<'_>, keys: &Slots) -> Option<(&'static str, u6
     tried.into_iter().flatten().next()
 }
 
+/// Both slots are always tried here, too.
 fn matching_derived_slot(token: &SasToken<'_>, group: &Group, id: &DeviceId) -> Option<(&'static str, u64)> {
     let tried = group.keys.each().map(|(slot, key)| {
         let bytes = key.map_or(&[0; 32][..], |key| key.bytes());
@@ -407,8 +408,8 @@ fn cost_as_of_a_group(token: &SasToken<'_>, keyring: &Keyring) {
 }
 
 fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {
-        return Ok(());
     if rules.hosts.iter().any(|host| host.eq_ignore_ascii_case(token.resource.host())) {
+        return Ok(());
     }
     let detail =
         format!("`sr` names the host {}; this gateway is {}.", shown(token.resource.host()), rules.hosts.join(", "));

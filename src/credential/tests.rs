@@ -172,6 +172,34 @@ fn a_resource_covers_by_whole_segments() {
     }
 }
 
+/// Threat T10.
+#[test]
+fn a_device_of_a_group_is_no_other_spelling_of_a_device_that_has_an_entry() {
+    let mut ring = Keyring::builder();
+    ring.add_device(id("Line-A"), Device::default()).expect("new");
+    ring.add_device(id("line-b"), Device::default()).expect("new");
+    let group = |prefix: &str| Group {
+        prefix: prefix.into(),
+        keys: Slots::default(),
+        token_lifetime_max: None,
+        scope: ScopeIndex(0),
+    };
+    ring.add_group(group("line-")).expect("new");
+    assert_eq!(ring.add_group(group("LINE-")).expect_err("the same but for case").by, "line-");
+    let ring = ring.build();
+    let found = |name: &str| ring.find(&id(name)).map(|found| (found.device.is_some(), found.group.is_some()));
+    for (name, expected) in [
+        ("Line-A", Some((true, false))),
+        ("line-a", None),
+        ("line-A", None),
+        ("line-b", Some((true, true))),
+        ("line-B", None),
+        ("line-c", Some((false, true))),
+    ] {
+        assert_eq!(found(name), expected, "{name}");
+    }
+}
+
 #[test]
 fn a_groups_key_derives_those_of_its_devices() {
     let (group, derived) = GROUP;
@@ -180,34 +208,6 @@ fn a_groups_key_derives_those_of_its_devices() {
     assert_eq!(shown, derived);
 }
 
-fn verifying_key(algorithm: Algorithm) -> VerifyingKey {
-    let pem = match algorithm {
-        Algorithm::ES256 => EC256_PEM,
-        Algorithm::ES384 => EC384_PEM,
-        Algorithm::EdDSA => ED_PEM,
-        _ if algorithm.is_hmac() => return VerifyingKey::from_secret(algorithm, &secret()).expect("a key"),
-        _ => RSA_PEM,
-    };
-    VerifyingKey::from_pem(algorithm, pem).expect("a key")
-}
-
-#[test]
-fn jwts_of_others_verify_with_every_algorithm_and_with_no_other() {
-    for (name, token, token_id) in JWT {
-        let algorithm: Algorithm = name.parse().expect(name);
-        let identity = check(token, &keyring(verifying_key(algorithm))).expect(name);
-        assert_eq!(identity.token_id().to_string(), token_id, "{name}");
-        assert_eq!((identity.device().as_str(), identity.jti().map(|jti| &**jti)), ("pump-17", Some("j1")), "{name}");
-        for other in Algorithm::ALL.into_iter().filter(|other| *other != algorithm) {
-            assert_eq!(
-                check(token, &keyring(verifying_key(other))),
-                Err(Denial::AlgorithmMismatch),
-                "{name} with {other}"
-            );
-        }
-        let (head, signature) = token.rsplit_once('.').expect("three parts");
-        let mut bytes = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
-        bytes[7] ^= 1;
 /// Threat T11, by count and not by time: whoever is refused for a signature learns nothing of which devices there are, nor of
 /// how many keys they have.
 #[test]
@@ -275,6 +275,34 @@ fn whether_a_device_holds_public_keys_is_neither_told_nor_measured() {
     }
 }
 
+fn verifying_key(algorithm: Algorithm) -> VerifyingKey {
+    let pem = match algorithm {
+        Algorithm::ES256 => EC256_PEM,
+        Algorithm::ES384 => EC384_PEM,
+        Algorithm::EdDSA => ED_PEM,
+        _ if algorithm.is_hmac() => return VerifyingKey::from_secret(algorithm, &secret()).expect("a key"),
+        _ => RSA_PEM,
+    };
+    VerifyingKey::from_pem(algorithm, pem).expect("a key")
+}
+
+#[test]
+fn jwts_of_others_verify_with_every_algorithm_and_with_no_other() {
+    for (name, token, token_id) in JWT {
+        let algorithm: Algorithm = name.parse().expect(name);
+        let identity = check(token, &keyring(verifying_key(algorithm))).expect(name);
+        assert_eq!(identity.token_id().to_string(), token_id, "{name}");
+        assert_eq!((identity.device().as_str(), identity.jti().map(|jti| &**jti)), ("pump-17", Some("j1")), "{name}");
+        for other in Algorithm::ALL.into_iter().filter(|other| *other != algorithm) {
+            assert_eq!(
+                check(token, &keyring(verifying_key(other))),
+                Err(Denial::AlgorithmMismatch),
+                "{name} with {other}"
+            );
+        }
+        let (head, signature) = token.rsplit_once('.').expect("three parts");
+        let mut bytes = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+        bytes[7] ^= 1;
         let wrong = format!("{head}.{}", URL_SAFE_NO_PAD.encode(bytes));
         assert_eq!(check(&wrong, &keyring(verifying_key(algorithm))), Err(Denial::SignatureInvalid), "{name}");
     }

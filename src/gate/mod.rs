@@ -12,7 +12,7 @@ mod names;
 mod standing;
 mod touched;
 
-pub use backoff::{Backoff, Judged};
+pub use backoff::{Backoff, BanOf, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use misses::{Misses, Wake};
@@ -22,9 +22,12 @@ pub use touched::Touched;
 
 pub use crate::policy::Profile;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering, fence},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -64,9 +67,6 @@ impl Identities {
         self.scope_of_found(self.keyring.find(id)?, id, profile)
     }
 
-    fn scope_of_found(&self, found: Found<'_>, id: &DeviceId, profile: Profile) -> Option<Scope> {
-        let ScopeIndex(index) = found.scope();
-        self.scopes.get(index as usize).map(|template| template.for_device(id, profile))
     /// What whoever signed the token says of the life of its tokens.
     fn lifetime_max_of_signer(&self, grant: &Grant) -> Option<Duration> {
         match (&grant.policy, &grant.issuer) {
@@ -79,6 +79,9 @@ impl Identities {
         }
     }
 
+    fn scope_of_found(&self, found: Found<'_>, id: &DeviceId, profile: Profile) -> Option<Scope> {
+        let ScopeIndex(index) = found.scope();
+        self.scopes.get(index as usize).map(|template| template.for_device(id, profile))
     }
 }
 
@@ -191,9 +194,19 @@ impl Gate {
         }
     }
 
+    /// What it was told by `gateway.toml`.
+    pub fn config(&self) -> &GateConfig {
+        &self.config
+    }
+
     /// The gateway's profile: that of listeners which name none.
     pub fn profile(&self) -> Profile {
         self.config.profile
+    }
+
+    /// Whom a client id means on a listener with this profile; `None`: it can mean nobody.
+    pub fn device_named(&self, client_id: &str, profile: Profile) -> Option<DeviceId> {
+        names::device_of_client_id(client_id, profile, &self.config.google_registries).ok()
     }
 
     /// Whether deciding about this password takes the check of a public key that was not made before.
@@ -204,11 +217,6 @@ impl Gate {
     }
 
     /// Decides about a CONNECT. In this order: can we decide at all · client id · a token, well formed · user name · the
-    /// Whom a client id means on a listener with this profile; `None`: it can mean nobody.
-    pub fn device_named(&self, client_id: &str, profile: Profile) -> Option<DeviceId> {
-        names::device_of_client_id(client_id, profile, &self.config.google_registries).ok()
-    }
-
     /// token ([`verify`]: an accepted kind, signature, resource or audience, device, times) · whose token it is ·
     /// revocations · the will. What costs a signature comes after what costs nothing, and what is told about a device
     /// comes after its signature.
@@ -396,6 +404,7 @@ impl Gate {
             policy: identity.policy().cloned(),
             issued_at: identity.issued_at(),
             certificate,
+            terms: identity.terms().cloned(),
         }
     }
 
@@ -404,7 +413,6 @@ impl Gate {
             TokenKind::Certificate => found.accepts_certificate_alone(&self.config.accept),
             kind => {
                 let needs_more = kind.token() == Some(kind) && found.needs_certificate(kind, &self.config.accept);
-            terms: identity.terms().cloned(),
                 found.accepts(kind) && kind.is_taken_by(&self.config.accept) && !needs_more
             }
         }
@@ -416,6 +424,8 @@ impl Gate {
         found.is_enabled()
             && self.still_accepts(found, grant)
             && key_holds(grant, identities, now)
+            && terms_hold(grant, identities, self.rules(grant.profile))
+            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
             && own_key_if_it_has_one(found, grant)
     }
 }
@@ -424,8 +434,6 @@ fn check_age(list: &RevocationList, now: UnixSeconds) -> Result<(), Refused> {
     let Some(stamp) = list.stamp().filter(|_| list.is_stale(now)) else { return Ok(()) };
     let detail = format!("The revocation list was signed {}, and is older than it may be.", stamp.signed_at);
     Err(Refused::new(Denial::Unavailable, detail))
-            && terms_hold(grant, identities, self.rules(grant.profile))
-            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
 }
 
 /// `None`: there is no token, and a certificate that may do without one.
@@ -500,6 +508,13 @@ fn why_withdrawn(grant: &Grant, identities: &Identities, rules: &VerifyRules, no
         Some(_) if !key_holds(grant, identities, now) => {
             "The validity of the key that verified its token was changed, and no longer holds the session."
         }
+        Some(_) if !terms_hold(grant, identities, rules) => {
+            "The policy or the issuer that made its token no longer makes tokens of this kind: `resource`, `iss`, `audience`, \
+             claims or algorithm were changed."
+        }
+        Some(found) if !lifetime_holds(grant, (identities, found), rules, now) => {
+            "Its token lives for longer than `token_lifetime_max` allows."
+        }
         Some(_) => "The device's scope no longer holds what it was granted.",
     }
 }
@@ -508,13 +523,6 @@ fn why_withdrawn(grant: &Grant, identities: &Identities, rules: &VerifyRules, no
 fn own_key_if_it_has_one(found: Found<'_>, grant: &Grant) -> bool {
     let by_group = grant.kind.token() == Some(TokenKind::Sas) && grant.key.as_str().starts_with("group:");
     !by_group || found.device.is_none_or(|device| device.keys.is_empty())
-        Some(_) if !terms_hold(grant, identities, rules) => {
-            "The policy or the issuer that made its token no longer makes tokens of this kind: `resource`, `iss`, `audience`, \
-             claims or algorithm were changed."
-        }
-        Some(found) if !lifetime_holds(grant, (identities, found), rules, now) => {
-            "Its token lives for longer than `token_lifetime_max` allows."
-        }
 }
 
 fn check_will(will: &WillTopic<'_>, scope: &Scope) -> Result<(), Refused> {

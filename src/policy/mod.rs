@@ -318,6 +318,7 @@ fn is_covered(filter: &TopicFilter, by: &[TopicFilter]) -> bool {
     by.iter().any(|wide| wide.covers(filter))
 }
 
+/// Exactly the topics that lie in one of either side.
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
     let mut known = HashSet::new();
     let both = have.iter().flat_map(|have| asked.iter().filter_map(|asked| have.intersection(asked)));
@@ -469,7 +470,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn of_filters_that_overlap_the_overlap_is_left() {
         let wide = scope(&["devices/d1/events/#", "devices/d1/+/alarm"], &[]);
         let asked = |text: &str| vec![TopicFilter::try_from(text).expect("f")];
@@ -479,6 +479,7 @@ mod tests {
         assert_eq!(wide.narrowed_to(Some(&asked("devices/d2/#")), None), scope(&[], &[]));
     }
 
+    #[test]
     fn a_template_is_checked_when_it_is_read() {
         assert_eq!(FilterTemplate::new("a/#/b"), Err(TopicError::Wildcard));
         assert_eq!(FilterTemplate::new(""), Err(TopicError::Empty));

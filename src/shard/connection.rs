@@ -33,6 +33,7 @@ use crate::{
     policy::{Grant, TokenKind},
     registry::{Attention, Cut, Live},
     session::server::{Inbound, Session, SessionPresent, Step},
+    takeovers::{COUNT_MAX, Turned},
     time::{Tick, UnixSeconds},
 };
 
@@ -69,6 +70,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     if let Some(old) = &old {
         // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
         shard.shards.cut(&[(old.clone(), CloseReason::TakenOver)], Instant::now());
+        look_at_take_over(shard, &live, old, now);
     }
     let limits = site.session_limits(profile, &live.grant().scope);
     let clean_start = if connect.clean_start { CleanStart::Yes } else { CleanStart::No };
@@ -89,6 +91,19 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     }
     let will = connect.will.take().map(Box::new);
     tokio::task::spawn_local(run(registration, cell, stream, unread.into(), will, place));
+}
+
+/// Threat T7: two that are one device to us take turns.
+fn look_at_take_over(shard: &Shard, live: &Live, old: &Live, now: Tick) {
+    if shard.site.take_overs.seen(live.device(), now) == Turned::TooOften {
+        let (device, peer, other) = (live.device(), live.peer, old.peer);
+        tracing::warn!(%device, %peer, %other, "two connect as one device and take its session from each other");
+        let detail = format!(
+            "{COUNT_MAX} times in a minute another connection took the session over: {peer} from {other} at last. Two have \
+             its token, or were given its id; revoke the token, or give one of them an id of its own."
+        );
+        shard.site.journal.took_over(&who_of(live), &detail);
+    }
 }
 
 /// The newcomer was not let in after all: the session that it would have ended goes on, if it still may.
