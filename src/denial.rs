@@ -150,10 +150,20 @@ impl Denial {
         self.row().tag
     }
 
-    /// What the peer is told in its place. An unknown device is told what a wrong signature is told, or anybody could
-    /// find out which devices there are.
+    /// Whether it says of a token what is wrong with it: then it may be one of the usual mistakes.
+    pub fn is_of_token(self) -> bool {
+        (Self::CredentialMissing.number() + 1..Self::WillOutOfScope.number()).contains(&self.number())
+    }
+
+    /// What the peer is told in its place. Before a signature has verified every reason is told as a wrong signature, or
+    /// anybody could find out which devices, keys, policies and issuers there are.
     pub fn as_told(self) -> Self {
-        if self == Self::DeviceUnknown { Self::SignatureInvalid } else { self }
+        match self {
+            Self::DeviceUnknown | Self::KeyUnknown | Self::IssuerUnknown | Self::AlgorithmMismatch => {
+                Self::SignatureInvalid
+            }
+            told => told,
+        }
     }
 
     /// All of them, in order of number.
@@ -698,7 +708,7 @@ const DENIALS: &[DenialRow] = &[
         "banned",
         (Some(5), 0x8A),
         None,
-        "Many connects with tokens that do not verify came from this address, and this is another.",
+        "Many connects with tokens that do not verify came from this address, or with this very token, and this is another.",
         "It lifts by itself a minute after they stop; good tokens connect meanwhile. Find out who guesses, or who was \
          left behind by a change of keys; `failed_connects_per_minute_per_ip` under [limits] says how many are borne with.",
     ),

@@ -181,6 +181,11 @@ impl KeyName {
         &self.0
     }
 
+    /// What stands before it: `device:ID`, `policy:NAME` and its like.
+    pub fn owner(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(owner, _)| owner)
+    }
+
     /// What stands behind the last `/`: `primary`, `secondary` or a `kid`.
     pub fn slot(&self) -> &str {
         self.0.rsplit_once('/').map_or("", |(_, slot)| slot)

@@ -1,20 +1,29 @@
 //! What was refused and what was cut: counted, logged once, and kept for `tollgate refusals`.
 
+mod unexplained;
+
+pub use unexplained::Unexplained;
+
 use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
+use unexplained::Queue;
+use zeroize::Zeroizing;
 
 use crate::{
     denial::{CloseReason, Denial},
+    gate::Wake,
     id::TokenId,
+    policy::Profile,
+    time::Tick,
 };
 
 /// The last refusals and cuts. One a gateway; written only when something was refused or cut.
@@ -23,6 +32,9 @@ pub struct Journal {
     entries: Mutex<VecDeque<Entry>>,
     entries_max: usize,
     snapshot: AtomicU64,
+    /// Of the entry that came last.
+    number: AtomicU64,
+    unexplained: Queue,
 }
 
 /// One refusal or cut, as the operator reads it. Texts of a peer are escaped, and cut where they are long.
@@ -30,7 +42,7 @@ pub struct Journal {
 pub struct Entry {
     /// RFC 3339, milliseconds.
     pub at: String,
-    /// `refused` (CONNECT, PUBLISH or SUBSCRIBE) or `cut` (a live session was ended).
+    /// `refused` (CONNECT, PUBLISH or SUBSCRIBE), `cut` (a live session was ended) or `alarm` (somebody should look).
     pub event: String,
     /// The device, or what the client called itself.
     pub device: String,
@@ -55,11 +67,23 @@ pub struct Entry {
     /// What to do about it.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub remedy: String,
+    /// Which mistake it is, where one was tried and found true: said a moment after the refusal.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub near_misses: Vec<String>,
+    /// Names it within this process.
+    #[serde(skip)]
+    pub entry: u64,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { entries: Mutex::default(), entries_max: ENTRIES_MAX, snapshot: AtomicU64::new(0) }
+        Self {
+            entries: Mutex::default(),
+            entries_max: ENTRIES_MAX,
+            snapshot: AtomicU64::new(0),
+            number: AtomicU64::new(0),
+            unexplained: Queue::default(),
+        }
     }
 }
 
@@ -69,8 +93,41 @@ impl Journal {
         self.snapshot.store(snapshot, Relaxed);
     }
 
-    /// A CONNECT was refused.
-    pub fn connect_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) {
+    /// From here on there is somebody who finds out which mistakes refused tokens have.
+    pub fn explained_by(&self, whom: Arc<dyn Wake>) {
+        self.unexplained.taken_by(whom);
+    }
+
+    /// The refused token that waits for the longest time.
+    pub fn unexplained(&self) -> Option<Unexplained> {
+        self.unexplained.take()
+    }
+
+    /// Which mistakes it has: they are kept with its entry, if that still stands.
+    pub fn explained(&self, refused: &Unexplained, near_misses: Vec<String>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.iter_mut().rev().find(|entry| entry.entry == refused.entry) {
+            entry.near_misses = near_misses.iter().take(NEAR_MISSES_MAX).map(|text| printable(text)).collect();
+        }
+    }
+
+    /// A CONNECT with a token was refused: as [`connect_refused`](Self::connect_refused), and it is to be found out later
+    /// which mistake the token has.
+    pub fn token_refused(&self, who: &Who<'_>, (denial, detail): (Denial, &str), token: &Token<'_>, now: Tick) {
+        let entry = self.connect_refused(who, denial, detail);
+        if !denial.is_of_token() {
+            return;
+        }
+        self.unexplained.offer(who.peer.ip(), now, || Unexplained {
+            entry,
+            client_id: who.device.to_owned(),
+            profile: token.profile,
+            token: Zeroizing::new(token.bytes.to_vec()),
+        });
+    }
+
+    /// A CONNECT was refused. Answers with the number of its entry.
+    pub fn connect_refused(&self, who: &Who<'_>, denial: Denial, detail: &str) -> u64 {
         metrics::counter!("tollgate_connects_total", "result" => "refused", "denial" => denial.tag()).increment(1);
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
         let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
@@ -82,7 +139,7 @@ impl Journal {
             let denial = denial.tag();
             tracing::info!(%peer, device, denial, number, azure, token_id, snapshot, detail, "connect refused");
         }
-        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
+        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail)
     }
 
     /// A PUBLISH or SUBSCRIBE of a live session was refused.
@@ -90,7 +147,15 @@ impl Journal {
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
         let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
         tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "action refused");
-        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
+        let _ =
+            self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
+    }
+
+    /// Sessions of a device are taken over again and again.
+    pub fn took_over(&self, who: &Who<'_>, detail: &str) {
+        let azure = CloseReason::TakenOver.azure();
+        let why = Why { number: 0, tag: CloseReason::TakenOver.tag(), azure, remedy: "" };
+        self.push("alarm", who, why, printable(detail));
     }
 
     /// A session ended; kept only when the gateway ended it.
@@ -123,8 +188,10 @@ impl Journal {
         found
     }
 
-    fn push(&self, event: &str, who: &Who<'_>, Why { number, tag, azure, remedy }: Why, detail: String) {
+    fn push(&self, event: &str, who: &Who<'_>, Why { number, tag, azure, remedy }: Why, detail: String) -> u64 {
+        let id = self.number.fetch_add(1, Relaxed) + 1;
         let entry = Entry {
+            // As the log has it, and the logs of other machines: the wall clock, also while decisions do not follow it.
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             event: event.into(),
             device: printable(who.device),
@@ -136,6 +203,8 @@ impl Journal {
             token_id: who.token_id.map(|id| id.to_string()),
             detail,
             remedy: remedy.into(),
+            near_misses: Vec::new(),
+            entry: id,
         };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         // A 3.1.1 session that is closed because a PUBLISH was refused: one entry says both.
@@ -143,7 +212,7 @@ impl Journal {
             number != 0 && last.number == number && last.device == entry.device && last.peer == entry.peer
         };
         if event == "cut" && entries.back().is_some_and(is_said) {
-            return;
+            return id;
         }
         // A ban is one entry, whose newest guess stands: or whoever guesses pushes out what an operator looks for.
         if number == Denial::Banned.number()
@@ -156,6 +225,7 @@ impl Journal {
             entries.pop_front();
         }
         entries.push_back(entry);
+        id
     }
 }
 
@@ -174,6 +244,15 @@ impl Who<'_> {
     fn token_text(&self) -> String {
         self.token_id.map_or_else(String::new, |id| id.to_string())
     }
+}
+
+/// A token that was refused.
+#[derive(Clone, Copy)]
+pub struct Token<'a> {
+    /// As it was sent.
+    pub bytes: &'a [u8],
+    /// Of the listener.
+    pub profile: Profile,
 }
 
 /// What an entry says by name and number.
@@ -203,9 +282,12 @@ pub fn printable(text: &str) -> String {
 
 fn is_same_ban(one: &Entry, other: &Entry) -> bool {
     let address = |entry: &Entry| entry.peer.parse::<SocketAddr>().map(|peer| peer.ip());
-    one.number == other.number && address(one) == address(other)
+    let is_same_token = one.token_id.is_some() && one.token_id == other.token_id;
+    one.number == other.number && (address(one) == address(other) || is_same_token)
 }
 
+/// More than three mistakes in one token are none of the usual ones.
+const NEAR_MISSES_MAX: usize = 3;
 /// As many bans at once are shown as one entry each.
 const BANNED_LOOK_BACK: usize = 64;
 /// Enough for the last minutes of a bad day; about half a mebibyte.

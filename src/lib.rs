@@ -27,6 +27,7 @@ pub mod listener;
 pub mod meter;
 pub mod registry;
 pub mod roster;
+pub mod takeovers;
 pub mod upstream;
 pub mod usage;
 // Floor 6: what moves.

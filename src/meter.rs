@@ -178,11 +178,13 @@ pub enum Alarm {
     KeySet,
     /// Sessions that outlive their connections cannot be written down, or some were lost at this start.
     Sessions,
+    /// Two connect as one device and take the session from each other, again and again.
+    Takeover,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::List,
         Self::Identities,
         Self::Certificate,
@@ -192,6 +194,7 @@ impl Alarm {
         Self::Keys,
         Self::KeySet,
         Self::Sessions,
+        Self::Takeover,
     ];
 
     /// Metric label.
@@ -206,6 +209,7 @@ impl Alarm {
             Self::Keys => "keys",
             Self::KeySet => "key_set",
             Self::Sessions => "sessions",
+            Self::Takeover => "takeover",
         }
     }
 }

@@ -347,6 +347,7 @@ mod tests {
             policy: None,
             issued_at: None,
             certificate: None,
+            terms: None,
         }
     }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-use support::{Answer, Gateway, HttpAnswer, Https, Hub, Login, Plan, Version, free_port, unix_now, until};
+use support::{Answer, Gateway, HttpAnswer, Https, Hub, Login, Plan, Version, free_port, sas, unix_now, until};
 
 /// A gateway with a token service, and a client of it.
 struct Place {
@@ -196,6 +196,35 @@ fn a_refresh_token_that_is_used_twice_ends_its_line_and_its_sessions() {
         place.refreshed(&other_line);
         let (fresh, _) = place.begin("d3", kind);
         place.gateway.open(Version::V5).admitted(&Login::new(Version::V5, "d3", &fresh));
+    }
+}
+
+#[test]
+fn a_refresh_token_that_is_used_twice_is_revoked_where_the_list_is_signed_elsewhere() {
+    for kind in ["jwt", "sas"] {
+        let mut place = Place::launched("", sign_the_list);
+        let list = place.list();
+        let (_, stolen) = place.begin("d3", kind);
+        let (token, third) = place.refreshed(&stolen);
+        let mut session = place.gateway.open(Version::V5).admitted(&Login::new(Version::V5, "d3", &token));
+        place.refreshed(&third);
+
+        assert_eq!(place.refresh(&stolen).status, 401);
+        assert_eq!(session.closed(Duration::from_secs(5)), Some(0x98), "{kind}: the live session is cut");
+        assert_eq!(place.log_in("d3", &token), Answer::Connack(0x87), "{kind}: its token is revoked");
+        assert_eq!(place.list(), list, "the signed list is as it was");
+        let shown = run(&place.gateway.folder, &["revocations", "list"]);
+        assert!(shown.contains("a token was used twice") && shown.contains("origin this gateway"), "{shown}");
+        let audit = fs::read_to_string(place.gateway.folder.join("var/audit.jsonl")).unwrap();
+        assert!(audit.contains("refresh_reused") && audit.contains("revocations.local.jsonl"), "{audit}");
+
+        // Neither a newer list nor a restart lifts it.
+        let signed = run(&place.gateway.folder, &["revoke", "device", "d7", "--key-file", "list.key"]);
+        assert!(signed.contains("is written to"), "{signed}");
+        until("the newer list", Duration::from_secs(30), || place.log_in("d7", &sas("d7")) == Answer::Connack(0x87));
+        assert_eq!(place.log_in("d3", &token), Answer::Connack(0x87), "{kind}: after a newer list");
+        place.gateway.kill_and_restart();
+        assert_eq!(place.log_in("d3", &token), Answer::Connack(0x87), "{kind}: after a restart");
     }
 }
 
@@ -498,6 +527,25 @@ impl Authority {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
+}
+
+/// A list that only its signer may change, with its key beside it.
+fn sign_the_list(folder: &Path) {
+    run(folder, &["revocations", "keygen", "list.key"]);
+    let toml = fs::read_to_string(folder.join("gateway.toml")).unwrap();
+    let asked = "[credentials]\nrevocation_keys = [\"list.key.pub\"]\n";
+    fs::write(folder.join("gateway.toml"), toml.replace("[credentials]\n", asked)).unwrap();
+    fs::write(folder.join("revocations.jsonl"), "{\"device\": \"d0\"}\n").unwrap();
+    run(folder, &["revocations", "sign", "revocations.jsonl", "--key-file", "list.key"]);
+}
+
+/// A command beside the gateway's files; what it says.
+#[track_caller]
+fn run(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let ran = command.args(arguments).current_dir(folder).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    String::from_utf8(ran.stdout).unwrap()
 }
 
 fn write_secret(path: &Path, text: &str) {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
-    RevocationListing, RevocationRemoved, SessionList, SessionView, UpstreamList, explain::Question,
+    RevocationListing, RevocationRemoved, SessionList, SessionView, UpstreamList, explain::Question, honest_refused,
 };
 use crate::{audit::Action, id::DeviceId, meter};
 
@@ -96,8 +96,8 @@ pub(super) async fn revocations(
 ) -> Result<Json<RevocationListing>, Failure> {
     let Query(which) = asked?;
     let last = which.last.unwrap_or(REVOCATIONS_SHOWN);
-    let ledger = Ledger::new(backend.revocations);
-    Ok(Json(blocking(move || ledger.list(last)).await?))
+    let (ledger, local) = (Ledger::new(backend.revocations), Ledger::new(backend.local_revocations));
+    Ok(Json(blocking(move || ledger.list(last)?.and_local(&local, last)).await?))
 }
 
 /// `POST /v1/revocations?dry_run=`: appends an entry; answers its id and which live sessions it cuts. With
@@ -110,8 +110,11 @@ pub(super) async fn revoke(
     let (Query(how), Json(entry)) = (asked?, entry?);
     let (now, dry_run) = (backend.clock.now(), how.dry_run);
     let at = entry.at.clone().or_else(|| Some(now.to_string()));
-    let revocation = Revocation::new(&NewRevocation { at, ..entry })
+    let revocation = Revocation::new(&NewRevocation { at, ..entry.clone() })
         .map_err(|what| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
+    let identities = backend.gate.identities();
+    let notes = honest_refused(&entry, backend.gate.config(), identities.as_deref(), now)
+        .map_err(|why| Failure::new(StatusCode::CONFLICT, why))?;
     let cuts = revocation.cuts(&backend.registry, now);
     if !dry_run {
         let (ledger, line) = (writable(&backend)?, revocation.line.clone());
@@ -119,7 +122,7 @@ pub(super) async fn revoke(
         let detail = format!("{}, {} live sessions", revocation.line, cuts.len());
         audited(&backend, Action::RevocationAdded, format!("revocation:{}", revocation.id), detail).await;
     }
-    Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts }))
+    Ok(Json(RevocationAdded { id: revocation.id, written: !dry_run, cuts, notes }))
 }
 
 /// `DELETE /v1/revocations/{id}`: takes an entry out of the list, by its id or, where two have the same, a longer
@@ -131,9 +134,16 @@ pub(super) async fn unrevoke(
     if id.len() < ENTRY_ID_DIGITS || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "an id has at least 8 hexadecimal digits"));
     }
-    let ledger = writable(&backend)?;
-    let (looked_in, asked) = (ledger.clone(), id.clone());
-    let found = blocking(move || looked_in.named(&asked)).await?;
+    let (local, asked) = (Ledger::new(backend.local_revocations.clone()), id.clone());
+    let looked_in = local.clone();
+    let added = blocking(move || looked_in.named(&asked)).await?;
+    let (ledger, found) = if added.is_empty() {
+        let (ledger, asked) = (writable(&backend)?, id.clone());
+        let looked_in = ledger.clone();
+        (ledger, blocking(move || looked_in.named(&asked)).await?)
+    } else {
+        (local, added)
+    };
     let [long_id] = <[String; 1]>::try_from(found).map_err(|found| match found.len() {
         0 => Failure::new(StatusCode::NOT_FOUND, format!("the list has no entry {id}")),
         _ => Failure::new(StatusCode::CONFLICT, format!("several entries begin with {id}: {}", found.join(", "))),

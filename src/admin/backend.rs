@@ -34,6 +34,8 @@ pub struct Backend {
     pub audit: Audit,
     /// The revocation list, `revocations` under [gateway].
     pub revocations: PathBuf,
+    /// What the gateway added to it by itself, in the state directory.
+    pub local_revocations: PathBuf,
     /// What only the shards and the wiring can do.
     pub control: Arc<dyn Control>,
 }

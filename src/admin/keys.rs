@@ -64,6 +64,9 @@ pub struct SlotView {
     /// Live sessions whose token it verified.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sessions: Option<usize>,
+    /// Of a secondary key: whose sessions these are, the first of them by name.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub devices: Vec<String>,
     /// When a token that it signed was admitted last (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_used: Option<String>,

@@ -13,6 +13,7 @@ mod guard;
 mod keys;
 mod ledger;
 mod revocations;
+mod sas_limit;
 mod views;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ pub use explain::{Explained, ExplainedStep};
 pub use keys::{DryRun, KeyList, KeyView, RotationAsked, RotationDone, RotationRefused, SlotView};
 pub use ledger::{Keep, Ledger, LedgerError, Signature};
 pub use revocations::{NewRevocation, Revocation, RevocationListing};
+pub use sas_limit::honest_refused;
 pub use views::{AwayView, RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList};
 
 /// Answers until `shutdown` ends; then lets the requests that it has come to their end.

@@ -101,6 +101,24 @@ pub struct RevocationListing {
     pub bad_lines: Vec<String>,
 }
 
+impl RevocationListing {
+    /// With what a gateway added by itself, which is named as such, behind the list; the newest `last` of both.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where it cannot be read.
+    pub fn and_local(mut self, local: &Ledger, last: usize) -> Result<Self, LedgerError> {
+        let added = local.list(last)?;
+        for mut entry in added.revocations {
+            entry.insert("origin".into(), Value::from(OF_GATEWAY));
+            self.revocations.push(entry);
+        }
+        self.bad_lines.extend(added.bad_lines.into_iter().map(|bad| format!("{OF_GATEWAY}: {bad}")));
+        self.total += added.total;
+        self.revocations.drain(..self.revocations.len().saturating_sub(last));
+        Ok(self)
+    }
+}
+
 impl Ledger {
     /// Its newest `last` entries, as they stand in the file, each with its id.
     ///
@@ -174,6 +192,9 @@ fn shown(kept: VecDeque<(usize, String)>, total: usize) -> RevocationListing {
     }
     shown
 }
+
+/// Where an entry comes from that is in no list of the operator's.
+const OF_GATEWAY: &str = "this gateway";
 
 #[cfg(test)]
 mod tests {

@@ -182,6 +182,7 @@ impl Desk {
             meters: Meters::apart(),
             audit: Audit::open(&room.0),
             revocations: room.0.join("revocations.jsonl"),
+            local_revocations: room.0.join("revocations.local.jsonl"),
             control: control.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -227,6 +228,7 @@ fn live(device: &str) -> Arc<Live> {
         policy: None,
         issued_at: None,
         certificate: None,
+        terms: None,
     };
     let peer = "10.0.0.9:4242".parse().expect("an address");
     Arc::new(Live::new(grant, (peer, ProtocolVersion::V3_1_1), (1, 0, 0), UnixSeconds(1_795_250_000)))

@@ -143,4 +143,7 @@ pub struct RevocationAdded {
     pub written: bool,
     /// Live sessions that it cuts.
     pub cuts: Vec<SessionView>,
+    /// What it does to honest tokens: until when they are refused by it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
 }

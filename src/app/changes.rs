@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::{certificates::Certificates, list::List, same_file};
 use crate::{
     audit::{Action, Audit},
-    config::{self, Config, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
+    config::{self, Config, GatewayConfig, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Added, Lifted, Replaced, RevocationList, Whose},
     denial::CloseReason,
     feed::{Follower, KeySetState, KeySets},
@@ -95,6 +95,9 @@ impl Changes {
             let _ = self.load_revocations(Reading::Appended, noticed);
             self.verify_list();
         }
+        if changed(&self.local_list()) {
+            self.local_list_changed(noticed);
+        }
         if changed(&self.config.gateway.identities) || self.identity_files().iter().any(changed) {
             config::await_rotation(&self.config.gateway.state_dir);
             let _ = self.load_identities(noticed);
@@ -112,7 +115,8 @@ impl Changes {
 
     fn follow(&self) {
         if let Some(follower) = self.follower.get() {
-            let always = [self.config.gateway.identities.clone(), self.config.gateway.revocations.clone()];
+            let GatewayConfig { identities, revocations, .. } = &self.config.gateway;
+            let always = [identities.clone(), revocations.clone(), self.local_list()];
             follower.follow(always.into_iter().chain(self.identity_files()).chain(self.certificates.files()));
         }
     }
@@ -312,6 +316,30 @@ impl Changes {
             self.tell_lifted(&lifted, now);
         }
         Ok(loaded)
+    }
+
+    /// Where the gateway's own entries are.
+    fn local_list(&self) -> PathBuf {
+        config::local_revocations(&self.config.gateway.state_dir)
+    }
+
+    /// What the gateway added by itself comes into force without the list being read; where an operator took something out,
+    /// all is read.
+    fn local_list_changed(&self, noticed: Instant) {
+        let one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = self.site.gate.revocations().zip(self.list.local_grew(self.site.clock.now()));
+        let Some((old, local)) = grown else {
+            drop(one);
+            // Logged and alarmed where it failed.
+            let _ = self.load_revocations(Reading::Whole, noticed);
+            return;
+        };
+        let list = old.with(&local);
+        if !list.added_since(&old, 1).is_empty() {
+            let closed = self.put_list_in_force(&list, &old, noticed);
+            metrics::gauge!(meter::REVOCATIONS).set(list.len() as f64);
+            tracing::info!(closed, entries = local.len(), "revocations of the gateway itself in force");
+        }
     }
 
     /// Removals by hand are honoured, logged and audited.

@@ -165,6 +165,8 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         metrics::gauge!(meter::UPSTREAM_WINDOW, "upstream" => upstream.name.clone()).set(window as f64);
     }
     metrics::gauge!(meter::BANNED_ADDRESSES).set(site.backoff.banned(site.now()) as f64);
+    let take_overs = site.take_overs.are_alarming(site.now());
+    meter::alarm(meter::Alarm::Takeover, if take_overs { meter::AlarmState::On } else { meter::AlarmState::Off });
     changes.watch_list();
     let fault = site.clock.fault().is_some();
     meter::alarm(meter::Alarm::Clock, if fault { meter::AlarmState::On } else { meter::AlarmState::Off });

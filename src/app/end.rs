@@ -86,14 +86,15 @@ impl Gateway {
         drop(stop);
         // It gives the requests that it has two seconds.
         let _ = desk.await;
-        let (tokens, clock) = (self.tokens.take(), self.site.clock.clone());
+        let (tokens, site) = (self.tokens.take(), self.site.clone());
         let (keeper, sessions, hubs) = (self.keeper.take(), self.sessions.take(), std::mem::take(&mut self.hubs));
         // On a thread that is left behind where somebody does not want to wait for it.
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(tokens) = tokens {
                 tokens.stop();
             }
-            clock.keep();
+            site.clock.keep();
+            site.key_uses.save();
             // What hubs acknowledged is made lasting.
             drop(keeper);
             drop(sessions);

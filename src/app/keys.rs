@@ -1,6 +1,9 @@
 //! Keys of a running gateway: who uses them, rotation on an operator's word, and rotation on a schedule.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::changes::Changes;
 use crate::{
@@ -56,12 +59,29 @@ impl Keys {
         let identities = self.site.gate.identities().ok_or("identities are not loaded")?;
         let schedules = self.changes.schedules();
         let mut keys = config::survey(&self.files, &identities, &schedules).map_err(|error| error.to_string())?;
-        let mut sessions = std::collections::HashMap::<u64, usize>::new();
-        self.site.registry.for_each(|live| *sessions.entry(live.grant().key_fingerprint).or_default() += 1);
+        let parse = |slot: &SlotView| u64::from_str_radix(&slot.fingerprint, 16).ok();
+        let secondaries: HashSet<u64> = keys.iter().filter_map(|key| key.secondary.as_ref().and_then(parse)).collect();
+        let mut sessions = HashMap::<u64, (usize, BTreeSet<String>)>::new();
+        self.site.registry.for_each(|live| {
+            let key = live.grant().key_fingerprint;
+            let (count, devices) = sessions.entry(key).or_default();
+            *count += 1;
+            // A rotation would cut these: the first by name are told.
+            if secondaries.contains(&key) {
+                devices.insert(live.device().to_string());
+                if devices.len() > DEVICES_TOLD {
+                    devices.pop_last();
+                }
+            }
+        });
+        for slot in keys.iter_mut().filter_map(|key| key.secondary.as_mut()) {
+            let devices = parse(slot).and_then(|key| sessions.get(&key)).map(|(_, devices)| devices);
+            slot.devices = devices.into_iter().flatten().cloned().collect();
+        }
         for slot in keys.iter_mut().flat_map(|key| [&mut key.primary, &mut key.secondary]).flatten() {
-            let Ok(fingerprint) = u64::from_str_radix(&slot.fingerprint, 16) else { continue };
+            let Some(fingerprint) = parse(slot) else { continue };
             let seen = self.site.key_uses.of(fingerprint);
-            slot.sessions = Some(sessions.get(&fingerprint).copied().unwrap_or(0));
+            slot.sessions = Some(sessions.get(&fingerprint).map_or(0, |(count, _)| *count));
             slot.last_used = seen.map(|seen| seen.last.to_string());
             slot.tokens_end = seen.map(|seen| seen.ends.to_string());
         }
@@ -170,6 +190,8 @@ fn refused(error: RotateError) -> RotationRefused {
     }
 }
 
+/// A screen.
+const DEVICES_TOLD: usize = 20;
 /// As the audit log has it.
 const BY_SCHEDULE: &str = "schedule";
 /// The state may have been edited, or put back.

@@ -17,6 +17,8 @@ pub(super) struct List {
     file: Mutex<RevocationFile>,
     /// Apart from the file, which may be read for a second.
     health: Mutex<Health>,
+    /// What the gateway added by itself, as far as it is in force.
+    local: Mutex<RevocationList>,
 }
 
 /// Why the alarm is raised: as long as one of these lasts.
@@ -38,7 +40,7 @@ struct Health {
 
 impl List {
     pub(super) fn of(config: &Config) -> Self {
-        Self { file: Mutex::new(RevocationFile::of(config)), health: Mutex::default() }
+        Self { file: Mutex::new(RevocationFile::of(config)), health: Mutex::default(), local: Mutex::default() }
     }
 
     /// Reads the file and says in the log what is wrong with it. See [`RevocationFile::load`] for `early`.
@@ -66,23 +68,34 @@ impl List {
 
     /// The list came into force, and so much was lifted by it.
     pub(super) fn came_into_force(&self, loaded: &LoadedRevocations, lifted: &Lifted, now: UnixSeconds) {
+        lock(&self.local).clone_from(&loaded.local);
         let kept = loaded.header.as_ref().map(|header| lock(&self.file).remember(header));
         let kept = kept.transpose().inspect_err(|mistake| tracing::error!("{mistake}"));
         let mut health = lock(&self.health);
-        if loaded.list.is_empty() && lifted.count > 0 {
+        if loaded.is_bare && lifted.count > 0 {
             health.is_emptied = true;
             tracing::error!(
                 entries = lifted.count,
                 "the revocation list is empty and was not: if that is meant, `tollgate` reload ends the alarm"
             );
         }
-        health.is_emptied &= loaded.list.is_empty();
+        health.is_emptied &= loaded.is_bare;
         health.is_forgotten = kept.is_err();
         (health.is_refused, health.is_exposed) = (false, loaded.is_exposed);
         health.has_bad_lines = !loaded.bad_lines.is_empty();
         (health.loaded, health.stamp) = (Some(Instant::now()), loaded.list.stamp());
         drop(health);
         self.watch(now);
+    }
+
+    /// What the gateway added by itself since then, where nothing was taken out: no more needs to be read for it.
+    pub(super) fn local_grew(&self, now: UnixSeconds) -> Option<RevocationList> {
+        let read = lock(&self.file).local()?;
+        let mut local = lock(&self.local);
+        (read.lifted(&local, now).count == 0).then(|| {
+            local.clone_from(&read);
+            read
+        })
     }
 
     /// An operator asked for the files to be read again, and so has looked: an empty list is meant.

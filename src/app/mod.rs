@@ -7,6 +7,7 @@ mod desk;
 mod end;
 mod keys;
 mod list;
+mod near_misses;
 mod screen;
 mod sessions;
 mod spool;
@@ -43,6 +44,7 @@ use crate::{
     route::Routes,
     session::client::ClientConfig,
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
+    takeovers::TakeOvers,
     upstream::{
         EmbeddedHub, HubAddress, HubClient, MqttHubConfig, NatsHub, Pace, RumqttcHub, TrustError, UpstreamConfig,
         UpstreamKind,
@@ -235,7 +237,8 @@ fn start(
         sessions: sessions.as_ref().map(Keeper::handle),
         draining: AtomicBool::new(false),
         server_reference: config.gateway.server_reference.clone(),
-        key_uses: KeyUses::new(clock.now()),
+        take_overs: TakeOvers::default(),
+        key_uses: KeyUses::open(&config.gateway.state_dir, clock.now()),
         clock,
     });
     let changes = Changes::new(config.clone(), site.clone(), Certificates::new(all_tls));
@@ -443,6 +446,7 @@ impl Gateway {
                 let _ = stopped.await;
             }));
             tokio::spawn(supervisor.clone().watch(self.shards.clone()));
+            tokio::spawn(near_misses::explain(self.site.clone(), Audit::open(&self.config.gateway.state_dir)));
             supervisor.ready();
             self.until_signal(&mut signals, supervisor).await;
             let limit = self.config.gateway.drain_timeout;
@@ -475,6 +479,7 @@ impl Gateway {
             meters,
             audit: Audit::open(&self.config.gateway.state_dir),
             revocations: self.config.gateway.revocations.clone(),
+            local_revocations: config::local_revocations(&self.config.gateway.state_dir),
             control: Arc::new(desk::Desk::new(&self.config, &self.site, &self.shards, &self.changes, &self.keys)),
         })
     }
@@ -507,8 +512,12 @@ impl Gateway {
                     let _ = tokio::task::spawn_blocking(move || keys.turn()).await;
                 }
                 _ = kept.tick() => {
-                    let clock = self.site.clock.clone();
-                    let _ = tokio::task::spawn_blocking(move || clock.keep()).await;
+                    let site = self.site.clone();
+                    let kept = move || {
+                        site.clock.keep();
+                        site.key_uses.save();
+                    };
+                    let _ = tokio::task::spawn_blocking(kept).await;
                 }
             }
         }
@@ -558,7 +567,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 const OWN_HUB_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is asked whether it is there.
 const OWN_HUB_LOOK: Duration = Duration::from_millis(20);
-/// How often the highest time goes to disk: after a crash and with a clock that was turned back, guarded time begins this
+/// How often the highest time and the last uses of keys go to disk: after a crash and with a clock that was turned back, guarded time begins this
 /// much too early at most.
 const CLOCK_KEPT_EVERY: Duration = Duration::from_secs(60);
 /// How often the schedule of rotations is looked at: within the second that it names.

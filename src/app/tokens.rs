@@ -66,7 +66,12 @@ pub(super) fn start(
         profile: config.gate.profile,
         clock: site.clock.clone(),
         audit: Audit::open(state_dir),
-        control: Arc::new(Wired { list: config.gateway.revocations.clone(), changes: Arc::downgrade(changes) }),
+        control: Arc::new(Wired {
+            list: config.gateway.revocations.clone(),
+            state_dir: state_dir.clone(),
+            is_signed: config.list_rules.is_some(),
+            changes: Arc::downgrade(changes),
+        }),
     };
     let service = Arc::new(Service::open(backend, signing, settings(of_it), state_dir));
     let Bound { socket, tls, .. } = bound;
@@ -124,12 +129,15 @@ fn settings(of_it: &TokenServiceConfig) -> Settings {
 /// [`Control`] of a running gateway.
 struct Wired {
     list: PathBuf,
+    state_dir: PathBuf,
+    /// A change by us would break the signature.
+    is_signed: bool,
     /// What is read anew holds the service: an owner here would hold both for ever.
     changes: Weak<Changes>,
 }
 
 impl Control for Wired {
-    fn revoke(&self, tokens: &[Revoked], now: UnixSeconds) -> Result<(), String> {
+    fn revoke(&self, tokens: &[Revoked], now: UnixSeconds) -> Result<Option<PathBuf>, String> {
         let entry = |revoked: &Revoked| {
             let (jti, token) = match revoked.name.clone() {
                 TokenName::Jti(jti) => (Some(jti), None),
@@ -149,19 +157,29 @@ impl Control for Wired {
         };
         let lines = tokens.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
         if lines.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        if config::is_signed(&self.list) {
-            let line = lines.join(" ");
-            return Err(format!(
-                "the revocation list is signed elsewhere: have these entries added and signed: {line}"
-            ));
-        }
-        Ledger::new(&self.list).append(&lines.join("\n")).map_err(|error| error.to_string())?;
+        let written = self.write(&lines, now)?;
         if let Some(changes) = self.changes.upgrade() {
-            changes.apply(std::slice::from_ref(&self.list));
+            changes.apply(std::slice::from_ref(&written));
         }
-        Ok(())
+        Ok(Some(written))
+    }
+}
+
+impl Wired {
+    /// Into the list; beside it where that is signed elsewhere, or is not ours to write.
+    fn write(&self, lines: &[String], now: UnixSeconds) -> Result<PathBuf, String> {
+        if !self.is_signed && !config::is_signed(&self.list) {
+            match Ledger::new(&self.list).append(&lines.join("\n")) {
+                Ok(()) => return Ok(self.list.clone()),
+                Err(error) => tracing::warn!(%error, "the gateway's revocations are kept beside the list"),
+            }
+        }
+        config::revoke_locally(&self.state_dir, lines, now).map_err(|error| {
+            let lines = lines.join(" ");
+            format!("{error}: have these entries added to the list: {lines}")
+        })
     }
 }
 

@@ -559,6 +559,9 @@ pub(super) enum KeyCommand {
         /// With --both: take out entries of the revocation list that name one of the slots
         #[arg(long, requires = "both")]
         lift: bool,
+        /// Only say which live sessions it would cut
+        #[arg(long, conflicts_with = "show")]
+        dry_run: bool,
         /// Print the new primary key, for whoever programs the device
         #[arg(long)]
         show: bool,

@@ -24,7 +24,10 @@ pub(super) fn key(at: &ConfigFile, command: KeyCommand) -> Result<(), Outcome> {
     match command {
         KeyCommand::List { name, last, json } => list(at, name.as_ref(), last, json),
         KeyCommand::Add { name, resource, show, json } => add(at, &name, resource.as_deref(), (show, json)),
-        KeyCommand::Rotate { name, both, lift, show, json } => {
+        KeyCommand::Rotate { name, both, lift, dry_run: true, json, .. } => {
+            would_cut(at, &name, RotationAsked { both, lift }, json)
+        }
+        KeyCommand::Rotate { name, both, lift, show, json, .. } => {
             rotate(at, &name, RotationAsked { both, lift }, (show, json))
         }
         KeyCommand::Plan { name, json } => key_plan::plan(at, name.as_ref(), json),
@@ -92,7 +95,7 @@ fn listing(list: &KeyList) -> String {
         text.push_str(&folded(&turns(key), ""));
     }
     if let Some(since) = &list.counted_since {
-        text.push_str(&format!("uses are told since the gateway started, {since}\n"));
+        text.push_str(&format!("uses are told since {since}\n"));
     }
     if list.total > list.keys.len() {
         text.push_str(&format!("… and {} more: --last {}\n", list.total - list.keys.len(), list.total));
@@ -111,7 +114,7 @@ fn key_table(mut rows: Vec<[String; 5]>) -> String {
 
 fn row(name: &str, slot: &str, view: &SlotView, counted_since: Option<&str>) -> [String; 5] {
     let sessions = view.sessions.map_or("?".into(), |sessions| sessions.to_string());
-    let unseen = if counted_since.is_some() { "not since the start" } else { "?" };
+    let unseen = if counted_since.is_some() { "not seen" } else { "?" };
     let last_used = view.last_used.clone().unwrap_or_else(|| unseen.into());
     [name.to_owned(), slot.to_owned(), view.fingerprint.clone(), sessions, last_used]
 }
@@ -176,6 +179,21 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
         print(&folded(&format!("→ {advice}"), ""));
     }
     reveal(&rotated, show);
+    Ok(())
+}
+
+/// Whom a rotation would cut: only a running gateway knows.
+fn would_cut(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, json: bool) -> Result<(), Outcome> {
+    let desk = Desk::new(at, None)?;
+    let done: RotationDone = desk.post(&format!("/v1/keys/{}/rotate?dry_run=true", escaped(name)), &asked)?;
+    if json {
+        return print_json(&done);
+    }
+    let text = match done.cuts.as_slice() {
+        [] => "no live session would be cut by it".to_owned(),
+        cuts => format!("live sessions that it would cut: {}\n{}", cuts.len(), session_table(cuts)),
+    };
+    print(&format!("{}\nnothing was rotated\n", text.trim_end()));
     Ok(())
 }
 

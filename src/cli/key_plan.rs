@@ -50,6 +50,9 @@ struct Plan {
     secondary_sessions: Option<usize>,
     /// How many live sessions a rotation would cut now: those of the secondary.
     cuts_now: Option<usize>,
+    /// Whom: the first of them by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cuts_devices: Vec<String>,
     /// When the last token of the secondary that was seen expires.
     secondary_tokens_seen_end: Option<String>,
     /// When every token of the secondary has expired, if nobody signed with it since the last rotation.
@@ -85,6 +88,7 @@ impl Plan {
             primary_sessions,
             secondary_sessions,
             cuts_now: secondary_sessions,
+            cuts_devices: key.secondary.as_ref().map(|slot| slot.devices.clone()).unwrap_or_default(),
             secondary_tokens_seen_end: key.secondary.as_ref().and_then(|slot| slot.tokens_end.clone()),
             secondary_tokens_end: ends.map(|at| at.to_string()),
             primary_tokens_end: now.plus(lifetime).to_string(),
@@ -112,7 +116,7 @@ impl Plan {
                 .map_or_else(String::new, |end| format!(" The last of their tokens that was seen expires at {end}."));
             self.advice.push(format!(
                 "A rotation now cuts {cuts} live session{}, whose token the secondary key signed.{until} \
-                 `tollgate key rotate {}` says who they are before it does.",
+                 `tollgate key rotate {} --dry-run` shows all of them.",
                 if cuts == 1 { "" } else { "s" },
                 self.name
             ));
@@ -146,6 +150,19 @@ impl Plan {
             &format!("live sessions: {primary} by the primary key, {secondary} by the secondary"),
             INDENT,
         ));
+        if !self.cuts_devices.is_empty() {
+            let more = self.cuts_now.unwrap_or_default().saturating_sub(self.cuts_devices.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            text.push_str(&folded(&format!("by the secondary: {}{more}", self.cuts_devices.join(", ")), INDENT));
+        }
+        if let Some(end) = self.secondary_tokens_end.as_ref() {
+            let seen = self.secondary_tokens_seen_end.as_ref();
+            let seen = seen.map_or_else(String::new, |end| format!("; the last that was seen expires at {end}"));
+            text.push_str(&folded(
+                &format!("tokens that the secondary signed while it was primary are all dead at {end}{seen}"),
+                INDENT,
+            ));
+        }
         text.push_str(&folded(
             &format!("tokens that the primary has signed until now are all dead at {}", self.primary_tokens_end),
             INDENT,

@@ -172,6 +172,9 @@ fn refusal(entry: &Entry) -> String {
         text.push_str(&folded(&format!("token sha256:{token}"), INDENT));
     }
     text.push_str(&folded(detail, INDENT));
+    for near_miss in &entry.near_misses {
+        text.push_str(&folded(&format!("near miss: {near_miss}"), INDENT));
+    }
     if !remedy.is_empty() {
         text.push_str(&folded(&format!("→ {remedy}"), INDENT));
     }
@@ -209,6 +212,8 @@ mod tests {
             detail: "`se` is 2026-11-21T08:00:00Z, the clock says 2026-11-21T09:00:00Z, 30s of skew are allowed."
                 .into(),
             remedy: "The device needs a new token; if it just made this one, its clock is wrong.".into(),
+            near_misses: vec![],
+            entry: 0,
         };
         let text = refusal(&entry);
         assert_eq!(

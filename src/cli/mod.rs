@@ -15,7 +15,6 @@ mod mint;
 mod outcome;
 mod revocations;
 mod revoke;
-mod sas_limit;
 mod signature;
 mod spool;
 mod token;

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     admin::{Keep, Ledger, RevocationListing, Signature},
     audit::Action,
-    config::Config,
+    config::{self, Config, GatewayConfig},
     credential::{ListEntry, RevocationList, SignedLine},
 };
 
@@ -36,8 +36,10 @@ pub(super) fn run(at: &ConfigFile, command: RevocationsCommand) -> Result<(), Ou
 }
 
 fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outcome> {
-    let path = at.load()?.gateway.revocations;
-    let listing = Ledger::new(&path).list(last).map_err(Outcome::failed)?;
+    let GatewayConfig { revocations: path, state_dir, .. } = at.load()?.gateway;
+    let local = Ledger::new(config::local_revocations(&state_dir));
+    let listing = Ledger::new(&path).list(last).and_then(|listing| listing.and_local(&local, last));
+    let listing = listing.map_err(Outcome::failed)?;
     if json {
         return print_json(&listing);
     }
@@ -70,9 +72,13 @@ fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Re
         return Err(Outcome::Usage(format!("{id:?} is no id: `tollgate revocations list` shows them, 8 digits each")));
     }
     let (path, by) = (&config.gateway.revocations, by.unwrap_or_else(who));
+    // What the gateway added by itself is not signed.
+    let local = config::local_revocations(&config.gateway.state_dir);
+    let added = Ledger::new(&local).named(id).map_err(Outcome::failed)?;
+    let path = if added.is_empty() { path } else { &local };
     let ledger = Ledger::new(path);
-    let signer = signature::of_list(config, &ledger, sign)?;
-    let found = ledger.named(id).map_err(Outcome::failed)?;
+    let signer = if added.is_empty() { signature::of_list(config, &ledger, sign)? } else { None };
+    let found = if added.is_empty() { ledger.named(id).map_err(Outcome::failed)? } else { added };
     let [long_id] = <[String; 1]>::try_from(found).map_err(|found| match found.len() {
         0 => Outcome::Failed(format!("{} has no entry {id}", path.display())),
         _ => Outcome::Failed(format!("several entries begin with {id}; name one: {}", found.join(", "))),
@@ -81,7 +87,7 @@ fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Re
     audited(config, Action::RevocationRemoved, &by, &format!("revocation:{id}"), &format!("{lines} lines"));
     let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
     print(&format!("entry {id} ({lines}) is taken out of {}; what it revoked may connect again\n", path.display()));
-    told_if_empty(&ledger)
+    told_if_empty(&Ledger::new(&config.gateway.revocations))
 }
 
 fn prune(config: &Config, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
@@ -240,7 +246,7 @@ fn read_list(file: &Path) -> Result<String, Outcome> {
 }
 
 /// Of an entry, what it selects first.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "jti",
     "token",
     "key",
@@ -253,6 +259,7 @@ const FIELDS: [&str; 12] = [
     "by",
     "at",
     "until",
+    "origin",
 ];
 /// What an entry is named by.
 const ID_DIGITS: usize = 8;

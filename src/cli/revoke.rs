@@ -6,10 +6,10 @@ use super::{
     desk::{Desk, DeskError},
     list::{folded, session_table},
     local::{now_by, print, token_from_input},
-    sas_limit, signature,
+    signature,
 };
 use crate::{
-    admin::{Keep, Ledger, NewRevocation, Revocation, RevocationAdded},
+    admin::{Keep, Ledger, NewRevocation, Revocation, RevocationAdded, honest_refused},
     audit::{Action, Audit},
     config::{self, Config},
     credential::Credential,
@@ -40,7 +40,9 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     let path = &config.gateway.revocations;
     let ledger = Ledger::new(path);
     let signer = signature::of_list(&config, &ledger, &why.sign)?;
-    let told = sas_limit::told(&config, &entry, now)?;
+    let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok();
+    let identities = loaded.as_ref().map(|loaded| &loaded.identities);
+    let told = honest_refused(&entry, &config.gate, identities, now).map_err(Outcome::Failed)?;
     print(&format!("{}\n", preview(at, &config, &entry)));
     match &signer {
         Some(signer) => ledger.edit(|_| Keep::Yes, std::slice::from_ref(&revocation.line), Some(&signer.signature())),

@@ -148,6 +148,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Parsed {
         rules.hosts = [&gate.hostname].into_iter().chain(&gate.aliases).cloned().collect();
     }
     take_certificates(&notes, &file, &listeners, &mut gate);
+    gate.listener_profiles = listeners.iter().map(|listener| listener.profile).collect();
     warn_of_profiles(&notes, &file, &gate, &listeners);
     let upstreams = read_upstreams(&notes, &file, &listeners, &mut files);
     let routes = read_routes(&notes, &file, &listeners, &upstreams);

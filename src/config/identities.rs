@@ -395,7 +395,7 @@ impl<'n, 'd> Reader<'n, 'd> {
     pub(super) fn read_schedule(&mut self, table: &Table<'_>, owners: impl IntoIterator<Item = KeyOwner>) {
         let Some(found) = table.duration("rotate_every", ROTATION_MIN..=ROTATION_MAX) else { return };
         let own = table.has("token_lifetime_max").then(|| self.lifetime_max(table)).flatten();
-        let lifetime = own.unwrap_or_else(|| self.gate.rules(self.gate.profile).token_lifetime_max);
+        let lifetime = own.unwrap_or_else(|| self.gate.token_lifetime_max_anywhere());
         if lifetime > found.value {
             let (lives, every) = (format_duration(lifetime), format_duration(found.value));
             let what = format!(

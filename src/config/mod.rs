@@ -35,7 +35,10 @@ pub use gateway::{Config, GatewayConfig, SpoolConfig};
 pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
 pub use report::Report;
-pub use revocations::{LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations};
+pub use revocations::{
+    LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations, local_revocations,
+    revoke_locally,
+};
 pub use rotation::{
     Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner, add, await_rotation, due, finish,
     leaving, revoked_slots, rotate, survey,

@@ -466,6 +466,7 @@ pub fn verify_certificate(
         narrowing: None,
         key_ends_at: None,
         certificate_binding: None,
+        terms: None,
     })
 }
 

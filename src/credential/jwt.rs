@@ -1,20 +1,22 @@
 //! JSON Web Tokens (RFC 7519, RFC 8725). Header and claims are read here, strictly; the library only verifies the
 //! signature, with the algorithm of the *key*.
 
+mod device;
+
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Algorithm, Identity, Issuer, Keyring, Narrowing, PublicKey, Refused, Rights, TokenKind, Trace, Validity,
-    VerifyRules, VerifyingKey, check_not_expired,
+    Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, Terms, TokenKind, Trace, VerifyRules,
+    VerifyingKey, check_not_expired,
     json::{Json, Text},
     shown, split_once, token_id_of,
 };
 use crate::{
     denial::Denial,
-    id::{DeviceId, KeyName, TokenId},
+    id::{DeviceId, TokenId},
     time::UnixSeconds,
     topic::TopicFilter,
 };
@@ -130,6 +132,15 @@ impl<'t> JwtToken<'t> {
         self.claims.members().iter().map(|(name, value)| (&**name, value.to_string()))
     }
 
+    /// Names of the claims that are there: one that is null is not.
+    pub(super) fn each_claim(&self, mut visit: impl FnMut(&str)) {
+        self.claims
+            .members()
+            .iter()
+            .filter(|(_, value)| !matches!(value, Json::Null))
+            .for_each(|(name, _)| visit(name));
+    }
+
     /// SHA-256 of the whole text, signature included.
     pub(super) fn digest(&self) -> [u8; 32] {
         self.hash.clone().chain_update(".").chain_update(self.signature_text).finalize().into()
@@ -199,7 +210,7 @@ pub(super) fn verify(
 ) -> Result<Identity, Refused> {
     match token.iss().and_then(|iss| keyring.issuer(iss)) {
         Some(issuer) => by_issuer(token, issuer, (presented_by, keyring), rules, trace, now),
-        None => by_device(token, presented_by, keyring, rules, trace, now),
+        None => device::by_device(token, presented_by, keyring, rules, trace, now),
     }
 }
 
@@ -271,100 +282,9 @@ fn by_issuer(
         narrowing,
         key_ends_at: None,
         certificate_binding: token.certificate_binding,
+        terms: Some(Terms::of_jwt(token, Some(issuer))),
         device,
     })
-}
-
-/// A JWT that the device signed itself, as Google's devices do: `iss` is absent or the device, and `sub` likewise. Where
-/// neither is there, it is of whom CONNECT names.
-fn by_device(
-    token: &JwtToken<'_>,
-    presented_by: Option<&DeviceId>,
-    keyring: &Keyring,
-    rules: &VerifyRules,
-    trace: &mut impl Trace,
-    now: UnixSeconds,
-) -> Result<Identity, Refused> {
-    let named = token.iss().or_else(|| token.text("sub")).and_then(|name| DeviceId::shared(name, presented_by).ok());
-    let device = if token.iss().is_none() && token.text("sub").is_none() { presented_by.cloned() } else { named };
-    let held = device.and_then(|id| keyring.find(&id).map(|found| (id, found)));
-    let able = held.and_then(|(id, found)| Some((found.device.filter(|own| !own.public_keys.is_empty())?, id, found)));
-    let (own, device, held) = able.ok_or_else(|| issuer_unknown(token))?;
-    let public = signed_by(token, &device, &own.public_keys, keyring)?;
-    let key = KeyName::of("device", device.as_str(), &public.slot());
-    trace.passed("signature", || format!("verifies under {key} ({})", public.key.algorithm()));
-    let about = |refused: Refused| refused.about(token.token_id, Some(&device));
-    check_validity(&key, public.validity, now).map_err(about)?;
-    if let Some(other) = token.text("sub").filter(|sub| *sub != device.as_str()) {
-        return Err(about(claim_invalid(format!("`sub` is {}, and the device {device} signed it.", shown(other)))));
-    }
-    check_audience(token, "a device", &rules.device_audience).map_err(about)?;
-    trace.passed("audience", || "`aud` names this gateway".into());
-    check_required(token, rules.require.iter().copied()).map_err(about)?;
-    held.check(&device, TokenKind::Jwt).map_err(about)?;
-    trace.passed("device", || format!("{device} is known and enabled"));
-    check_times(token, held.lifetime_max(None, rules), rules, now).map_err(about)?;
-    trace.passed("times", || {
-        format!("`exp` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
-    });
-    Ok(Identity {
-        kind: TokenKind::Jwt,
-        key,
-        key_fingerprint: public.key.fingerprint(),
-        token_id: token.token_id,
-        expires_at: token.expires_at,
-        issued_at: token.issued_at,
-        jti: token.jti().map(Arc::from),
-        issuer: None,
-        policy: None,
-        rights: Rights::ALL,
-        narrowing: None,
-        key_ends_at: public.validity.not_after,
-        certificate_binding: token.certificate_binding,
-        device,
-    })
-}
-
-/// The key of the device that made it. A key without a `kid` is tried for whatever `kid` a token has, for devices that
-/// sign themselves seldom write one.
-fn signed_by<'k>(
-    token: &JwtToken<'_>,
-    device: &DeviceId,
-    keys: &'k [PublicKey],
-    keyring: &Keyring,
-) -> Result<&'k PublicKey, Refused> {
-    let has = |kid: Option<&str>| keys.iter().filter(|public| public.kid.as_deref() == kid).collect::<Vec<_>>();
-    let named: Vec<&PublicKey> = match token.kid() {
-        None => keys.iter().collect(),
-        Some(kid) => Some(has(Some(kid))).filter(|exact| !exact.is_empty()).unwrap_or_else(|| has(None)),
-    };
-    if named.is_empty() {
-        let shown_kid = token.kid().map(shown).unwrap_or_default();
-        let detail = format!("`kid` is {shown_kid}, and no [[device.public_key]] of {device} has it.");
-        return Err(Refused::new(Denial::KeyUnknown, detail));
-    }
-    let able: Vec<&PublicKey> =
-        named.iter().copied().filter(|public| public.key.algorithm() == token.algorithm).collect();
-    if able.is_empty() {
-        let theirs = named.iter().map(|public| public.key.algorithm().as_str()).collect::<Vec<_>>().join(", ");
-        let detail = format!("`alg` is {}; the public keys of {device} are for {theirs}.", token.algorithm);
-        return Err(Refused::new(Denial::AlgorithmMismatch, detail));
-    }
-    able.into_iter().find(|public| keyring.memo().verifies(token, &public.key)).ok_or_else(|| {
-        let detail = format!("The signature does not verify under any public key of {device}.");
-        Refused::new(Denial::SignatureInvalid, detail)
-    })
-}
-
-fn check_validity(key: &KeyName, validity: Validity, now: UnixSeconds) -> Result<(), Refused> {
-    if validity.holds(now) {
-        return Ok(());
-    }
-    let detail = match validity.not_before.filter(|from| *from > now) {
-        Some(from) => format!("{key} is good from {from} on."),
-        None => format!("{key} was good until {}.", validity.not_after.unwrap_or(now)),
-    };
-    Err(Refused::new(Denial::KeyOutOfValidity, detail))
 }
 
 fn issuer_unknown(token: &JwtToken<'_>) -> Refused {

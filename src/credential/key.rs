@@ -446,12 +446,20 @@ pub(super) fn hmac_matches(key: &[u8], parts: &[&[u8]], signature: &[u8; 32]) ->
     keyed(key, parts).verify_slice(signature).is_ok()
 }
 
+/// The same, with the key that a group's derives for a device: two HMACs.
+pub(super) fn derived_hmac_matches(key: &[u8], device: &DeviceId, parts: &[&[u8]], signature: &[u8; 32]) -> bool {
+    let derived = Zeroizing::new(<[u8; 32]>::from(keyed(key, &[device.as_str().as_bytes()]).finalize().into_bytes()));
+    hmac_matches(&*derived, parts, signature)
+}
+
 /// Costs what [`hmac_matches`] costs, where there is no key.
 pub(super) fn hmac_matches_nothing(parts: &[&[u8]], signature: &[u8; 32]) {
     std::hint::black_box(hmac_matches(&[0; 32], parts, signature));
 }
 
 pub(super) fn keyed(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    #[cfg(test)]
+    HMACS.with(|made| made.set(made.get() + 1));
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("invariant: HMAC takes a key of any length (RFC 2104 §2)");
     parts.iter().for_each(|part| mac.update(part));
     mac
@@ -493,6 +501,12 @@ fn checked_rsa(algorithm: Algorithm, key: &DecodingKey) -> Result<(Vec<u8>, Vec<
         return Err(KeyError::RsaExponent);
     }
     Ok((modulus, exponent))
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many this thread made: what a refusal costs is told by it, and not by a clock.
+    pub(super) static HMACS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// As IoT Hub has it; 128 bits cannot be tried.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Credential, Refused, Resource, Rights, SecretKey, Slots, Thumbprints, TokenKind, VerifyRules, VerifyingKey,
-    memo::SignatureMemo,
+    Algorithm, Credential, Refused, Resource, Rights, SecretKey, Slots, Thumbprints, TokenKind, VerifyRules,
+    VerifyingKey, memo::SignatureMemo,
 };
 use crate::{
     denial::Denial,
@@ -180,6 +180,8 @@ pub struct Keyring {
     policies: HashMap<Arc<str>, Policy>,
     /// The longest prefix first.
     groups: Vec<Group>,
+    /// Devices whose id has the prefix of a group, but for case, by their id in lower case (threat T10).
+    folded: HashMap<Box<str>, DeviceId>,
     issuers: HashMap<Box<str>, Issuer>,
     memo: SignatureMemo,
 }
@@ -203,8 +205,12 @@ impl Keyring {
         (device.is_some() || group.is_some()).then_some(Found { device, group, parent: None })
     }
 
+    /// None, where a `[[device]]` has this id but for case: nobody may pass for it by another spelling.
     fn group_of(&self, device: &str) -> Option<&Group> {
-        self.groups.iter().find(|group| device.starts_with(&*group.prefix))
+        let group = self.groups.iter().find(|group| device.starts_with(&*group.prefix))?;
+        let is_other = |held: &DeviceId| held.as_str() != device;
+        let namesake = || self.folded.get(&*device.to_ascii_lowercase()).is_some_and(is_other);
+        (self.folded.is_empty() || !namesake()).then_some(group)
     }
 
     /// What signs a SAS token of this device or module itself: its own primary key, else the one that its group derives.
@@ -244,6 +250,13 @@ impl Keyring {
     /// A `[[device]]` or `[[module]]` of its own.
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.get(id)
+    }
+
+    /// What a device's own public key with this fingerprint is for.
+    pub(super) fn public_algorithm(&self, device: &str, fingerprint: u64) -> Option<Algorithm> {
+        let public =
+            self.devices.get(device)?.public_keys.iter().find(|public| public.key.fingerprint() == fingerprint)?;
+        Some(public.key.algorithm())
     }
 
     /// Every `[[policy]]`, in no order.
@@ -435,10 +448,11 @@ impl KeyringBuilder {
     /// Adds a group.
     ///
     /// # Errors
-    /// [`NameTaken`]: there is a group with this prefix.
+    /// [`NameTaken`]: there is a group with this prefix, or with one that differs in case alone.
     pub fn add_group(&mut self, group: Group) -> Result<(), NameTaken> {
-        if self.ring.groups.iter().any(|other| other.prefix == group.prefix) {
-            return Err(NameTaken { by: group.prefix.to_string() });
+        let is_same = |other: &&Group| other.prefix.eq_ignore_ascii_case(&group.prefix);
+        if let Some(other) = self.ring.groups.iter().find(is_same) {
+            return Err(NameTaken { by: other.prefix.to_string() });
         }
         self.ring.groups.push(group);
         Ok(())
@@ -482,6 +496,10 @@ impl KeyringBuilder {
     pub fn build(self) -> Keyring {
         let mut ring = self.ring;
         ring.groups.sort_by_key(|group| Reverse(group.prefix.len()));
+        let prefixes: Vec<String> = ring.groups.iter().map(|group| group.prefix.to_ascii_lowercase()).collect();
+        let in_group = |folded: &String| prefixes.iter().any(|prefix| folded.starts_with(prefix));
+        let alike = self.folded.into_iter().filter(|(folded, _)| in_group(folded));
+        ring.folded = alike.map(|(folded, id)| (folded.into(), id)).collect();
         ring
     }
 }

@@ -13,10 +13,12 @@ mod keyring;
 mod memo;
 mod mint;
 mod near_miss;
+mod nobody;
 mod prepared;
 mod revocation;
 mod sas;
 mod server_names;
+mod terms;
 
 pub use certificate::{
     Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
@@ -37,6 +39,7 @@ pub use revocation::{
 };
 pub use sas::{Resource, SasToken};
 pub use server_names::{certificate_dns_names, names_cover, wildcard_of};
+pub use terms::{JwtTerms, Terms};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -216,6 +219,7 @@ pub struct Identity {
     narrowing: Option<Narrowing>,
     key_ends_at: Option<UnixSeconds>,
     certificate_binding: Option<[u8; 32]>,
+    terms: Option<Arc<Terms>>,
 }
 
 impl Identity {
@@ -282,6 +286,11 @@ impl Identity {
     /// The first second in which the key that verified it may be used no more, where its validity has an end.
     pub fn key_ends_at(&self) -> Option<UnixSeconds> {
         self.key_ends_at
+    }
+
+    /// What it said that may come to be refused; `None`: nothing but its key and its times.
+    pub fn terms(&self) -> Option<&Arc<Terms>> {
+        self.terms.as_ref()
     }
 
     /// SHA-256 of the client certificate (DER) that the token is bound to: `cnf` with `x5t#S256` (RFC 8705 §3.1). Whoever

@@ -6,8 +6,8 @@ use base64::{DecodeSliceError, Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Identity, Keyring, Refused, Rights, Slots, TokenKind, Trace, VerifyRules, check_not_expired,
-    key::{hmac_matches, hmac_matches_nothing},
+    Identity, Keyring, Refused, Rights, Slots, Terms, TokenKind, Trace, VerifyRules, check_not_expired,
+    key::{derived_hmac_matches, hmac_matches, hmac_matches_nothing},
     keyring::{Found, Group, Policy},
     shown, split_once, token_id_of,
 };
@@ -254,6 +254,7 @@ pub(super) fn verify(
     trace.passed("times", || {
         format!("`se` is {}, {} s from now", token.expires_at, token.expires_at.since(now).as_secs())
     });
+    let terms = signer.policy.is_some().then(|| Arc::new(Terms::Sas(token.resource.clone())));
     Ok(Identity {
         device,
         kind: TokenKind::Sas,
@@ -270,6 +271,7 @@ pub(super) fn verify(
         narrowing: None,
         key_ends_at: None,
         certificate_binding: None,
+        terms,
     })
 }
 
@@ -330,11 +332,12 @@ fn signed_by_device<'k>(
     let found = device.and_then(|device| keyring.find(&device).map(|found| (device, found)));
     let Some((device, found)) = found else {
         matching_slot(token, &Slots::default());
+        cost_as_of_a_group(token, keyring);
         let device = DeviceId::shared(&id, presented_by).ok();
         return Err(unknown_device(&id).about(token.token_id, device.as_ref()));
     };
     let about = |refused: Refused| refused.about(token.token_id, Some(&device));
-    let signer = sas_signer(token, &device, &found).map_err(about)?;
+    let signer = sas_signer(token, &device, &found, keyring).map_err(about)?;
     if token.resource.scheme.is_some() {
         let detail = format!("`sr` is {}; a device's own key signs no `sr` with a scheme.", token.resource);
         return Err(about(Refused::new(Denial::ResourceOutOfPolicy, detail)));
@@ -343,7 +346,7 @@ fn signed_by_device<'k>(
 }
 
 /// The device's own key or the one that its group derives.
-fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>) -> Result<Signer, Refused> {
+fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>, keyring: &Keyring) -> Result<Signer, Refused> {
     let own = found.device.map(|device| &device.keys).filter(|keys| !keys.is_empty());
     let (kind, owner, matched, limit) = match (own, found.group) {
         (Some(keys), _) => ("device", id.as_str(), matching_slot(token, keys), None),
@@ -352,10 +355,14 @@ fn sas_signer(token: &SasToken<'_>, id: &DeviceId, found: &Found<'_>) -> Result<
         }
         (None, None) => {
             matching_slot(token, &Slots::default());
+            cost_as_of_a_group(token, keyring);
             return Err(Refused::new(Denial::SignatureInvalid, format!("The device {id} has no SAS key.")));
         }
     };
     let Some((slot, fingerprint)) = matched else {
+        if kind == "device" {
+            cost_as_of_a_group(token, keyring);
+        }
         return Err(signature_invalid(&format!("neither key of {kind}:{owner}")));
     };
     Ok(Signer {
@@ -382,13 +389,22 @@ fn matching_slot(token: &SasToken<'_>, keys: &Slots) -> Option<(&'static str, u6
     tried.into_iter().flatten().next()
 }
 
+/// Both slots are always tried here, too.
 fn matching_derived_slot(token: &SasToken<'_>, group: &Group, id: &DeviceId) -> Option<(&'static str, u64)> {
     let tried = group.keys.each().map(|(slot, key)| {
-        let key = key?;
-        let derived = key.derive(id);
-        hmac_matches(derived.bytes(), &token.signed_parts(), &token.signature).then_some((slot, key.fingerprint()))
+        let bytes = key.map_or(&[0; 32][..], |key| key.bytes());
+        let matches = derived_hmac_matches(bytes, id, &token.signed_parts(), &token.signature);
+        key.filter(|_| matches).map(|key| (slot, key.fingerprint()))
     });
     tried.into_iter().flatten().next()
+}
+
+/// Where there are groups, a refusal costs what it costs a device of a group, two HMACs a slot: time tells neither which
+/// devices there are nor which prefixes. Whoever has the right token may know.
+fn cost_as_of_a_group(token: &SasToken<'_>, keyring: &Keyring) {
+    if !keyring.groups().is_empty() {
+        matching_slot(token, &Slots::default());
+    }
 }
 
 fn check_host(token: &SasToken<'_>, rules: &VerifyRules) -> Result<(), Refused> {

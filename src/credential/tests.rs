@@ -172,12 +172,107 @@ fn a_resource_covers_by_whole_segments() {
     }
 }
 
+/// Threat T10.
+#[test]
+fn a_device_of_a_group_is_no_other_spelling_of_a_device_that_has_an_entry() {
+    let mut ring = Keyring::builder();
+    ring.add_device(id("Line-A"), Device::default()).expect("new");
+    ring.add_device(id("line-b"), Device::default()).expect("new");
+    let group = |prefix: &str| Group {
+        prefix: prefix.into(),
+        keys: Slots::default(),
+        token_lifetime_max: None,
+        scope: ScopeIndex(0),
+    };
+    ring.add_group(group("line-")).expect("new");
+    assert_eq!(ring.add_group(group("LINE-")).expect_err("the same but for case").by, "line-");
+    let ring = ring.build();
+    let found = |name: &str| ring.find(&id(name)).map(|found| (found.device.is_some(), found.group.is_some()));
+    for (name, expected) in [
+        ("Line-A", Some((true, false))),
+        ("line-a", None),
+        ("line-A", None),
+        ("line-b", Some((true, true))),
+        ("line-B", None),
+        ("line-c", Some((false, true))),
+    ] {
+        assert_eq!(found(name), expected, "{name}");
+    }
+}
+
 #[test]
 fn a_groups_key_derives_those_of_its_devices() {
     let (group, derived) = GROUP;
     let key = SecretKey::parse(group, KeyEncoding::Base64).expect("a key").derive(&id("line7-a"));
     let shown: String = key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(shown, derived);
+}
+
+/// Threat T11, by count and not by time: whoever is refused for a signature learns nothing of which devices there are, nor of
+/// how many keys they have.
+#[test]
+fn a_wrong_signature_costs_as_many_hmacs_whoever_is_named() {
+    let slots = |count: usize| {
+        let key = |n: u8| SecretKey::from_bytes(format!("0123456789abcdef{n}").as_bytes()).expect("a key");
+        Slots { primary: (count > 0).then(|| key(1)), secondary: (count > 1).then(|| key(2)) }
+    };
+    let site = |group_keys: Option<usize>| {
+        let mut ring = Keyring::builder();
+        for (name, count) in [("none", 0), ("one", 1), ("two", 2)] {
+            ring.add_device(id(name), Device { keys: slots(count), ..Device::default() }).expect("new");
+        }
+        if let Some(count) = group_keys {
+            let (prefix, keys) = ("line-".into(), slots(count));
+            ring.add_group(Group { prefix, keys, token_lifetime_max: None, scope: ScopeIndex(0) }).expect("new");
+        }
+        ring.build()
+    };
+    let cost = |keyring: &Keyring, device: &str| {
+        let token =
+            mint_sas(&format!("localhost/devices/{device}"), b"a key of nobody's", UnixSeconds(NOW.0 + 60), None);
+        key::HMACS.set(0);
+        check(&token, keyring).expect_err("refused");
+        key::HMACS.get()
+    };
+    for (group_keys, devices, expected) in [
+        (None, &["none", "one", "two", "ghost"][..], 2),
+        (Some(1), &["none", "one", "two", "ghost", "line-1"][..], 4),
+        (Some(2), &["none", "one", "two", "ghost", "line-1"][..], 4),
+    ] {
+        let keyring = site(group_keys);
+        for device in devices {
+            assert_eq!(cost(&keyring, device), expected, "{device}, {group_keys:?} keys of a group");
+        }
+    }
+}
+
+/// The same of devices that sign their JWTs themselves: a signature is checked, and the peer is told one thing.
+#[test]
+fn whether_a_device_holds_public_keys_is_neither_told_nor_measured() {
+    let public =
+        |algorithm| PublicKey { kid: Some("k1".into()), key: verifying_key(algorithm), validity: Validity::default() };
+    let mut ring = Keyring::builder();
+    for (name, public_keys) in
+        [("without", vec![]), ("other", vec![public(Algorithm::EdDSA)]), ("same", vec![public(Algorithm::ES256)])]
+    {
+        ring.add_device(id(name), Device { public_keys, ..Device::default() }).expect("new");
+    }
+    let keyring = ring.build();
+    for (device, kid, expected) in [
+        ("ghost", "k1", Denial::IssuerUnknown),
+        ("without", "k1", Denial::IssuerUnknown),
+        ("same", "k2", Denial::KeyUnknown),
+        ("other", "k1", Denial::AlgorithmMismatch),
+        ("same", "k1", Denial::SignatureInvalid),
+    ] {
+        let header = format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#);
+        let token = forge(&header, &format!(r#"{{"iss":"{device}","aud":"localhost","exp":{}}}"#, NOW.0 + 60));
+        let credential = Credential::parse(token.as_bytes()).expect("well-formed");
+        assert!(keyring.is_costly(&credential), "{device}: nothing was checked yet");
+        let denial = check(&token, &keyring).expect_err("refused");
+        assert_eq!((denial, denial.as_told()), (expected, Denial::SignatureInvalid), "{device}");
+        assert!(!keyring.is_costly(&credential), "{device}: a signature was checked");
+    }
 }
 
 fn verifying_key(algorithm: Algorithm) -> VerifyingKey {

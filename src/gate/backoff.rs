@@ -1,18 +1,25 @@
 //! What becomes of an address from which somebody guesses. It never becomes the trouble of a device that shares the
 //! address with whoever guesses: a token that verifies is admitted, ban or no ban.
 //!
-//! Guesses are counted for each address in a bucket that refills. When it is empty the address is *banned*: what does
+//! Guesses are counted for each address in a bucket that refills; the same bad text again and again, from however many
+//! addresses, is counted by its fingerprint in the same way. That is of the whole text, signature included: nobody who
+//! knows a part of a device's good token can have that one counted. When it is empty the address is *banned*: what does
 //! not verify is told so, its refusals are shown as one, and signatures of public keys that were not seen before are
 //! checked within a budget, beyond which a device is asked to try again. SAS tokens and HMAC are always checked:
 //! refusing costs as much as checking. No device is ever banned by its id: whoever knows the id could lock it out.
 
 use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
     net::IpAddr,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
-use dashmap::{DashMap, mapref::entry::Entry};
+use dashmap::{
+    DashMap,
+    mapref::{entry::Entry, one::RefMut},
+};
 
 use super::limiter::site_of;
 use crate::{credential::Refused, denial::Denial, time::Tick};
@@ -23,8 +30,11 @@ pub struct Backoff {
     /// Guesses a minute that are borne with; 0: off.
     per_minute: u32,
     sites: DashMap<IpAddr, Site>,
+    /// Texts that were refused as guesses.
+    texts: DashMap<u64, Site>,
     /// Counted here: asking the map would lock all of it.
     count: AtomicUsize,
+    texts_count: AtomicUsize,
     sites_max: usize,
     /// Millisecond of the last sweep: a table that is full of addresses that go on is not walked for each of them.
     swept_at: AtomicU64,
@@ -36,7 +46,16 @@ pub struct Judged {
     /// The refusal itself, or [`Denial::Banned`] in its place.
     pub refused: Refused,
     /// Set for the one guess with which a ban began.
-    pub ban_begins: bool,
+    pub ban_begins: Option<BanOf>,
+}
+
+/// What is banned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BanOf {
+    /// An address, whatever it sends.
+    Address,
+    /// A text that is no token, or none of ours, wherever it comes from.
+    Text,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,13 +94,27 @@ impl Backoff {
         allowed
     }
 
-    /// Counts a refused CONNECT where it was a guess, and says what it is told.
-    pub fn judge(&self, address: IpAddr, refused: Refused, now: Tick) -> Judged {
+    /// Counts a refused CONNECT where it was a guess, and says what it is told. `text` is what was sent as a token.
+    pub fn judge(&self, address: IpAddr, text: &[u8], refused: Refused, now: Tick) -> Judged {
         if self.per_minute == 0 || !is_guess(refused.denial) {
-            return Judged { refused, ban_begins: false };
+            return Judged { refused, ban_begins: None };
         }
+        let by_text = self.count_text(fingerprint(text), now);
         match self.count_guess(site_of(address), now) {
-            None => Judged { refused, ban_begins: false },
+            None => match by_text {
+                None => Judged { refused, ban_begins: None },
+                Some(Ban { answered, lifts_in }) => {
+                    let detail = format!(
+                        "This token comes again and again, from this address or others: {answered} times in this ban, the \
+                         last was {}. The ban lifts {} s after the last. {}",
+                        refused.denial,
+                        lifts_in.as_secs(),
+                        refused.detail
+                    );
+                    let refused = Refused { denial: Denial::Banned, detail, ..refused };
+                    Judged { refused, ban_begins: (answered == 1).then_some(BanOf::Text) }
+                }
+            },
             Some(Ban { answered, lifts_in }) => {
                 let detail = format!(
                     "{address} guesses: {answered} in this ban, the last was {}. The ban lifts {} s after the last. {}",
@@ -90,7 +123,7 @@ impl Backoff {
                     refused.detail
                 );
                 let refused = Refused { denial: Denial::Banned, detail, ..refused };
-                Judged { refused, ban_begins: answered == 1 }
+                Judged { refused, ban_begins: (answered == 1).then_some(BanOf::Address) }
             }
         }
     }
@@ -106,7 +139,32 @@ impl Backoff {
     }
 
     fn with_sites_max(per_minute: u32, sites_max: usize) -> Self {
-        Self { per_minute, sites: DashMap::new(), count: AtomicUsize::new(0), sites_max, swept_at: AtomicU64::new(0) }
+        let (sites, texts) = (DashMap::new(), DashMap::new());
+        let (count, texts_count, swept_at) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU64::new(0));
+        Self { per_minute, sites, texts, count, texts_count, sites_max, swept_at }
+    }
+
+    /// The same text: it is worth less patience than an address, behind which there may be many.
+    fn count_text(&self, text: u64, now: Tick) -> Option<Ban> {
+        if self.texts_count.load(Ordering::Relaxed) >= self.sites_max && !self.texts.contains_key(&text) {
+            self.sweep(now);
+            if self.texts_count.load(Ordering::Relaxed) >= self.sites_max {
+                return None;
+            }
+        }
+        let entry = match self.texts.entry(text) {
+            Entry::Occupied(entry) => entry.into_ref(),
+            Entry::Vacant(entry) => {
+                self.texts_count.fetch_add(1, Ordering::Relaxed);
+                entry.insert(self.fresh(now))
+            }
+        };
+        // A tenth of what an address has: a device that tries with one token every few seconds is not banned.
+        self.count_in(entry, (GUESS * TEXT_WEIGHT).min(self.lifts_at()), now)
+    }
+
+    fn fresh(&self, now: Tick) -> Site {
+        Site { left: self.burst(), checks: CHECKS_BURST, at: now, banned: false, answered: 0 }
     }
 
     /// `None`: not banned, or the table is full of others who guess. Then the guess is told what it is: a ban protects
@@ -118,18 +176,22 @@ impl Backoff {
                 return None;
             }
         }
-        let mut entry = match self.sites.entry(site) {
+        let entry = match self.sites.entry(site) {
             Entry::Occupied(entry) => entry.into_ref(),
             Entry::Vacant(entry) => {
                 self.count.fetch_add(1, Ordering::Relaxed);
-                entry.insert(Site { left: self.burst(), checks: CHECKS_BURST, at: now, banned: false, answered: 0 })
+                entry.insert(self.fresh(now))
             }
         };
+        self.count_in(entry, GUESS, now)
+    }
+
+    fn count_in<K: Eq + Hash>(&self, mut entry: RefMut<'_, K, Site>, weight: u64, now: Tick) -> Option<Ban> {
         self.refill(&mut entry, now);
-        if entry.left < GUESS && !entry.banned {
+        if entry.left < weight && !entry.banned {
             (entry.banned, entry.answered, entry.checks) = (true, 0, CHECKS_BURST);
         }
-        entry.left = entry.left.saturating_sub(GUESS);
+        entry.left = entry.left.saturating_sub(weight);
         if !entry.banned {
             return None;
         }
@@ -151,7 +213,7 @@ impl Backoff {
         site.banned &= site.left < self.lifts_at();
     }
 
-    /// Forgets every address whose bucket is full again: it is as if it had never guessed.
+    /// Forgets every address and every text whose bucket is full again: it is as if it had never guessed.
     fn sweep(&self, now: Tick) {
         let before = self.swept_at.load(Ordering::Relaxed);
         let is_due = now.since(Tick(before)) >= SWEEP_EVERY;
@@ -164,6 +226,11 @@ impl Backoff {
             site.left < full
         });
         self.count.store(self.sites.len(), Ordering::Relaxed);
+        self.texts.retain(|_, text| {
+            self.refill(text, now);
+            text.left < full
+        });
+        self.texts_count.store(self.texts.len(), Ordering::Relaxed);
     }
 
     fn burst(&self) -> u64 {
@@ -195,6 +262,15 @@ fn is_guess(denial: Denial) -> bool {
     )
 }
 
+/// Nobody gains by two texts that have the same: what verifies is never asked for.
+fn fingerprint(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A guess in a text's bucket weighs what ten do in an address's, and never more than lifts a ban.
+const TEXT_WEIGHT: u64 = 10;
 /// One guess: such that a rate in guesses a minute is the same number of these units a millisecond.
 const GUESS: u64 = 60_000;
 /// As with `connects_per_second_per_ip`, the burst is ten times the rate: 3,000 by default, more than any site has
@@ -206,7 +282,7 @@ const CHECK: u64 = 1_000;
 /// a banned address that comes with a new token of this kind gets one after few tries.
 const CHECKS_PER_SECOND: u64 = 250;
 const CHECKS_BURST: u64 = CHECKS_PER_SECOND * CHECK;
-/// About 6 MiB.
+/// Of addresses, and of texts. About 6 MiB each.
 const SITES_MAX: usize = 65_536;
 /// A walk over all of them takes some milliseconds.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -223,8 +299,45 @@ mod tests {
         Refused::new(denial, "Why.")
     }
 
+    /// Another text each time.
+    fn judge(backoff: &Backoff, address: IpAddr, refused: Refused, now: Tick) -> Judged {
+        thread_local!(static TEXTS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
+        let text = TEXTS.replace(TEXTS.get() + 1);
+        backoff.judge(address, &text.to_be_bytes(), refused, now)
+    }
+
     fn guess(backoff: &Backoff, address: IpAddr, now: Tick) -> Denial {
-        backoff.judge(address, refused(Denial::SignatureInvalid), now).refused.denial
+        judge(backoff, address, refused(Denial::SignatureInvalid), now).refused.denial
+    }
+
+    #[test]
+    fn the_same_text_from_changing_addresses_is_banned_and_no_other_text_is() {
+        let backoff = Backoff::new(6);
+        let from = |n: u32, text: &[u8], now| {
+            let Judged { refused, ban_begins } = backoff.judge(v4(n), text, refused(Denial::SignatureInvalid), now);
+            (refused.denial, ban_begins)
+        };
+        for n in 0..10 {
+            assert_eq!(from(n, b"bad", Tick(0)).0, Denial::SignatureInvalid, "address {n}");
+        }
+        assert_eq!(from(10, b"bad", Tick(0)), (Denial::Banned, Some(BanOf::Text)));
+        assert_eq!(from(11, b"bad", Tick(0)), (Denial::Banned, None), "said once");
+        assert_eq!(from(11, b"bad, too", Tick(0)).0, Denial::SignatureInvalid);
+        let good = refused(Denial::Expired);
+        assert_eq!(backoff.judge(v4(11), b"bad", good.clone(), Tick(0)).refused, good, "it was signed after all");
+        assert!(backoff.allows_check(v4(11), || true, Tick(0)), "no address is banned by it");
+        assert_eq!(from(8, b"bad", Tick(60_001)).0, Denial::SignatureInvalid, "it lifts");
+    }
+
+    #[test]
+    fn the_table_of_texts_has_a_bound() {
+        let backoff = Backoff::with_sites_max(6, 2);
+        for text in [&b"a"[..], b"b", b"c", b"d"] {
+            backoff.judge(v4(1), text, refused(Denial::SignatureInvalid), Tick(0));
+        }
+        assert_eq!(backoff.texts.len(), 2);
+        backoff.judge(v4(1), b"e", refused(Denial::SignatureInvalid), Tick(600_000));
+        assert_eq!(backoff.texts.len(), 1, "what was forgiven makes place");
     }
 
     #[test]
@@ -233,12 +346,12 @@ mod tests {
         for n in 0..60 {
             assert_eq!(guess(&backoff, v4(1), Tick(0)), Denial::SignatureInvalid, "guess {n}");
         }
-        let first = backoff.judge(v4(1), refused(Denial::SignatureInvalid), Tick(0));
-        assert_eq!((first.refused.denial, first.ban_begins), (Denial::Banned, true));
+        let first = judge(&backoff, v4(1), refused(Denial::SignatureInvalid), Tick(0));
+        assert_eq!((first.refused.denial, first.ban_begins), (Denial::Banned, Some(BanOf::Address)));
         assert!(first.refused.detail.contains("lifts 60 s after"), "{}", first.refused.detail);
         assert!(first.refused.detail.contains("201 signature_invalid"), "{}", first.refused.detail);
-        let second = backoff.judge(v4(1), refused(Denial::SignatureInvalid), Tick(59_999));
-        assert_eq!((second.refused.denial, second.ban_begins), (Denial::Banned, false), "one millisecond too early");
+        let second = judge(&backoff, v4(1), refused(Denial::SignatureInvalid), Tick(59_999));
+        assert_eq!((second.refused.denial, second.ban_begins), (Denial::Banned, None), "one millisecond too early");
         assert_eq!(backoff.banned(Tick(59_999)), 1);
         assert_eq!(guess(&backoff, v4(2), Tick(59_999)), Denial::SignatureInvalid, "another address has its own");
         // The guess before took a sixth of the minute again.
@@ -252,12 +365,12 @@ mod tests {
         let backoff = Backoff::new(1);
         for _ in 0..100 {
             for denial in [Denial::Expired, Denial::Revoked, Denial::DeviceMismatch, Denial::Unavailable] {
-                assert_eq!(backoff.judge(v4(1), refused(denial), Tick(0)).refused.denial, denial);
+                assert_eq!(judge(&backoff, v4(1), refused(denial), Tick(0)).refused.denial, denial);
             }
         }
         assert!(backoff.sites.is_empty());
         while guess(&backoff, v4(1), Tick(0)) != Denial::Banned {}
-        let expired = backoff.judge(v4(1), refused(Denial::Expired), Tick(0)).refused;
+        let expired = judge(&backoff, v4(1), refused(Denial::Expired), Tick(0)).refused;
         assert_eq!(expired, refused(Denial::Expired), "also from a banned address");
     }
 

@@ -16,6 +16,8 @@ pub struct GateConfig {
     pub aliases: Vec<String>,
     /// The gateway's profile, which a listener may set otherwise.
     pub profile: Profile,
+    /// Those of its listeners.
+    pub listener_profiles: Vec<Profile>,
     /// How far clocks may be apart. `None`: 30 s, as the listener's profile presets it (azure: 300 s, google: 600 s). Longer
     /// keeps dead tokens alive, shorter refuses devices with poor clocks.
     pub clock_skew: Option<Duration>,
@@ -36,6 +38,17 @@ pub struct GateConfig {
 }
 
 impl GateConfig {
+    /// Every profile by which a token may be judged here: the gateway's, and that of each listener.
+    pub fn profiles(&self) -> impl Iterator<Item = Profile> {
+        self.listener_profiles.iter().copied().chain([self.profile])
+    }
+
+    /// The longest life of a token whose maker has no limit of its own, on whichever listener.
+    pub fn token_lifetime_max_anywhere(&self) -> Duration {
+        let preset = self.profiles().map(|profile| profile.token_lifetime_max()).max();
+        self.token_lifetime_max.or(preset).unwrap_or(Duration::MAX)
+    }
+
     /// What tokens are held to on a listener with this profile: what is written, else what the profile presets.
     pub fn rules(&self, profile: Profile) -> VerifyRules {
         let hosts: Vec<String> = std::iter::once(&self.hostname).chain(&self.aliases).cloned().collect();
@@ -84,6 +97,7 @@ impl Default for GateConfig {
             hostname: "localhost".into(),
             aliases: Vec::new(),
             profile: Profile::default(),
+            listener_profiles: Vec::new(),
             clock_skew: None,
             token_lifetime_max: None,
             accept: vec![TokenKind::Sas, TokenKind::Jwt],

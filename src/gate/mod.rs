@@ -12,7 +12,7 @@ mod names;
 mod standing;
 mod touched;
 
-pub use backoff::{Backoff, Judged};
+pub use backoff::{Backoff, BanOf, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use misses::{Misses, Wake};
@@ -22,9 +22,12 @@ pub use touched::Touched;
 
 pub use crate::policy::Profile;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering, fence},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -32,7 +35,7 @@ use arc_swap::ArcSwapOption;
 use crate::{
     credential::{
         Credential, Found, Hit, Identity, Keyring, PeerCertificate, Published, Refused, RevocationList, ScopeIndex,
-        Validity, VerifyRules, verify, verify_certificate,
+        Terms, Validity, VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -62,6 +65,18 @@ impl Identities {
     /// What a device may do before its token narrows it, on a listener with this profile; `None`: it is unknown.
     pub fn scope_of(&self, id: &DeviceId, profile: Profile) -> Option<Scope> {
         self.scope_of_found(self.keyring.find(id)?, id, profile)
+    }
+
+    /// What whoever signed the token says of the life of its tokens.
+    fn lifetime_max_of_signer(&self, grant: &Grant) -> Option<Duration> {
+        match (&grant.policy, &grant.issuer) {
+            (Some(name), _) => self.keyring.policy(name)?.token_lifetime_max,
+            (None, Some(name)) => self.keyring.issuers().find(|issuer| issuer.name == *name)?.token_lifetime_max,
+            (None, None) => {
+                let prefix = grant.key.owner().strip_prefix("group:")?;
+                self.keyring.groups().iter().find(|group| &*group.prefix == prefix)?.token_lifetime_max
+            }
+        }
     }
 
     fn scope_of_found(&self, found: Found<'_>, id: &DeviceId, profile: Profile) -> Option<Scope> {
@@ -179,9 +194,19 @@ impl Gate {
         }
     }
 
+    /// What it was told by `gateway.toml`.
+    pub fn config(&self) -> &GateConfig {
+        &self.config
+    }
+
     /// The gateway's profile: that of listeners which name none.
     pub fn profile(&self) -> Profile {
         self.config.profile
+    }
+
+    /// Whom a client id means on a listener with this profile; `None`: it can mean nobody.
+    pub fn device_named(&self, client_id: &str, profile: Profile) -> Option<DeviceId> {
+        names::device_of_client_id(client_id, profile, &self.config.google_registries).ok()
     }
 
     /// Whether deciding about this password takes the check of a public key that was not made before.
@@ -292,7 +317,7 @@ impl Gate {
                 let Some(identities) = identities.as_deref() else { return String::new() };
                 match self.still_given(grant, identities, now) {
                     true => self.why_certificate_fails(grant, now),
-                    false => why_withdrawn(grant, identities, now).to_owned(),
+                    false => why_withdrawn(grant, identities, self.rules(grant.profile), now).to_owned(),
                 }
             }
             _ => String::new(),
@@ -379,6 +404,7 @@ impl Gate {
             policy: identity.policy().cloned(),
             issued_at: identity.issued_at(),
             certificate,
+            terms: identity.terms().cloned(),
         }
     }
 
@@ -398,6 +424,8 @@ impl Gate {
         found.is_enabled()
             && self.still_accepts(found, grant)
             && key_holds(grant, identities, now)
+            && terms_hold(grant, identities, self.rules(grant.profile))
+            && lifetime_holds(grant, (identities, found), self.rules(grant.profile), now)
             && own_key_if_it_has_one(found, grant)
     }
 }
@@ -449,7 +477,27 @@ fn key_holds(grant: &Grant, identities: &Identities, now: UnixSeconds) -> bool {
     validity.is_some_and(|validity| has_begun(&validity) && lasts(&validity))
 }
 
-fn why_withdrawn(grant: &Grant, identities: &Identities, now: UnixSeconds) -> &'static str {
+fn terms_hold(grant: &Grant, identities: &Identities, rules: &VerifyRules) -> bool {
+    let hold = |terms: &Arc<Terms>| terms.hold(&grant.key, grant.key_fingerprint, &identities.keyring, rules);
+    grant.terms.as_ref().is_none_or(hold)
+}
+
+/// As for a token that comes now: of SAS what is left of its life counts, of a JWT its life from `iat`, if it has one.
+fn lifetime_holds(
+    grant: &Grant,
+    (identities, found): (&Identities, Found<'_>),
+    rules: &VerifyRules,
+    now: UnixSeconds,
+) -> bool {
+    let limit = found.lifetime_max(identities.lifetime_max_of_signer(grant), rules);
+    match grant.kind.token() {
+        Some(TokenKind::Sas) => grant.expires_at.since(now) <= limit,
+        Some(_) => grant.expires_at.since(grant.issued_at.unwrap_or(now)) <= limit.saturating_add(rules.clock_skew),
+        None => true,
+    }
+}
+
+fn why_withdrawn(grant: &Grant, identities: &Identities, rules: &VerifyRules, now: UnixSeconds) -> &'static str {
     match identities.keyring.find(&grant.device) {
         None => "The device is no longer in the identities.",
         Some(found) if !found.is_enabled() => "The device was switched off.",
@@ -459,6 +507,13 @@ fn why_withdrawn(grant: &Grant, identities: &Identities, now: UnixSeconds) -> &'
         }
         Some(_) if !key_holds(grant, identities, now) => {
             "The validity of the key that verified its token was changed, and no longer holds the session."
+        }
+        Some(_) if !terms_hold(grant, identities, rules) => {
+            "The policy or the issuer that made its token no longer makes tokens of this kind: `resource`, `iss`, `audience`, \
+             claims or algorithm were changed."
+        }
+        Some(found) if !lifetime_holds(grant, (identities, found), rules, now) => {
+            "Its token lives for longer than `token_lifetime_max` allows."
         }
         Some(_) => "The device's scope no longer holds what it was granted.",
     }

@@ -46,6 +46,7 @@ struct Shape {
     policy: Policy,
     publish: &'static str,
     kid: &'static str,
+    issuer: Issuer,
 }
 
 impl Shape {
@@ -62,6 +63,17 @@ impl Shape {
             },
             publish: "devices/{device}/messages/events/#",
             kid: "k1",
+            issuer: Issuer {
+                name: "factory".into(),
+                iss: "https://id.factory.example".into(),
+                audience: vec!["localhost".into()],
+                keys: vec![(None, VerifyingKey::from_secret(Algorithm::HS256, ISSUER).expect("a key"))],
+                published: Published::No,
+                device_claim: "sub".into(),
+                scope_claim: Some("acl".into()),
+                require: Some(["exp", "iat", "jti"].map(Into::into).to_vec()),
+                token_lifetime_max: None,
+            },
         }
     }
 
@@ -89,18 +101,9 @@ impl Shape {
         let keys = Slots { primary: key(GROUP), secondary: None };
         ring.add_group(Group { prefix: "line7-".into(), keys, token_lifetime_max: None, scope: ScopeIndex(0) })
             .expect("new");
-        ring.add_issuer(Issuer {
-            name: "factory".into(),
-            iss: "https://id.factory.example".into(),
-            audience: vec!["localhost".into()],
-            keys: vec![(Some(self.kid.into()), VerifyingKey::from_secret(Algorithm::HS256, ISSUER).expect("a key"))],
-            published: Published::No,
-            device_claim: "sub".into(),
-            scope_claim: Some("acl".into()),
-            require: Some(["exp", "iat", "jti"].map(Into::into).to_vec()),
-            token_lifetime_max: None,
-        })
-        .expect("new");
+        let mut issuer = self.issuer;
+        issuer.keys.iter_mut().for_each(|(kid, _)| *kid = Some(self.kid.into()));
+        ring.add_issuer(issuer).expect("new");
         let scope = template(&[self.publish], &["devices/{device}/messages/devicebound/#"]);
         Arc::new(Identities::new(ring.build(), vec![scope]))
     }

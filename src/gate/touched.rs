@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Identities;
 use crate::{
-    credential::{Device, Group, Issuer, Keyring, Slots},
+    credential::{Algorithm, Device, Group, Issuer, Keyring, Policy, PublicKey, Slots},
     id::DeviceId,
     policy::ScopeTemplate,
 };
@@ -31,14 +31,11 @@ impl Identities {
         let Some(mut owners) = changed_groups((ring, &self.scopes), (old_ring, &old.scopes)) else {
             return Touched::Everybody;
         };
-        let is_same_policy = |name: &str, keys: &Slots, rights| {
-            ring.policy(name).is_some_and(|new| is_same_slots(&new.keys, keys) && new.rights == rights)
-        };
-        let policies = old_ring.policies().filter(|old| !is_same_policy(&old.name, &old.keys, old.rights));
+        let is_same_policy = |old: &Policy| ring.policy(&old.name).is_some_and(|new| is_same_policy(new, old));
+        let policies = old_ring.policies().filter(|old| !is_same_policy(old));
         owners.extend(policies.map(|old| format!("policy:{}", old.name)));
         let issuers: HashMap<&str, &Issuer> = ring.issuers().map(|issuer| (&*issuer.name, issuer)).collect();
-        let is_same_issuer =
-            |old: &Issuer| issuers.get(&*old.name).is_some_and(|new| issuer_keys(new).eq(issuer_keys(old)));
+        let is_same_issuer = |old: &Issuer| issuers.get(&*old.name).is_some_and(|new| is_same_issuer(new, old));
         owners.extend(old_ring.issuers().filter(|old| !is_same_issuer(old)).map(|old| format!("issuer:{}", old.name)));
 
         let is_scope_same = scopes_alike(&self.scopes, &old.scopes);
@@ -66,7 +63,7 @@ fn changed_groups(
         if new.prefix != old.prefix || scope_of(scopes, new) != scope_of(old_scopes, old) {
             return None;
         }
-        if !is_same_slots(&new.keys, &old.keys) {
+        if !is_same_slots(&new.keys, &old.keys) || new.token_lifetime_max != old.token_lifetime_max {
             changed.push(format!("group:{}", new.prefix));
         }
     }
@@ -84,13 +81,17 @@ fn scopes_alike<'s>(new: &'s [ScopeTemplate], old: &'s [ScopeTemplate]) -> impl 
 
 fn is_same_device(device: &Device, other: &Device, is_scope_same: impl Fn(&Device, &Device) -> bool) -> bool {
     let public = |device: &Device| -> Vec<_> {
-        device.public_keys.iter().map(|key| (key.kid.clone(), key.key.fingerprint(), key.validity)).collect()
+        let told = |public: &PublicKey| {
+            (public.kid.clone(), public.key.fingerprint(), public.key.algorithm(), public.validity)
+        };
+        device.public_keys.iter().map(told).collect()
     };
-    let Device { keys, thumbprints, enabled, accept, .. } = device;
+    let Device { keys, thumbprints, enabled, accept, token_lifetime_max, .. } = device;
     is_same_slots(keys, &other.keys)
         && *thumbprints == other.thumbprints
         && *enabled == other.enabled
         && *accept == other.accept
+        && *token_lifetime_max == other.token_lifetime_max
         && public(device) == public(other)
         && is_scope_same(device, other)
 }
@@ -100,16 +101,45 @@ fn is_same_slots(keys: &Slots, others: &Slots) -> bool {
     told(keys) == told(others)
 }
 
+fn is_same_policy(new: &Policy, old: &Policy) -> bool {
+    let Policy { name: _, resource, keys, rights, token_lifetime_max } = new;
+    is_same_slots(keys, &old.keys)
+        && *resource == old.resource
+        && *rights == old.rights
+        && *token_lifetime_max == old.token_lifetime_max
+}
+
+fn is_same_issuer(new: &Issuer, old: &Issuer) -> bool {
+    let Issuer {
+        name: _,
+        iss,
+        audience,
+        keys: _,
+        published: _,
+        device_claim,
+        scope_claim,
+        require,
+        token_lifetime_max,
+    } = new;
+    issuer_keys(new).eq(issuer_keys(old))
+        && *iss == old.iss
+        && *audience == old.audience
+        && *device_claim == old.device_claim
+        && *scope_claim == old.scope_claim
+        && *require == old.require
+        && *token_lifetime_max == old.token_lifetime_max
+}
+
 /// In the order of the file, which a fetched set may change: then its sessions are asked, and stay.
-fn issuer_keys(issuer: &Issuer) -> impl Iterator<Item = u64> {
-    issuer.keys.iter().flat_map(|(_, key)| key.each()).map(|key| key.fingerprint())
+fn issuer_keys(issuer: &Issuer) -> impl Iterator<Item = (u64, Algorithm)> {
+    issuer.keys.iter().flat_map(|(_, key)| key.each()).map(|key| (key.fingerprint(), key.algorithm()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        credential::{Policy, Resource, Rights, ScopeIndex, SecretKey},
+        credential::{Resource, Rights, ScopeIndex, SecretKey},
         policy::FilterTemplate,
     };
 
@@ -126,8 +156,16 @@ mod tests {
         GroupKey,
         PolicyKey,
         PolicyRights,
+        PolicyResource,
+        PolicyLife,
+        GroupLife,
+        DeviceLife,
         IssuerGone,
+        Audience,
+        Require,
     }
+
+    const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
 
     fn site(change: Change) -> Identities {
         let key = |name: &str| SecretKey::from_bytes(format!("0123456789abcdef {name}").as_bytes()).expect("a key");
@@ -139,6 +177,7 @@ mod tests {
             let device = Device {
                 keys: slots(if name == "a" { changed(Change::Key, "a2", "a") } else { name }),
                 enabled: name != "a" || change != Change::Disabled,
+                token_lifetime_max: (name == "a" && change == Change::DeviceLife).then_some(HOUR),
                 scope: ScopeIndex(u32::from(name == "a" && change == Change::Scope)),
                 ..Device::default()
             };
@@ -151,25 +190,27 @@ mod tests {
         }
         let (prefix, keys) =
             (changed(Change::Group, "line", "line7-").into(), slots(changed(Change::GroupKey, "g2", "g")));
-        ring.add_group(Group { prefix, keys, token_lifetime_max: None, scope: ScopeIndex(0) }).expect("free");
+        let token_lifetime_max = (change == Change::GroupLife).then_some(HOUR);
+        ring.add_group(Group { prefix, keys, token_lifetime_max, scope: ScopeIndex(0) }).expect("free");
         ring.add_policy(Policy {
             name: "p".into(),
-            resource: Resource::parse("localhost").expect("a resource"),
+            resource: Resource::parse(changed(Change::PolicyResource, "localhost/devices/a", "localhost"))
+                .expect("a resource"),
             keys: slots(changed(Change::PolicyKey, "p2", "p")),
             rights: Rights { publish: change != Change::PolicyRights, subscribe: true },
-            token_lifetime_max: None,
+            token_lifetime_max: (change == Change::PolicyLife).then_some(HOUR),
         })
         .expect("free");
         if change != Change::IssuerGone {
             ring.add_issuer(Issuer {
                 name: "i".into(),
                 iss: "https://i.example".into(),
-                audience: vec![],
+                audience: vec![changed(Change::Audience, "b", "a").into()],
                 keys: vec![],
                 published: crate::credential::Published::No,
                 device_claim: "sub".into(),
                 scope_claim: None,
-                require: None,
+                require: (change == Change::Require).then(|| vec!["jti".into()]),
                 token_lifetime_max: None,
             })
             .expect("free");
@@ -196,7 +237,13 @@ mod tests {
             (Change::GroupKey, some(&[], &["group:line7-"])),
             (Change::PolicyKey, some(&[], &["policy:p"])),
             (Change::PolicyRights, some(&[], &["policy:p"])),
+            (Change::PolicyResource, some(&[], &["policy:p"])),
+            (Change::PolicyLife, some(&[], &["policy:p"])),
+            (Change::GroupLife, some(&[], &["group:line7-"])),
+            (Change::DeviceLife, some(&["a"], &[])),
             (Change::IssuerGone, some(&[], &["issuer:i"])),
+            (Change::Audience, some(&[], &["issuer:i"])),
+            (Change::Require, some(&[], &["issuer:i"])),
         ] {
             assert_eq!(site(change).touched_since(&site(Change::None), 10), expected);
         }

@@ -5,12 +5,12 @@ mod written;
 
 pub use profile::Profile;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 pub use crate::credential::{Rights, TokenKind};
 
 use crate::{
-    credential::{Facts, PeerCertificate},
+    credential::{Facts, PeerCertificate, Terms},
     denial::Denial,
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
@@ -239,6 +239,8 @@ pub struct Grant {
     pub issued_at: Option<UnixSeconds>,
     /// The client certificate of its connection, where there is one.
     pub certificate: Option<ShownCertificate>,
+    /// What the token said that a change of its policy or its issuer may refuse.
+    pub terms: Option<Arc<Terms>>,
 }
 
 /// A client certificate, and what a grant needed it for.
@@ -317,16 +319,11 @@ fn is_covered(filter: &TopicFilter, by: &[TopicFilter]) -> bool {
     by.iter().any(|wide| wide.covers(filter))
 }
 
+/// Exactly the topics that lie in one of either side.
 fn intersection(have: &[TopicFilter], asked: &[TopicFilter]) -> Vec<TopicFilter> {
-    let mut both: Vec<TopicFilter> = Vec::new();
-    let asked_within = asked.iter().filter(|a| have.iter().any(|h| h.covers(a)));
-    let have_within = have.iter().filter(|h| asked.iter().any(|a| a.covers(h)));
-    for filter in asked_within.chain(have_within) {
-        if !both.contains(filter) {
-            both.push(filter.clone());
-        }
-    }
-    both
+    let mut known = HashSet::new();
+    let both = have.iter().flat_map(|have| asked.iter().filter_map(|asked| have.intersection(asked)));
+    both.filter(|filter| known.insert(filter.clone())).collect()
 }
 
 const DEVICE: &str = "{device}";
@@ -471,6 +468,16 @@ mod tests {
         assert_eq!(narrow, scope(&["a/b", "b/c"], &["s/#"]));
         assert!(wide.includes(&narrow) && !narrow.includes(&wide));
         assert_eq!(wide.clone().bounded_by(Rights { publish: false, subscribe: true }), scope(&[], &["s/#"]));
+    }
+
+    #[test]
+    fn of_filters_that_overlap_the_overlap_is_left() {
+        let wide = scope(&["devices/d1/events/#", "devices/d1/+/alarm"], &[]);
+        let asked = |text: &str| vec![TopicFilter::try_from(text).expect("f")];
+        let left = wide.clone().narrowed_to(Some(&asked("devices/+/events/alarm")), None);
+        assert_eq!(left, scope(&["devices/d1/events/alarm"], &[]));
+        assert_eq!(wide.clone().narrowed_to(Some(&asked("#")), None), wide);
+        assert_eq!(wide.narrowed_to(Some(&asked("devices/d2/#")), None), scope(&[], &[]));
     }
 
     #[test]

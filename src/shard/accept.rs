@@ -14,9 +14,9 @@ use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
-    gate::{Admission, Judged, Profile, WillTopic},
+    gate::{Admission, BanOf, Judged, Profile, WillTopic},
     id::TokenId,
-    journal::{Who, printable},
+    journal::{Token, Who, printable},
     listener::{
         Accepted, Acceptor, HandshakeError, Place, ProxyError, Standing, Stream, UpgradeError, Upgraded,
         WebSocketRules, read_proxy_header, upgrade,
@@ -401,7 +401,14 @@ async fn decide(
         }
         Err((denial, token_id, detail)) => {
             let who = Who { device: &connect.client_id, peer, token_id };
-            site.journal.connect_refused(&who, denial, &detail);
+            match admission(&connect, certificate.as_ref(), profile).password {
+                Some(bytes) => {
+                    site.journal.token_refused(&who, (denial, &detail), &Token { bytes, profile }, site.now());
+                }
+                None => {
+                    site.journal.connect_refused(&who, denial, &detail);
+                }
+            }
             close_gently(stream, &refusal(&connect, profile, denial)).await;
         }
     }
@@ -416,10 +423,13 @@ fn admit(shard: &Shard, connect: &Connect, request: &Admission<'_>, peer: Socket
         return Err(Refused::new(Denial::CheckRate, "The token was not looked at."));
     }
     ask_gate(shard, connect, request).map_err(|refused| {
-        let Judged { refused, ban_begins } = backoff.judge(peer.ip(), refused, shard.site.now());
-        if ban_begins {
-            metrics::counter!(BANS).increment(1);
-            tracing::warn!(%peer, detail = printable(&refused.detail), "an address is banned");
+        let Judged { refused, ban_begins } =
+            backoff.judge(peer.ip(), request.password.unwrap_or_default(), refused, shard.site.now());
+        if let Some(of) = ban_begins {
+            if of == BanOf::Address {
+                metrics::counter!(BANS).increment(1);
+            }
+            tracing::warn!(%peer, detail = printable(&refused.detail), "an address or a token is banned");
         }
         refused
     })

@@ -34,7 +34,8 @@ use crate::{
     policy::{Grant, TokenKind},
     registry::{Attention, Cut, Live},
     session::server::{Inbound, Session, SessionPresent, Step},
-    time::Tick,
+    takeovers::{COUNT_MAX, Turned},
+    time::{Tick, UnixSeconds},
 };
 
 /// Makes a session of an admitted connection. Synchronous: what its task keeps for hours is no more than it needs.
@@ -70,6 +71,7 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     if let Some(old) = &old {
         // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.
         shard.shards.cut(&[(old.clone(), CloseReason::TakenOver)], Instant::now());
+        look_at_take_over(shard, &live, old, now);
     }
     let limits = site.session_limits(profile, &live.grant().scope);
     let clean_start = if connect.clean_start { CleanStart::Yes } else { CleanStart::No };
@@ -92,6 +94,19 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
         drain::leave(shard, &cell);
     }
     tokio::task::spawn_local(run(registration, cell, stream, unread.into(), place));
+}
+
+/// Threat T7: two that are one device to us take turns.
+fn look_at_take_over(shard: &Shard, live: &Live, old: &Live, now: Tick) {
+    if shard.site.take_overs.seen(live.device(), now) == Turned::TooOften {
+        let (device, peer, other) = (live.device(), live.peer, old.peer);
+        tracing::warn!(%device, %peer, %other, "two connect as one device and take its session from each other");
+        let detail = format!(
+            "{COUNT_MAX} times in a minute another connection took the session over: {peer} from {other} at last. Two have \
+             its token, or were given its id; revoke the token, or give one of them an id of its own."
+        );
+        shard.site.journal.took_over(&who_of(live), &detail);
+    }
 }
 
 /// The newcomer was not let in after all: the session that it would have ended goes on, if it still may.

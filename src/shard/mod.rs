@@ -62,6 +62,7 @@ use crate::{
     roster::Roster,
     route::Routes,
     session::server::SessionLimits,
+    takeovers::TakeOvers,
     time::Tick,
     upstream::Pace,
     usage::KeyUses,
@@ -102,6 +103,8 @@ pub struct Site {
     pub server_reference: Option<String>,
     /// What time it is, for every decision and every timer.
     pub clock: Arc<Clock>,
+    /// Who takes sessions over, and how often.
+    pub take_overs: TakeOvers,
     /// Which keys are used.
     pub key_uses: KeyUses,
 }

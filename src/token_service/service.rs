@@ -6,7 +6,7 @@ mod issue;
 use std::{
     fmt,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,7 +40,7 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// A sentence: the list could not be written. What it names goes on.
-    fn revoke(&self, tokens: &[Revoked], now: UnixSeconds) -> Result<(), String>;
+    fn revoke(&self, tokens: &[Revoked], now: UnixSeconds) -> Result<Option<PathBuf>, String>;
 }
 
 /// An access token that is to be revoked.
@@ -458,16 +458,19 @@ impl Service {
             tokens = revoked.len(),
             "a refresh token was used twice"
         );
-        if let Err(error) = self.backend.control.revoke(&revoked, now) {
-            // The line stays dead and is not forgotten: the next use, or the next start, tries again.
-            tracing::error!(error, device = line.device, "tokens of a leaked refresh token are not revoked");
-            return;
-        }
+        let written = match self.backend.control.revoke(&revoked, now) {
+            Ok(written) => written.map_or(String::new(), |file| format!(" in {}", file.display())),
+            Err(error) => {
+                // The line stays dead and is not forgotten: the next use, or the next start, tries again.
+                tracing::error!(error, device = line.device, "tokens of a leaked refresh token are not revoked");
+                return;
+            }
+        };
         if let Err(error) = store.end(&line.line) {
             tracing::error!(%error, "refresh tokens");
         }
         let object = format!("device:{}", line.device);
-        let detail = format!("line {}, {} access tokens revoked", short(&line.line), revoked.len());
+        let detail = format!("line {}, {} access tokens revoked{written}", short(&line.line), revoked.len());
         self.backend.audit.note(Action::RefreshReused, "token service", &object, &detail, now);
     }
 

@@ -142,6 +142,39 @@ impl TopicFilter {
         }
     }
 
+    /// The filter of the topics that both match; `None`: there is no such topic.
+    pub fn intersection(&self, other: &TopicFilter) -> Option<TopicFilter> {
+        // A leading wildcard matches no `$…` (MQTT 5.0 §4.7.2).
+        let is_wild = |filter: &TopicFilter| filter.0.starts_with(['+', '#']);
+        if self.0.starts_with('$') && is_wild(other) || other.0.starts_with('$') && is_wild(self) {
+            return None;
+        }
+        let (mut ours, mut theirs) = (self.0.split('/').peekable(), other.0.split('/').peekable());
+        let mut levels: Vec<&str> = Vec::new();
+        loop {
+            let level = match (ours.peek().copied(), theirs.peek().copied()) {
+                (None, None) => break,
+                // `#` stands for whatever the other asks for from here on, and for none.
+                (Some("#"), _) => {
+                    levels.extend(theirs);
+                    break;
+                }
+                (_, Some("#")) => {
+                    levels.extend(ours);
+                    break;
+                }
+                (Some("+"), Some(level)) | (Some(level), Some("+")) => level,
+                (Some(level), Some(same)) if level == same => level,
+                _ => return None,
+            };
+            levels.push(level);
+            ours.next();
+            theirs.next();
+        }
+        // Empty: `/#` and `+` would both match the empty topic, if there were one.
+        Self::try_from(&*levels.join("/")).ok()
+    }
+
     /// Where the filter is `literal/#`: `literal/`. A topic that begins with it is matched: one comparison.
     pub fn literal_prefix(&self) -> Option<&str> {
         let prefix = self.0.strip_suffix('#')?;
@@ -353,6 +386,42 @@ mod tests {
             if wide.covers(&narrow) && narrow.matches(name(&topic)) {
                 prop_assert!(wide.matches(name(&topic)), "{wide} covers {narrow} but not {topic}");
             }
+        }
+    }
+
+    #[test]
+    fn what_two_filters_share_is_one_filter_or_nothing() {
+        for (one, other, both) in [
+            ("devices/d1/events/#", "devices/+/events/alarm", Some("devices/d1/events/alarm")),
+            ("a/+/c", "+/b/+", Some("a/b/c")),
+            ("a/#", "a", Some("a")),
+            ("a/#", "#", Some("a/#")),
+            ("a/+/#", "a/b", Some("a/b")),
+            ("a/+/#", "a", None),
+            ("a/+", "a/b/#", Some("a/b")),
+            ("$s/#", "#", None),
+            ("$s/x", "+/x", None),
+            ("$s/+", "$s/x", Some("$s/x")),
+            ("a/$s", "a/+", Some("a/$s")),
+            ("/#", "+", None),
+            ("+/+", "/a", Some("/a")),
+            ("a/b", "a/c", None),
+        ] {
+            for (one, other) in [(one, other), (other, one)] {
+                let shared = filter(one).intersection(&filter(other));
+                assert_eq!(shared.as_ref().map(TopicFilter::as_str), both, "{one} and {other}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_topic_matches_the_intersection_where_it_matches_both(
+            one in any_filter(), other in any_filter(), topic in any_name()
+        ) {
+            let shared = one.intersection(&other).is_some_and(|both| both.matches(name(&topic)));
+            let both = one.matches(name(&topic)) && other.matches(name(&topic));
+            prop_assert_eq!(shared, both, "{} and {}: {}", one, other, topic);
         }
     }
 

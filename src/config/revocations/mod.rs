@@ -8,6 +8,7 @@
 //! rest ([`RevocationFile::load`]). A signed list is always read as a whole, and believed as a whole.
 
 mod highest;
+mod local;
 mod tail;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use self::local::{local_revocations, revoke_locally};
 use self::tail::Tail;
 use super::{Config, mistake::Mistake};
 use crate::{
@@ -41,6 +43,10 @@ pub struct LoadedRevocations {
     pub header: Option<SignedHeader>,
     /// How much of the file was read.
     pub reading: Reading,
+    /// Whether what was read of the file itself says nothing.
+    pub is_bare: bool,
+    /// What the gateway added by itself, which is in `list` too.
+    pub local: RevocationList,
 }
 
 /// How much of the file is read.
@@ -117,7 +123,7 @@ impl RevocationFile {
         Self { path, rules: config.list_rules.clone(), state_dir, seen: None, proved: None }
     }
 
-    /// Reads the list. `in_force` is what the last call gave. While the whole of a large file is read, `early` is given the
+    /// Reads the list, and adds to it what the gateway revoked by itself. `in_force` is what the last call gave. While the whole of a large file is read, `early` is given the
     /// good lines at its end and those that are appended meanwhile: they are to be added to what is in force at once, so
     /// that a revocation does not wait for a million others. Nothing is lifted by them.
     ///
@@ -125,6 +131,23 @@ impl RevocationFile {
     /// When the file cannot be read at all, or is not signed as it must be: what is in force stays, and where there is
     /// nothing every CONNECT is to be refused.
     pub fn load(
+        &mut self,
+        reading: Reading,
+        in_force: Option<&RevocationList>,
+        early: &mut dyn FnMut(RevocationList),
+        now: UnixSeconds,
+    ) -> Result<LoadedRevocations, Mistake> {
+        let (local, bad_lines) = local::read(&self.state_dir)?;
+        let mut loaded = self.load_file(reading, in_force, early, now)?;
+        loaded.list = loaded.list.with(&local);
+        if let (false, Some(old)) = (bad_lines.is_empty(), in_force) {
+            loaded.list = loaded.list.merge_for_safety(old);
+        }
+        loaded.bad_lines.extend(bad_lines);
+        Ok(LoadedRevocations { local, ..loaded })
+    }
+
+    fn load_file(
         &mut self,
         reading: Reading,
         in_force: Option<&RevocationList>,
@@ -141,6 +164,11 @@ impl RevocationFile {
         }
         self.seen = None;
         self.load_whole(file, &metadata, in_force, early, now)
+    }
+
+    /// What the gateway added by itself; `None` while a line of it says nothing, or it cannot be read.
+    pub fn local(&self) -> Option<RevocationList> {
+        local::read(&self.state_dir).ok().and_then(|(list, bad_lines)| bad_lines.is_empty().then_some(list))
     }
 
     /// Keeps the number of a signed list that came into force: what comes before it is refused from here on, also after
@@ -219,8 +247,9 @@ impl RevocationFile {
         (seen.bytes, seen.lines, seen.ends_within_line) = (bytes, lines, ends_within_line);
         (seen.digest, seen.block, seen.is_touched) = (digest, block, true);
         let (warnings, is_exposed) = writable_by_others(&self.path, metadata);
-        let (bad_lines, list) = (seen.bad_lines.clone(), in_force.with(&list));
-        Some(LoadedRevocations { list, bad_lines, warnings, is_exposed, header: None, reading: Reading::Appended })
+        let (is_bare, bad_lines, list) = (list.is_empty(), seen.bad_lines.clone(), in_force.with(&list));
+        let (header, reading, local) = (None, Reading::Appended, RevocationList::default());
+        Some(LoadedRevocations { list, bad_lines, warnings, is_exposed, header, reading, is_bare, local })
     }
 
     fn load_whole(
@@ -272,8 +301,9 @@ impl RevocationFile {
             let seen = Seen { identity, bytes, lines, ends_within_line, bad_lines, digest, block, is_touched, proof };
             self.seen = Some(seen);
         }
-        let header = signed.map(|signed| signed.header);
-        Ok(LoadedRevocations { list, bad_lines, warnings, is_exposed, header, reading: Reading::Whole })
+        let (header, reading) = (signed.map(|signed| signed.header), Reading::Whole);
+        let (is_bare, local) = (list.is_empty(), RevocationList::default());
+        Ok(LoadedRevocations { list, bad_lines, warnings, is_exposed, header, reading, is_bare, local })
     }
 
     /// The header of a list that must be signed, once it is believed.

@@ -73,7 +73,7 @@ pub(super) fn told(before: [Option<u64>; 2], after: [Option<u64>; 2]) -> String 
 }
 
 fn of_keyring(ring: &Keyring, gate: &GateConfig) -> Vec<KeyView> {
-    let default = gate.rules(gate.profile).token_lifetime_max;
+    let default = gate.token_lifetime_max_anywhere();
     let limit = |own: Option<Duration>| own.unwrap_or(default).as_secs();
     let by_slots = |name: String, slots: &Slots, own: Option<Duration>| KeyView {
         name,

@@ -2,37 +2,41 @@
 
 use std::time::Duration;
 
-use super::Outcome;
+use super::NewRevocation;
 use crate::{
-    admin::NewRevocation,
-    config::{self, Config},
     credential::{Found, Keyring},
-    gate::Identities,
+    gate::{GateConfig, Identities},
     id::DeviceId,
-    policy::{Profile, TokenKind},
+    policy::TokenKind,
     time::{UnixSeconds, format_duration},
 };
 
-/// Sentences for the operator: until when honest tokens are refused by the entry.
+/// Sentences for the operator: until when honest tokens are refused by the entry. `identities` are those in force; `None`:
+/// they have mistakes.
 ///
 /// # Errors
-/// [`Outcome::Failed`]: tokens may live without a limit, so that the entry would refuse honest ones for as long.
-pub(super) fn told(config: &Config, entry: &NewRevocation, now: UnixSeconds) -> Result<Vec<String>, Outcome> {
+/// A sentence: tokens may live without a limit, so that the entry would refuse honest ones for as long.
+pub fn honest_refused(
+    entry: &NewRevocation,
+    gate: &GateConfig,
+    identities: Option<&Identities>,
+    now: UnixSeconds,
+) -> Result<Vec<String>, String> {
     let time = entry.issued_before.as_deref().and_then(|time| UnixSeconds::parse_rfc3339(time).ok());
     let Some(time) = time else { return Ok(key_sentence(entry).into_iter().collect()) };
-    let Ok(loaded) = config::load_identities(&config.gateway.identities, &config.gate) else {
+    let Some(identities) = identities else {
         return Ok(vec!["until when it refuses honest SAS tokens cannot be told: the identities have mistakes".into()]);
     };
     let mut sentences = Vec::new();
-    if let Some(limit) = longest_sas(config, &loaded.identities, entry) {
+    if let Some(limit) = longest_sas(gate, identities, entry) {
         if limit >= NO_LIMIT {
-            return Err(Outcome::Failed(format!(
+            return Err(format!(
                 "nothing is written: a SAS token does not say when it was issued, and may live for {} here, so that honest \
                  ones would be refused for as long\n    Use `tollgate revoke expires-before TIME{}`, or rotate the key with \
                  both slots; or set `token_lifetime_max` to what devices ask for.",
                 format_duration(limit),
                 entry.policy.as_ref().map_or(String::new(), |name| format!(" --policy {name}"))
-            )));
+            ));
         }
         let end = time.plus(limit);
         let (life, short) = (format_duration(limit), limit / 2);
@@ -47,16 +51,15 @@ pub(super) fn told(config: &Config, entry: &NewRevocation, now: UnixSeconds) -> 
             )
         });
     }
-    sentences.extend(without_issue_time(config, &loaded.identities, entry));
+    sentences.extend(without_issue_time(gate, identities, entry));
     Ok(sentences)
 }
 
 /// The longest life of a SAS token that the entry looks at; `None`: it looks at none.
-fn longest_sas(config: &Config, identities: &Identities, entry: &NewRevocation) -> Option<Duration> {
-    let (keyring, profiles) = (identities.keyring(), profiles(config));
-    let preset = profiles.iter().map(|profile| profile.token_lifetime_max()).max().unwrap_or(NO_LIMIT);
-    let standard = config.gate.token_lifetime_max.unwrap_or(preset);
-    if entry.issuer.is_some() || !config.gate.accept.contains(&TokenKind::Sas) {
+fn longest_sas(gate: &GateConfig, identities: &Identities, entry: &NewRevocation) -> Option<Duration> {
+    let (keyring, standard) = (identities.keyring(), gate.token_lifetime_max_anywhere());
+    // Also where a certificate is asked for beside it.
+    if entry.issuer.is_some() || !TokenKind::Sas.is_taken_by(&gate.accept) {
         return None;
     }
     if let Some(name) = &entry.policy {
@@ -92,13 +95,8 @@ fn longest_of_all(keyring: &Keyring, standard: Duration) -> Option<Duration> {
     devices.chain(groups).chain(policies).map(|limit| limit.unwrap_or(standard)).max()
 }
 
-/// Of the gateway, and of each listener.
-fn profiles(config: &Config) -> Vec<Profile> {
-    config.listeners.iter().map(|listener| listener.profile).chain([config.gate.profile]).collect()
-}
-
 /// A JWT without `iat` counts as issued before any time.
-fn without_issue_time(config: &Config, identities: &Identities, entry: &NewRevocation) -> Option<String> {
+fn without_issue_time(gate: &GateConfig, identities: &Identities, entry: &NewRevocation) -> Option<String> {
     if entry.policy.is_some() {
         return None;
     }
@@ -106,7 +104,7 @@ fn without_issue_time(config: &Config, identities: &Identities, entry: &NewRevoc
         entry.issuer.as_deref().is_none_or(|name| name == &*issuer.name)
             && !match &issuer.require {
                 Some(require) => require.iter().any(|claim| &**claim == "iat"),
-                None => profiles(config).iter().all(|profile| profile.require().contains(&"iat")),
+                None => gate.profiles().all(|profile| profile.require().contains(&"iat")),
             }
     });
     let names: Vec<&str> = concerned.map(|issuer| &*issuer.name).collect();
@@ -123,3 +121,40 @@ fn key_sentence(entry: &NewRevocation) -> Option<String> {
 
 /// The preset of the profile azure, which is there because Azure has no limit.
 const NO_LIMIT: Duration = Duration::from_hours(366 * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        credential::{Device, SecretKey, Slots},
+        policy::Profile,
+    };
+
+    const NOW: UnixSeconds = UnixSeconds(1_795_251_600);
+
+    fn identities() -> Identities {
+        let mut ring = Keyring::builder();
+        let primary = SecretKey::from_bytes(b"primary key of the device d0 ...").ok();
+        let keys = Slots { primary, secondary: None };
+        ring.add_device(DeviceId::try_from("d0").expect("an id"), Device { keys, ..Device::default() }).expect("new");
+        Identities::new(ring.build(), vec![])
+    }
+
+    #[test]
+    fn an_entry_is_refused_wherever_a_sas_token_without_a_limit_is_taken() {
+        let entry = NewRevocation { issued_before: Some(NOW.to_string()), ..NewRevocation::default() };
+        let told = |accept: TokenKind, listener: Profile| {
+            let gate = GateConfig { accept: vec![accept], listener_profiles: vec![listener], ..GateConfig::default() };
+            honest_refused(&entry, &gate, Some(&identities()), NOW)
+        };
+        for accept in [TokenKind::Sas, TokenKind::CertificateAndSas] {
+            let refused = told(accept, Profile::Azure).expect_err("Azure has no limit");
+            assert!(refused.contains("expires-before"), "{refused}");
+            let sentences = told(accept, Profile::Strict).expect("a day").join(" ");
+            assert!(sentences.contains("may live for 1 day"), "{sentences}");
+        }
+        for accept in [TokenKind::Jwt, TokenKind::Certificate, TokenKind::CertificateAndJwt] {
+            assert_eq!(told(accept, Profile::Azure), Ok(vec![]), "{accept:?}");
+        }
+    }
+}

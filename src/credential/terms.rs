@@ -1,0 +1,89 @@
+//! What is kept of a believed token so that the rules of whoever signed it can be asked again when they change: the token
+//! itself is not kept.
+
+use std::sync::Arc;
+
+use super::{Algorithm, Issuer, JwtToken, Keyring, Resource, VerifyRules, VerifyingKey, key::fingerprint};
+use crate::id::KeyName;
+
+/// What a token said that a `[[policy]]`, an `[[issuer]]` or a public key may come to refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Terms {
+    /// Of a policy's token: its `sr`.
+    Sas(Resource),
+    /// Of a JWT.
+    Jwt(JwtTerms),
+}
+
+/// What a JWT said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtTerms {
+    algorithm: Algorithm,
+    /// Those of `aud` that were ours.
+    audience: Box<[Box<str>]>,
+    /// Names of its claims, each with a line feed behind it.
+    claims: Box<str>,
+    /// Who made it and how it is read: see [`reading`]. None of a device that signs itself.
+    reading: Option<u64>,
+}
+
+impl Terms {
+    pub(super) fn of_jwt(token: &JwtToken<'_>, issuer: Option<&Issuer>) -> Arc<Self> {
+        let ours = |named: &&str| issuer.is_some_and(|issuer| issuer.audience.iter().any(|ours| **ours == **named));
+        let (mut claims, mut count) = (String::new(), 0);
+        // Of more it is not known that they were there, and where they are required the token is asked for again.
+        token.each_claim(|name| {
+            count += 1;
+            if count <= CLAIMS_MAX && !name.contains('\n') {
+                claims.push_str(name);
+                claims.push('\n');
+            }
+        });
+        Arc::new(Self::Jwt(JwtTerms {
+            algorithm: token.algorithm(),
+            audience: token.audience().into_iter().filter(ours).map(Box::from).collect(),
+            claims: claims.into(),
+            reading: issuer.map(reading),
+        }))
+    }
+
+    /// Whether the token would still be believed of this key's owner, as far as its signature and times have no part in
+    /// it.
+    pub fn hold(&self, key: &KeyName, key_fingerprint: u64, keyring: &Keyring, rules: &VerifyRules) -> bool {
+        let Some((kind, owner)) = key.owner().split_once(':') else { return false };
+        match self {
+            Self::Sas(resource) => keyring.policy(owner).is_some_and(|policy| policy.resource.covers(resource)),
+            Self::Jwt(said) if kind == "issuer" => keyring
+                .issuers()
+                .find(|issuer| &*issuer.name == owner)
+                .is_some_and(|issuer| said.is_taken_by(issuer, key_fingerprint, rules)),
+            Self::Jwt(said) => keyring.public_algorithm(owner, key_fingerprint) == Some(said.algorithm),
+        }
+    }
+}
+
+impl JwtTerms {
+    fn is_taken_by(&self, issuer: &Issuer, key_fingerprint: u64, rules: &VerifyRules) -> bool {
+        let is_it = |key: &VerifyingKey| key.fingerprint() == key_fingerprint && key.algorithm() == self.algorithm;
+        let has = |claim: &str| self.claims.split_terminator('\n').any(|name| name == claim);
+        self.reading == Some(reading(issuer))
+            && issuer.keys.iter().any(|(_, key)| key.each().any(is_it))
+            && self.audience.iter().any(|named| issuer.audience.contains(named))
+            && match &issuer.require {
+                Some(require) => require.iter().all(|claim| has(claim)),
+                None => rules.require.iter().all(|claim| has(claim)),
+            }
+    }
+}
+
+/// What makes another token of the same text: other values of `iss`, `device_claim` or `scope_claim`. How much the claims
+/// would say then is not kept, so the session ends and comes back.
+fn reading(issuer: &Issuer) -> u64 {
+    let scope_claim = issuer.scope_claim.as_deref().map_or_else(String::new, |claim| format!("={claim}"));
+    let parts = [&*issuer.iss, &*issuer.device_claim, &*scope_claim];
+    let text = parts.map(|part| format!("{}:{part}", part.len())).concat();
+    fingerprint(text.as_bytes())
+}
+
+/// Far more than issuers write.
+const CLAIMS_MAX: usize = 64;
