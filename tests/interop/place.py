@@ -262,6 +262,8 @@ upstream = "hub"
 bind = "127.0.0.1:{self.admin_port}"
 {sections}""")
         self.environment = environment or {}
+        # At the end they are looked for again: a rotation replaces some.
+        remember_files(self.folder)
         self.run()
 
     def run(self):
@@ -310,10 +312,27 @@ bind = "127.0.0.1:{self.admin_port}"
         self.search_log()
 
     def search_log(self):
-        tokens.SECRETS.update((self.folder / "var/admin.token").read_bytes().split())
-        tokens.SECRETS.update(file.read_bytes().strip() for file in self.folder.glob("*.key"))
-        found = secrets_in(self.program.log.read_bytes())
-        assert not found, f"{self.program.log} holds {len(found)} secrets: {[secret[:200] for secret in found[:5]]}"
+        self.search(self.program.log)
+
+    def search(self, log):
+        """Also what another program wrote to a file."""
+        remember_files(self.folder)
+        found = secrets_in(log.read_bytes())
+        assert not found, f"{log} holds {len(found)} secrets: {[secret[:200] for secret in found[:5]]}"
+
+
+def remember_files(folder):
+    """Keys, slots of keys, secrets and tokens in the files of a gateway, and what it made itself."""
+    for kind in ("key", "primary", "secondary", "secret", "token"):
+        for file in [*folder.glob(f"*.{kind}"), *folder.glob(f"var/*.{kind}")]:
+            for line in file.read_text().split():
+                if line.startswith("-----"):
+                    continue
+                tokens.add(line.encode())
+                try:
+                    tokens.remember_key(line)
+                except ValueError:
+                    pass  # not base64
 
 
 def secrets_in(log):

@@ -22,14 +22,15 @@ class Sdk(Driven):
 
     def do(self, command, **what):
         """Until it is done; the error, where there is one."""
-        before = len(self.of("done")) + len(self.of("error"))
+        failed = len(self.of("error"))
+        before = len(self.of("done")) + failed
         self.tell({"do": command, **what})
         with self.changed:
             ended = self.changed.wait_for(
                 lambda: len(self.of("done")) + len(self.of("error")) > before or not self.threads[0].is_alive(), place.PATIENCE * 2
             )
         assert ended and self.process.poll() is None, f"{command}: {self.events}, {self.errors[-8:]}"
-        errors = [event for event in self.of("error") if event["do"] == command]
+        errors = [event for event in self.of("error")[failed:] if event["do"] == command]
         return errors[-1] if errors else None
 
     def must(self, command, **what):

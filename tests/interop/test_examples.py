@@ -41,19 +41,22 @@ prefix = "holds-"
         answer = self.asked({"device": "holds-tokens", "refresh": True})
         tokens.remember(answer["token"])
         first = answer["refresh_token"]
+        tokens.add(first.encode())
         file = self.gateway.folder / "refresh.json"
         place.write_secret(file, json.dumps({"refresh_token": first}))
         self.renews("device_with_tokens", "holds-tokens", TOLLGATE_REFRESH_FILE=str(file), TOLLGATE_TOKEN_PORT=str(TOKEN_PORT))
         held = json.loads(file.read_text())["refresh_token"]
-        tokens.add(first.encode())
         tokens.add(held.encode())
         self.assertNotEqual(held, first, "it was exchanged, and the next one kept")
 
     def renews(self, example, device, **environment):
         """It sends under one token after the other, and is never refused or cut."""
         settings = {"TOLLGATE_DEVICE": device, "TOLLGATE_CA": str(self.authority.file), "TOLLGATE_TTL": str(LIFE),
-                    "TOLLGATE_PORT": str(self.gateway.tls_port), "TOLLGATE_EVERY": "1"} | environment
+                    "TOLLGATE_PORT": str(self.gateway.tls_port), "TOLLGATE_EVERY": "1",
+                    "RUST_LOG": "trace"} | environment
         program = place.Program([place.PROGRAMS / "examples" / example], self.gateway.folder, f"log/{example}.log", **settings)
+        # Whoever copies an example copies what it logs.
+        self.addCleanup(lambda: self.gateway.search(program.log))
         self.addCleanup(program.stop)
 
         def said():

@@ -30,5 +30,17 @@ class Planted(AtAGateway):
                 self.assertEqual(len(place.secrets_in(f"a line with {form} in it".encode())) > 0, True)
         self.assertEqual(place.secrets_in(b"a line with d0 and 127.0.0.1:1883 in it"), [])
 
+    def test_what_stands_in_files_is_searched_for(self):
+        folder = place.new_folder()
+        (folder / "var").mkdir()
+        planted = ["0123456789abcdefPlanted/Key+1234567890abcd0=", "tgr_0123456789abcdefghijKLMNOP"]
+        place.write_secret(folder / "policy.primary", planted[0] + "\n")
+        place.write_secret(folder / "var/other.token", planted[1])
+        place.remember_files(folder)
+        raw = tokens.base64.b64decode(planted[0])
+        self.addCleanup(lambda: tokens.SECRETS.difference_update(text.encode() for text in planted))
+        for form in (planted[0], planted[0].rstrip("="), raw.hex(), planted[1]):
+            self.assertTrue(place.secrets_in(f"a line with {form} in it".encode()), form)
+
     def test_the_log_is_at_trace(self):
         place.until("a TRACE line", lambda: b"TRACE" in self.gateway.program.log.read_bytes())

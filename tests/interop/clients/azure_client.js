@@ -7,7 +7,8 @@ const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } =
 const { Mqtt, MqttWs } = require("azure-iot-device-mqtt");
 
 const say = (event, fields) => console.log(JSON.stringify({ event, ...fields }));
-let client, twin;
+let client, twin, streaming = false;
+const acknowledged = [];
 
 // The SDK knows the ports 8883 and 443 alone; a test's gateway has others.
 function lead(ports) {
@@ -34,7 +35,10 @@ const commands = {
     // Once: the SDK would try again for minutes.
     if (!how.retries) client.setRetryPolicy(new (require("azure-iot-common").NoRetry)());
     await client.setOptions({ ca: fs.readFileSync(how.ca, "utf8") });
-    client.on("disconnect", () => say("disconnect"));
+    client.on("disconnect", () => {
+      streaming = false;
+      say("disconnect");
+    });
     client.on("error", (error) => say("client error", { name: error.name }));
     await client.open();
   },
@@ -67,6 +71,20 @@ const commands = {
       response.send(status, { did: request.payload }, (error) => error && say("error", { do: "answer", name: error.name }));
     };
     (client.onDeviceMethod ?? client.onMethod).call(client, name, handle);
+  },
+  // Telemetry from here on, as long as it is connected; never in the way of another command.
+  async stream({ every }) {
+    streaming = true;
+    let number = acknowledged.length ? acknowledged[acknowledged.length - 1] + 1000 : 0;
+    const timer = setInterval(() => {
+      if (!streaming) return clearInterval(timer);
+      const mine = number++;
+      client.sendEvent(new Message(String(mine))).then(() => acknowledged.push(mine)).catch(() => {});
+    }, every);
+  },
+  renew: ({ sas }) => client.updateSharedAccessSignature(sas),
+  async report() {
+    say("report", { acknowledged });
   },
   close: () => client.close(),
 };
