@@ -167,6 +167,11 @@ impl Resource {
         self.text.get(..self.host_bytes).unwrap_or_default()
     }
 
+    /// What [`parse`](Self::parse) reads as this.
+    pub(super) fn written(&self) -> String {
+        self.scheme.map_or_else(|| self.text.clone(), |scheme| format!("{scheme}://{}", self.text))
+    }
+
     /// Segments joined by `/`; empty for the host alone.
     fn path(&self) -> &str {
         self.text.get(self.host_bytes + 1..).unwrap_or_default()

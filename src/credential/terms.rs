@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Algorithm, Issuer, JwtToken, Keyring, Resource, VerifyRules, VerifyingKey, key::fingerprint};
 use crate::id::KeyName;
 
@@ -47,6 +49,31 @@ impl Terms {
         }))
     }
 
+    /// As it is written down beside a grant that outlives the process.
+    pub fn written(&self) -> String {
+        let written = match self {
+            Self::Sas(resource) => Written::Sas(resource.written()),
+            Self::Jwt(said) => Written::Jwt {
+                algorithm: said.algorithm.as_str().to_owned(),
+                audience: said.audience.to_vec(),
+                claims: said.claims.clone(),
+                reading: said.reading,
+            },
+        };
+        serde_json::to_string(&written).expect("invariant: text and numbers are JSON")
+    }
+
+    /// Reads what [`written`](Self::written) wrote; `None`: it is nothing of the kind.
+    pub fn read(text: &str) -> Option<Self> {
+        Some(match serde_json::from_str(text).ok()? {
+            Written::Sas(resource) => Self::Sas(Resource::parse(&resource).ok()?),
+            Written::Jwt { algorithm, audience, claims, reading } => {
+                let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
+                Self::Jwt(JwtTerms { algorithm, audience: audience.into(), claims, reading })
+            }
+        })
+    }
+
     /// Whether the token would still be believed of this key's owner, as far as its signature and times have no part in
     /// it.
     pub fn hold(&self, key: &KeyName, key_fingerprint: u64, keyring: &Keyring, rules: &VerifyRules) -> bool {
@@ -60,6 +87,12 @@ impl Terms {
             Self::Jwt(said) => keyring.public_algorithm(owner, key_fingerprint) == Some(said.algorithm),
         }
     }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Written {
+    Sas(String),
+    Jwt { algorithm: String, audience: Vec<Box<str>>, claims: Box<str>, reading: Option<u64> },
 }
 
 impl JwtTerms {
@@ -87,3 +120,29 @@ fn reading(issuer: &Issuer) -> u64 {
 
 /// Far more than issuers write.
 const CLAIMS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_read_as_they_were_written() {
+        let jwt = |reading| {
+            Terms::Jwt(JwtTerms {
+                algorithm: Algorithm::ES384,
+                audience: ["a", "b\n"].map(Box::from).into(),
+                claims: "exp\njti\n".into(),
+                reading,
+            })
+        };
+        let sas = |text| Terms::Sas(Resource::parse(text).expect("a resource"));
+        for terms in [jwt(Some(u64::MAX)), jwt(None), sas("hub.example/devices/d1"), sas("sb://bus.example/\"q\"")] {
+            assert_eq!(Terms::read(&terms.written()), Some(terms));
+        }
+        for text in
+            ["", "{}", r#"{"Sas":""}"#, r#"{"Jwt":{"algorithm":"none","audience":[],"claims":"","reading":null}}"#]
+        {
+            assert_eq!(Terms::read(text), None, "{text}");
+        }
+    }
+}

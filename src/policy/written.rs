@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Grant, Profile, Scope, TokenKind};
 use crate::{
+    credential::Terms,
     id::{DeviceId, KeyName, TokenId},
     time::UnixSeconds,
     topic::TopicFilter,
@@ -26,6 +27,7 @@ impl Grant {
         out.extend_from_slice(&self.key_fingerprint.to_le_bytes());
         write_text(out, Some(self.key.as_str()));
         [&self.jti, &self.issuer, &self.policy].into_iter().for_each(|text| write_text(out, text.as_deref()));
+        write_text(out, self.terms.as_deref().map(Terms::written).as_deref());
         out.push(u8::from(self.scope.retain) << 2 | self.scope.qos_max & 3);
         self.scope.publish.iter().for_each(|filter| write_text(out, Some(filter.as_str())));
         true
@@ -47,6 +49,10 @@ impl Grant {
         let key = KeyName::new(owner, slot);
         let mut shared = || text(rest).map(|text| text.map(Arc::from));
         let (jti, issuer, policy) = (shared()?, shared()?, shared()?);
+        let terms = match text(rest)? {
+            Some(written) => Some(Arc::new(Terms::read(written)?)),
+            None => None,
+        };
         let [flags] = take(rest)?;
         let mut publish = Vec::new();
         while !rest.is_empty() {
@@ -67,6 +73,7 @@ impl Grant {
             policy,
             issued_at: Some(issued_at).filter(|at| *at != NONE),
             certificate: None,
+            terms,
         })
     }
 }
@@ -126,6 +133,7 @@ mod tests {
             policy: None,
             issued_at: text.map(|_| UnixSeconds(0)),
             certificate: None,
+            terms: text.map(|_| Arc::new(Terms::read(r#"{"Sas":"hub/devices/d"}"#).expect("terms"))),
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
     registry::{Attention, Cut, Live},
     session::server::{Inbound, Session, SessionPresent, Step},
     takeovers::{COUNT_MAX, Turned},
-    time::{Tick, UnixSeconds},
+    time::Tick,
 };
 
 /// Makes a session of an admitted connection. Synchronous: what its task keeps for hours is no more than it needs.
