@@ -307,7 +307,7 @@ mod tests {
             ("url = 'wss://h/mqtt'\nclient = 'native'\n", "speaks no WebSocket"),
             ("url = 'mqtts://h'\nclient = 'native'\nproxy = 'http://127.0.0.1:1'\n", "goes through no proxy"),
             ("url = 'mqtts://h'\nproxy = 'https://127.0.0.1:1'\n", "it is http://"),
-            ("url = 'mqtts://[::1]'\nproxy = 'http://127.0.0.1:1'\n", "IPv6"),
+            ("url = 'mqtts://[fd00::1]'\nproxy = 'http://127.0.0.1:1'\n", "IPv6"),
             ("url = 'mqtts://h'\nproxy_username = 'u'\n", "without `proxy`"),
             ("url = 'mqtts://h'\nproxy = 'http://127.0.0.1:1'\nproxy_username = 'u'\n", "belong together"),
             ("url = 'mqtts://h'\nproxy = 'http://127.0.0.1:1'\nproxy_password_file = 'p'\n", "belong together"),

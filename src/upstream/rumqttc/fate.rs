@@ -123,6 +123,11 @@ impl End {
     }
 }
 
+/// What came of handing the library a request: it takes all that [`REQUESTS_MAX`](super::REQUESTS_MAX) lets through.
+pub(super) fn taken<E>(handed: Result<(), E>) -> Result<(), End> {
+    handed.map_err(|_| End::out_of_step("it did not take a request"))
+}
+
 /// The library's event loop for one connection. A panic in it is the end of that connection alone.
 pub(super) struct Guarded(Pin<Box<dyn Future<Output = End> + Send>>);
 

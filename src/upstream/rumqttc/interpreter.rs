@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     EVENTS_MAX, Place, REQUESTS_MAX,
-    fate::{End, Guarded, Happened, LastWords, Sent},
+    fate::{End, Guarded, Happened, LastWords, Sent, taken},
     packet_ids::{PacketIds, Use},
     v4, v5,
 };
@@ -347,43 +347,39 @@ impl Interpreter {
 impl Client {
     fn publish(&self, publish: &PublishRef<'_>) -> Result<(), End> {
         let topic = std::str::from_utf8(publish.topic).map_err(|_| PacketError::TopicInvalid)?;
-        taken(match self {
-            Self::V4(client) => v4::publish(client, publish, topic).is_ok(),
-            Self::V5(client) => v5::publish(client, publish, topic).is_ok(),
-        })
+        match self {
+            Self::V4(client) => v4::publish(client, publish, topic),
+            Self::V5(client) => v5::publish(client, publish, topic),
+        }
     }
 
     fn subscribe(&self, subscribe: &Subscribe) -> Result<(), End> {
-        taken(match self {
-            Self::V4(client) => v4::subscribe(client, subscribe).is_ok(),
-            Self::V5(client) => v5::subscribe(client, subscribe).is_ok(),
-        })
+        match self {
+            Self::V4(client) => v4::subscribe(client, subscribe),
+            Self::V5(client) => v5::subscribe(client, subscribe),
+        }
     }
 
     fn unsubscribe(&self, filter: &str) -> Result<(), End> {
-        taken(match self {
-            Self::V4(client) => v4::unsubscribe(client, filter).is_ok(),
-            Self::V5(client) => v5::unsubscribe(client, filter).is_ok(),
-        })
+        match self {
+            Self::V4(client) => v4::unsubscribe(client, filter),
+            Self::V5(client) => v5::unsubscribe(client, filter),
+        }
     }
 
     fn acknowledge(&self, packet_id: u16) -> Result<(), End> {
-        taken(match self {
-            Self::V4(client) => v4::acknowledge(client, packet_id).is_ok(),
-            Self::V5(client) => v5::acknowledge(client, packet_id).is_ok(),
-        })
+        match self {
+            Self::V4(client) => v4::acknowledge(client, packet_id),
+            Self::V5(client) => v5::acknowledge(client, packet_id),
+        }
     }
 
     fn disconnect(&self) -> Result<(), End> {
-        taken(match self {
-            Self::V4(client) => client.try_disconnect().is_ok(),
-            Self::V5(client) => client.try_disconnect().is_ok(),
-        })
+        match self {
+            Self::V4(client) => taken(client.try_disconnect()),
+            Self::V5(client) => taken(client.try_disconnect()),
+        }
     }
-}
-
-fn taken(yes: bool) -> Result<(), End> {
-    if yes { Ok(()) } else { Err(End::out_of_step("it did not take a request")) }
 }
 
 /// The link's first packet, and what came with it.

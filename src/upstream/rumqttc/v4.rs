@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use ::rumqttc::{
-    AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish as Message,
-    QoS, StateError, SubscribeFilter, SubscribeReasonCode, mqttbytes::Error as WireError,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish as Message, QoS, StateError,
+    SubscribeFilter, SubscribeReasonCode, mqttbytes::Error as WireError,
 };
 use tokio::sync::mpsc;
 
 use super::{
     CONNECT_WITHIN, FLUSH_WITHIN, Place, REQUESTS_MAX,
-    fate::{End, Happened, Sent},
+    fate::{End, Happened, Sent, taken},
     network,
 };
 use crate::{
@@ -75,21 +75,24 @@ pub(super) async fn drive(mut event_loop: EventLoop, happened: mpsc::Sender<Happ
     }
 }
 
-pub(super) fn publish(client: &AsyncClient, publish: &PublishRef<'_>, topic: &str) -> Result<(), ClientError> {
-    client.try_publish(topic, qos(publish.qos), publish.retain, publish.payload)
+pub(super) fn publish(client: &AsyncClient, publish: &PublishRef<'_>, topic: &str) -> Result<(), End> {
+    taken(client.try_publish(topic, qos(publish.qos), publish.retain, publish.payload))
 }
 
-pub(super) fn subscribe(client: &AsyncClient, subscribe: &Subscribe) -> Result<(), ClientError> {
+pub(super) fn subscribe(client: &AsyncClient, subscribe: &Subscribe) -> Result<(), End> {
     let requests = subscribe.requests.iter().filter_map(|request| Some((request.filter.as_ref().ok()?, request.qos)));
-    client.try_subscribe_many(requests.map(|(filter, most)| SubscribeFilter::new(filter.as_str().into(), qos(most))))
+    taken(
+        client
+            .try_subscribe_many(requests.map(|(filter, most)| SubscribeFilter::new(filter.as_str().into(), qos(most)))),
+    )
 }
 
-pub(super) fn unsubscribe(client: &AsyncClient, filter: &str) -> Result<(), ClientError> {
-    client.try_unsubscribe(filter)
+pub(super) fn unsubscribe(client: &AsyncClient, filter: &str) -> Result<(), End> {
+    taken(client.try_unsubscribe(filter))
 }
 
-pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> Result<(), ClientError> {
-    client.try_ack(&Message { pkid: packet_id, ..Message::new("", QoS::AtLeastOnce, "") })
+pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> Result<(), End> {
+    taken(client.try_ack(&Message { pkid: packet_id, ..Message::new("", QoS::AtLeastOnce, "") }))
 }
 
 fn translated(event: Event) -> Result<Option<Happened>, End> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::rumqttc::Outgoing;
 use ::rumqttc::v5::{
-    AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, StateError,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
     mqttbytes::{
         Error as WireError, QoS,
         v5::{
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     CONNECT_WITHIN, Place, REQUESTS_MAX,
-    fate::{End, Happened, Sent},
+    fate::{End, Happened, Sent, taken},
     network,
 };
 use crate::packet::{
@@ -89,10 +89,10 @@ pub(super) async fn drive(mut event_loop: EventLoop, happened: mpsc::Sender<Happ
     }
 }
 
-pub(super) fn publish(client: &AsyncClient, publish: &PublishRef<'_>, topic: &str) -> Result<(), ClientError> {
+pub(super) fn publish(client: &AsyncClient, publish: &PublishRef<'_>, topic: &str) -> Result<(), End> {
     let (qos, retain, payload) = (qos(publish.qos), publish.retain, publish.payload.to_vec());
     if publish.properties.is_empty() {
-        return client.try_publish(topic, qos, retain, payload);
+        return taken(client.try_publish(topic, qos, retain, payload));
     }
     let mut properties = PublishProperties::default();
     message_properties(publish.properties, |property| match property {
@@ -103,26 +103,26 @@ pub(super) fn publish(client: &AsyncClient, publish: &PublishRef<'_>, topic: &st
         MessageProperty::CorrelationData(data) => properties.correlation_data = Some(data.to_vec().into()),
         MessageProperty::User(name, value) => properties.user_properties.push((name.into(), value.into())),
     });
-    client.try_publish_with_properties(topic, qos, retain, payload, properties)
+    taken(client.try_publish_with_properties(topic, qos, retain, payload, properties))
 }
 
-pub(super) fn subscribe(client: &AsyncClient, subscribe: &Subscribe) -> Result<(), ClientError> {
+pub(super) fn subscribe(client: &AsyncClient, subscribe: &Subscribe) -> Result<(), End> {
     let filters: Vec<Filter> = subscribe.requests.iter().filter_map(filter).collect();
     match subscribe.subscription_id {
-        None => client.try_subscribe_many(filters),
+        None => taken(client.try_subscribe_many(filters)),
         Some(id) => {
             let properties = SubscribeProperties { id: Some(id as usize), user_properties: Vec::new() };
-            client.try_subscribe_many_with_properties(filters, properties)
+            taken(client.try_subscribe_many_with_properties(filters, properties))
         }
     }
 }
 
-pub(super) fn unsubscribe(client: &AsyncClient, filter: &str) -> Result<(), ClientError> {
-    client.try_unsubscribe(filter)
+pub(super) fn unsubscribe(client: &AsyncClient, filter: &str) -> Result<(), End> {
+    taken(client.try_unsubscribe(filter))
 }
 
-pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> Result<(), ClientError> {
-    client.try_ack(&Message { pkid: packet_id, qos: QoS::AtLeastOnce, ..Message::default() })
+pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> Result<(), End> {
+    taken(client.try_ack(&Message { pkid: packet_id, qos: QoS::AtLeastOnce, ..Message::default() }))
 }
 
 fn filter(request: &SubscriptionRequest) -> Option<Filter> {
