@@ -25,7 +25,7 @@ fn the_first_packet_is_a_connect() {
             assert_eq!(peer.take(PATIENCE), None, "{bytes:x?}");
         }
     }
-    assert_eq!(hub.count(), 0);
+    hub.has_only_what_follows(&gateway);
 }
 
 #[test]

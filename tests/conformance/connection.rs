@@ -34,7 +34,7 @@ fn reserved_types_flags_and_lengths_close() {
             assert_eq!(peer.closed(), (version == V5).then_some(0x81), "{version:?} {what}");
         }
     }
-    assert_eq!(hub.count(), 0);
+    hub.has_only_what_follows(&gateway);
 }
 
 #[test]

@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
-    support::{Version, until_some},
-    wire::{PATIENCE, Packet, cut, packet},
+    EVENTS,
+    support::{Gateway, Version, until_some},
+    wire::{PATIENCE, Packet, Peer, cut, packet},
 };
 
 /// Listens until the test's process ends; its threads end with their connections.
@@ -59,6 +60,15 @@ impl Hub {
                 self.seen().published.iter().filter(|p| p.publish(self.version).0 == topic).cloned().collect();
             (found.len() >= count).then_some(found)
         })
+    }
+
+    /// Nothing of `d0` has arrived until here: a message that follows it on the same link is the first and only one.
+    #[track_caller]
+    pub fn has_only_what_follows(&self, gateway: &Gateway) {
+        let mut peer = Peer::admitted(gateway, Version::V5, "d0");
+        peer.publish(0x32, EVENTS, 1, &[], b"it follows");
+        peer.expect(&[0x40, 2, 0, 1]);
+        assert_eq!((self.published(EVENTS, 1).len(), self.count()), (1, 1));
     }
 
     /// How many PUBLISHes came in all.

@@ -144,6 +144,32 @@ fn retained_messages_come_as_the_subscription_asks_for_them() {
 }
 
 #[test]
+fn what_another_asked_a_hub_to_keep_comes_to_nobody_who_wants_none() {
+    let own = |device: &str| {
+        let key = device_key(device);
+        format!("[[device]]\nid = \"{device}\"\nprimary_key = \"{key}\"\nscope.subscribe = [\"site/#\"]\n")
+    };
+    let (gateway, hub) = with(|plan| {
+        let plan = plan.shards(1).hub_line("[[route]]\nfrom = \"site/#\"\nupstream = \"hub\"");
+        plan.identities_and(&(own("never") + &own("again")))
+    });
+    let (mut never, mut again) = (Peer::admitted(&gateway, V5, "never"), Peer::admitted(&gateway, V5, "again"));
+    assert_eq!(never.subscribe("site/#", 0x20), 0);
+    for _ in 0..2 {
+        // The other asks for what was kept, and the hub sends it where both have their subscription.
+        assert_eq!(again.subscribe("site/#", 0x00), 0);
+        hub.send("site/#", &publish(V5, 0x31, "site/news", 0, &[], b"kept"));
+        hub.send("site/#", &publish(V5, 0x30, "site/news", 0, &[], b"live"));
+        for (first, payload) in [(0x31, &b"kept"[..]), (0x30, b"live")] {
+            let packet = again.next();
+            assert_eq!((packet.first, &packet.publish(V5).3[..]), (first, payload));
+        }
+        let packet = never.next();
+        assert_eq!((packet.first, &packet.publish(V5).3[..]), (0x30, &b"live"[..]));
+    }
+}
+
+#[test]
 fn a_device_is_spared_its_own_messages_where_it_says_so() {
     let (gateway, hub) = with(|plan| {
         plan.identities_and(&format!(
@@ -213,6 +239,21 @@ fn a_device_without_a_client_id_gets_the_one_that_its_user_name_says() {
         peer.expect(&[0x40, 2, 0, 1]);
     }
     hub.published(EVENTS, 2);
+    // Whoever has none gets its own, and no other session has the same: one that had is ended.
+    let nameless = |device: &str| Connect { client_id: Vec::new(), ..Connect::new(V5, device) };
+    let mut named = Peer::admitted(&gateway, V5, "d0");
+    let mut peers: Vec<Peer> = ["d0", "d1"]
+        .map(|device| {
+            let mut peer = Peer::open(&gateway, V5);
+            peer.send(&nameless(device).packet());
+            let connack = peer.next();
+            let assigned = [&[0x12][..], &text(device)].concat();
+            assert!(connack.body.windows(assigned.len()).any(|window| window == assigned), "{device}: {connack:x?}");
+            peer
+        })
+        .into();
+    assert_eq!(named.closed(), Some(0x8E));
+    peers.iter_mut().for_each(Peer::quiet);
     // It is proved like any other.
     let wrong = Connect { client_id: Vec::new(), user_name: Some(b"d1".to_vec()), ..Connect::new(V5, "d0") };
     let mut peer = Peer::open(&gateway, V5);

@@ -115,6 +115,24 @@ fn the_same_filter_again_takes_the_place_of_the_first() {
         let packet = peer.next();
         assert_eq!((packet.qos(), packet.publish(version).3.as_slice()), (0, &b"once"[..]));
         peer.quiet();
+        // Nothing is lost while the one takes the place of the other.
+        let payloads: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        for (n, payload) in payloads.iter().enumerate() {
+            if n % 5 == 0 {
+                peer.send(&subscribe(version, 7, &[], &[(COMMANDS, 0)]));
+            }
+            hub.send(COMMANDS, &publish(V5, 0x30, topic, 0, &[], payload.as_bytes()));
+        }
+        let mut subacks = 0;
+        let mut came = Vec::new();
+        while came.len() < payloads.len() || subacks < 4 {
+            let packet = peer.next();
+            match packet.first {
+                0x90 => subacks += 1,
+                _ => came.push(String::from_utf8(packet.publish(version).3).unwrap()),
+            }
+        }
+        assert_eq!(came, payloads);
         // One UNSUBSCRIBE ends it: there was one.
         peer.send(&unsubscribe(version, 1, &[COMMANDS]));
         assert_eq!(peer.next().first, 0xB0);
@@ -162,8 +180,12 @@ fn an_unsubscribe_compares_character_by_character_and_ends_what_was_not_begun() 
         peer.send(&unsubscribe(version, 9, &[COMMANDS]));
         assert_eq!(peer.next().first, 0xB0);
         hub.until_ended(COMMANDS);
-        // What had begun is brought to its end, and nothing new begins.
+        // What had begun is brought to its end, and nothing new begins: also not where the hub sends it, for another filter.
         peer.send(&[0x40, 2, (id >> 8) as u8, id as u8]);
+        assert_eq!(peer.subscribe(other, 0), 0);
+        hub.send(other, &publish(V5, 0x30, "devices/d0/messages/devicebound/a/b", 0, &[], b"of what was ended"));
+        hub.send(other, &publish(V5, 0x30, topic, 0, &[], b"of what is there"));
+        assert_eq!(peer.next().publish(version).3, b"of what is there");
         peer.quiet();
         peer.send(&[0xE0, 0]);
         peer.closed();

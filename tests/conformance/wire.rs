@@ -55,8 +55,11 @@ impl Peer {
     pub fn subscribe(&mut self, filter: &str, options: u8) -> u8 {
         self.send(&subscribe(self.version, 0x5B5B, &[], &[(filter, options)]));
         let suback = self.next();
-        assert_eq!((suback.first, suback.id()), (0x90, 0x5B5B), "{suback:x?}");
-        *suback.body.last().expect("a code")
+        let code = *suback.body.last().expect("a code");
+        // The identifier, no properties (5.0), one code: nothing else.
+        let whole = if self.version == Version::V5 { &[0x5B, 0x5B, 0, code][..] } else { &[0x5B, 0x5B, code] };
+        assert_eq!((suback.first, &suback.body[..]), (0x90, whole));
+        code
     }
 
     /// The next packet.
@@ -76,6 +79,15 @@ impl Peer {
     pub fn quiet(&mut self) {
         self.send(&[0xC0, 0]);
         self.expect(&[0xD0, 0]);
+    }
+
+    /// Nothing comes for so long, while both ends show that they are there.
+    #[track_caller]
+    pub fn quiet_for(&mut self, time: Duration) {
+        let since = Instant::now();
+        while since.elapsed() < time {
+            self.quiet();
+        }
     }
 
     /// It is closed, after at most a DISCONNECT: its reason.
