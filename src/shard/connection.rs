@@ -263,7 +263,13 @@ fn drive(
     cx: &mut Context<'_>,
 ) -> Poll<CloseReason> {
     cell.polled_by(cx);
+    let mut handled_bytes = 0;
     loop {
+        if handled_bytes >= TURN_BYTES {
+            // What it sends next waits until everybody else has had a turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match cell.live.attention() {
             None => {}
             Some(Attention::Cut(cut)) => return Poll::Ready(cut.reason),
@@ -322,6 +328,7 @@ fn drive(
         match outcome {
             Ok(handled) => {
                 *work = handled.next;
+                handled_bytes += handled.used;
                 if handled.used > 0 || unread.is_empty() {
                     cell.begun.set(None);
                 }
@@ -538,6 +545,8 @@ fn write_out(
     Poll::Ready(Ok(()))
 }
 
+/// What one session is handled of in one turn: some hundreds of small messages, or one large packet.
+const TURN_BYTES: usize = 64 << 10;
 /// Bytes that may be owed to a device before it is read from again.
 const OUT_BYTES_MAX: usize = 64 << 10;
 /// What an idle session keeps of its buffer.
