@@ -50,7 +50,7 @@ fn whoever_is_killed_nothing_acknowledged_is_lost_and_order_holds() {
                 recorder.kill();
             }
             // The other one lives on without it for a while, sometimes until it spools.
-            let alone = Duration::from_millis(u64::from(random(&mut seed)) % 900);
+            let alone = Duration::from_millis(u64::from(random(&mut seed)) % 600);
             until_over(alone);
             if victim != 1 {
                 gateway.run_again();

@@ -206,16 +206,25 @@ fn connect(number: usize, tcp: SocketAddr, session: Option<u32>) -> Option<Devic
     (device.next(Duration::from_secs(10)) == Answer::Connack(0)).then_some(device)
 }
 
-/// However long the disk takes: what may not happen is that the spool stops to shrink.
+/// However long the disk takes: what may not happen is that the spool stops to shrink. The desk is asked: metrics of the
+/// spool are set every two seconds, and after a start not at once.
 pub fn until_drained(gateway: &Gateway) {
-    let waiting = || gateway.metric("tollgate_spool_messages", &[]);
-    let mut before = f64::INFINITY;
-    while before > 0.0 {
+    let mut before = u64::MAX;
+    while before > 0 {
         before =
             until_some(&format!("{before} messages in the spool to become fewer"), Duration::from_secs(60), || {
-                Some(waiting()).filter(|left| *left < before)
+                unforwarded(gateway).filter(|left| *left < before)
             });
     }
+}
+
+/// Messages that no hub has acknowledged.
+fn unforwarded(gateway: &Gateway) -> Option<u64> {
+    let (status, body) = gateway.get("/v1/upstreams")?;
+    assert_eq!(status, 200, "{body}");
+    let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let hubs = listed["upstreams"].as_array().expect("a list");
+    Some(hubs.iter().map(|hub| hub["spooled"].as_u64().unwrap() + hub["inflight"].as_u64().unwrap()).sum())
 }
 
 impl Ledger {
