@@ -543,7 +543,8 @@ fn sign_the_list(folder: &Path) {
 #[track_caller]
 fn run(folder: &Path, arguments: &[&str]) -> String {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    let ran = command.args(arguments).current_dir(folder).output().unwrap();
+    command.args(arguments).args(["--config", "gateway.toml"]).current_dir(folder);
+    let ran = command.output().unwrap();
     assert!(ran.status.success(), "{ran:?}");
     String::from_utf8(ran.stdout).unwrap()
 }
