@@ -22,6 +22,6 @@ pub use https::{HttpAnswer, Https};
 pub use hub::{Recorded, Recorder};
 pub use load::{Ends, Ledger, publish_numbers, random, until_drained};
 pub use process::Process;
-pub use secrets::{forget, found_in, remember, remember_tokens};
+pub use secrets::{forget, found_in, found_in_text, remember, remember_files, remember_key, remember_tokens};
 pub use token::{ISSUER_SECRET, claims_with, device_key, jwt, jwt_of, jwt_with, sas, sas_for, sas_until, unix_now};
 pub use wait::{folder, free_port, until, until_some};
