@@ -7,10 +7,10 @@
 mod support;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{
             AtomicBool, AtomicU32,
             Ordering::{Relaxed, SeqCst},
@@ -37,7 +37,7 @@ use tollgate::{
     gate::{Admission, Gate, GateConfig, Identities, Profile},
     id::{DeviceId, TokenId},
     packet::ProtocolVersion,
-    policy::{FilterTemplate, ScopeTemplate},
+    policy::{FilterTemplate, Grant, ScopeTemplate},
     registry::{Attention, Live, Reach, Registry, Threshold},
     time::UnixSeconds,
     topic::TopicName,
@@ -192,21 +192,75 @@ proptest! {
     }
 }
 
-/// Each change ends what it is about, and nothing else: else the property would hold for nothing.
+/// Each change ends what it is about, and nothing else, wherever in an admission it comes: before it is judged, between
+/// that and the registry, between the registry and the second question, and after all of it.
 #[test]
-fn every_change_of_the_race_ends_what_it_names_and_spares_the_rest() {
+fn every_change_ends_what_it_names_and_spares_the_rest_at_every_step_of_an_admission() {
     for change in Change::ALL {
         for (number, token) in change.tokens().iter().enumerate() {
-            let race = Race::new(change);
-            let live = race.admit(token).unwrap_or_else(|| panic!("{change:?}: token {number} is admitted"));
-            race.apply();
             let is_spared = number == 0 && change.spares() == Spared::FirstToken;
-            let goes_on = match live.attention() {
-                Some(Attention::Cut(_)) => false,
-                _ => publishes(&live),
+            let check = |when: &str, race: &Race, live: Option<Arc<Live>>| {
+                assert_eq!(live.is_some_and(|live| publishes(&live)), is_spared, "{change:?} {when}, token {number}");
+                let later = race.admit(token);
+                assert_eq!(later.is_some_and(|live| publishes(&live)), is_spared, "{change:?}, {number}: the next");
             };
-            assert_eq!(goes_on, is_spared, "{change:?}, token {number}");
-            assert_eq!(race.admit(token).is_some_and(|live| publishes(&live)), is_spared, "{change:?}, token {number}");
+            let race = Race::new(change);
+            race.apply();
+            check("before", &race, race.admit(token));
+
+            let race = Race::new(change);
+            let judged = race.judge(token).unwrap_or_else(|| panic!("{change:?}: token {number} is admitted"));
+            race.apply();
+            check("when it was judged", &race, race.enter(judged, || ()));
+
+            let race = Race::new(change);
+            let judged = race.judge(token).unwrap();
+            let live = race.enter(judged, || race.apply());
+            check("when it was registered", &race, live);
+
+            let race = Race::new(change);
+            let live = race.admit(token);
+            race.apply();
+            check("after", &race, live);
+
+            // And the other way round: it was judged before, and comes in while the change is on its way.
+            let race = Race::new(change);
+            let (judged, came) = (Mutex::new(race.judge(token)), Mutex::new(None));
+            race.apply_while(|| {
+                let judged = judged.lock().unwrap().take();
+                *came.lock().unwrap() = judged.and_then(|judged| race.enter(judged, || ()));
+            });
+            check("within", &race, came.into_inner().unwrap());
+        }
+    }
+}
+
+/// The same of a session that lives, and renews from the token that is spared to the one that is not.
+#[test]
+fn no_renewal_slips_through_a_change() {
+    for change in Change::ALL {
+        for order in ["renewed before", "renews while it comes into force", "renews after"] {
+            let race = Race::new(change);
+            let live = race.admit(&race.tokens[0]).unwrap();
+            let renew = || race.threshold().renew(&live, race.tokens[1].as_bytes(), || NOW).is_ok();
+            let renewed = match order {
+                "renewed before" => {
+                    let renewed = renew();
+                    assert!(renewed, "{change:?}");
+                    race.apply();
+                    renewed
+                }
+                "renews after" => {
+                    race.apply();
+                    renew()
+                }
+                _ => {
+                    let renewed = AtomicBool::new(false);
+                    race.apply_while(|| renewed.store(renew(), SeqCst));
+                    renewed.into_inner()
+                }
+            };
+            assert!(!renewed || !publishes(&live), "{change:?}, {order}");
         }
     }
 }
@@ -243,6 +297,12 @@ impl Race {
 
     /// As a shard adopts a connection.
     fn admit(&self, token: &str) -> Option<Arc<Live>> {
+        let judged = self.judge(token)?;
+        self.enter(judged, || ())
+    }
+
+    /// The state that it was judged by, and what it is granted.
+    fn judge(&self, token: &str) -> Option<(u64, Grant)> {
         let epoch = self.gate.epoch();
         let ask = Admission {
             client_id: self.change.device(),
@@ -252,10 +312,14 @@ impl Race {
             profile: Profile::Strict,
             will: None,
         };
-        let grant = self.gate.admit(&ask, NOW).ok()?;
+        Some((epoch, self.gate.admit(&ask, NOW).ok()?))
+    }
+
+    /// `registered` is done when it is registered, and not asked again yet.
+    fn enter(&self, (epoch, grant): (u64, Grant), registered: impl FnOnce()) -> Option<Arc<Live>> {
         let peer = "127.0.0.1:1".parse().expect("an address");
         let live = Arc::new(Live::new(grant, (peer, ProtocolVersion::V5_0), (0, 0, 0), NOW));
-        let ((), _, stays) = self.threshold().enter(&live, epoch, || (), || NOW);
+        let ((), _, stays) = self.threshold().enter(&live, epoch, registered, || NOW);
         stays.is_ok().then_some(live)
     }
 
@@ -289,24 +353,32 @@ impl Race {
     }
 
     fn apply(&self) {
+        self.apply_while(|| ());
+    }
+
+    /// `in_force` is done when the change holds for newcomers, and nobody was made deaf by it yet.
+    fn apply_while(&self, in_force: impl Fn()) {
+        let reach = AtOnce(in_force);
         match self.change.entry(id_of(&self.tokens[1])) {
             Some(line) => {
                 let (list, bad) = RevocationList::parse(&line);
                 assert!(bad.is_empty(), "{line}: {bad:?}");
                 let old = self.gate.revocations().expect("a list");
-                self.threshold().put_list_in_force(&list, &old, &AtOnce, NOW);
+                self.threshold().put_list_in_force(&list, &old, &reach, NOW);
             }
-            None => drop(self.threshold().put_identities_in_force(&identities(Some(self.change)), &AtOnce, NOW)),
+            None => drop(self.threshold().put_identities_in_force(&identities(Some(self.change)), &reach, NOW)),
         }
         self.applied.store(true, SeqCst);
     }
 }
 
 /// Deaf is all that matters here: nobody is closed.
-struct AtOnce;
+struct AtOnce<F>(F);
 
-impl Reach for AtOnce {
-    fn in_force(&self) {}
+impl<F: Fn()> Reach for AtOnce<F> {
+    fn in_force(&self) {
+        (self.0)();
+    }
 
     fn end(&self, sessions: Vec<(Arc<Live>, CloseReason)>, applied: Instant) -> usize {
         sessions.iter().filter(|(live, reason)| live.deafen(*reason, applied)).count()
@@ -315,8 +387,10 @@ impl Reach for AtOnce {
     fn narrowed(&self, _: &[Arc<Live>], _: Instant) {}
 }
 
+/// What it would be told of its next PUBLISH.
 fn publishes(live: &Live) -> bool {
-    live.grant().scope.authorize_publish(TopicName::new(TOPIC).expect("a topic"), 0, false).is_ok()
+    let is_cut = matches!(live.attention(), Some(Attention::Cut(_)));
+    !is_cut && live.grant().scope.authorize_publish(TopicName::new(TOPIC).expect("a topic"), 0, false).is_ok()
 }
 
 fn id_of(token: &str) -> TokenId {
@@ -449,7 +523,7 @@ fn no_publish_that_is_sent_after_a_change_is_in_force_reaches_the_hub() {
             let early = sent.began.len() - late.len();
             assert!(early > 0, "{device} published before");
             let arrived = recorder.payloads(&topic(device));
-            let arrived: Vec<u32> = arrived.iter().map(|number| number.parse().unwrap()).collect();
+            let arrived: HashSet<u32> = arrived.iter().map(|number| number.parse().unwrap()).collect();
             assert!(
                 late.iter().all(|number| !arrived.contains(number)),
                 "{device}: {late:?} arrived, sent after {told:?}"
@@ -496,13 +570,13 @@ impl Told {
 struct Sent {
     /// Each number, and when the device began to send it.
     began: Vec<(u32, SystemTime)>,
-    acknowledged: Vec<u32>,
+    acknowledged: HashSet<u32>,
     closed: Option<u8>,
 }
 
 /// With as many unacknowledged as the gateway bears.
 fn publish_until_closed(mut session: Client, device: &str, stop: &AtomicBool) -> Sent {
-    let mut sent = Sent { began: Vec::new(), acknowledged: Vec::new(), closed: None };
+    let mut sent = Sent { began: Vec::new(), acknowledged: HashSet::new(), closed: None };
     let mut in_flight = 0;
     while !stop.load(Relaxed) {
         if in_flight < WINDOW {
@@ -518,7 +592,7 @@ fn publish_until_closed(mut session: Client, device: &str, stop: &AtomicBool) ->
         match session.next(PATIENCE) {
             Answer::Puback(_, 0) => {
                 // In the order of the PUBLISHes [MQTT-4.6.0-2].
-                sent.acknowledged.push(u32::try_from(sent.acknowledged.len()).unwrap());
+                sent.acknowledged.insert(u32::try_from(sent.acknowledged.len()).unwrap());
                 in_flight -= 1;
             }
             Answer::Disconnect(code) => sent.closed = Some(code),
