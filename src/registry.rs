@@ -5,6 +5,10 @@
 //! changes it puts the new grant in its place *before* looking whether identities or list have changed since they were
 //! asked, and whoever changes those puts them in force *before* looking for sessions: one of the two sees the other.
 
+mod change;
+
+pub use change::{NotRenewed, Reach, Threshold};
+
 use std::{
     collections::HashMap,
     net::SocketAddr,

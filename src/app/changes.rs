@@ -15,10 +15,9 @@ use crate::{
     credential::{Added, Lifted, Replaced, RevocationList, Whose},
     denial::CloseReason,
     feed::{Follower, KeySetState, KeySets},
-    gate::{Identities, Standing, Touched},
+    gate::Identities,
     meter::{self, Alarm, AlarmState},
-    policy::Grant,
-    registry::Live,
+    registry::{Live, Reach},
     shard::{Shards, Site},
     time::UnixSeconds,
 };
@@ -83,7 +82,7 @@ impl Changes {
     pub(super) fn reaches(&self, shards: &Shards) {
         let _ = self.shards.set(shards.clone());
         // What changed between the first load and now found nobody.
-        let _ = self.cut(&self.all_sessions(), Instant::now());
+        let _ = self.cut_whom_it_concerns(Instant::now(), Instant::now());
     }
 
     /// Files changed on disk.
@@ -237,7 +236,7 @@ impl Changes {
             self.site.gate.authorities_changed();
             self.site.journal.decided_by(self.site.gate.epoch());
             metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
-            closed = self.cut(&self.all_sessions(), applied);
+            closed = self.cut_whom_it_concerns(noticed, applied);
         }
         tracing::info!(?replaced, closed, faults = faults.len(), "certificates read");
         faults.iter().map(ToString::to_string).collect()
@@ -254,7 +253,8 @@ impl Changes {
                 self.follow();
                 let devices = identities.keyring().devices().count();
                 self.forget_keys(&identities);
-                let (closed, old) = self.put_identities_in_force(Arc::new(identities), noticed);
+                let (new, now) = (Arc::new(identities), self.site.clock.now());
+                let (closed, old) = self.site.threshold().put_identities_in_force(&new, &self.reached(noticed), now);
                 if let Err(error) = self.key_sets.follow(key_sets) {
                     tracing::error!(%error, "a thread that fetches a key set cannot be started");
                 }
@@ -270,24 +270,6 @@ impl Changes {
                 Err(mistakes)
             }
         }
-    }
-
-    /// Sessions of those who changed are asked what is left of them. Answers with how many were closed, and with what was
-    /// in force, to be freed here and not on a shard.
-    fn put_identities_in_force(&self, new: Arc<Identities>, noticed: Instant) -> (usize, Option<Arc<Identities>>) {
-        let (gate, registry, now) = (&self.site.gate, &self.site.registry, self.site.clock.now());
-        let old = gate.identities();
-        let touched = old.as_deref().map_or(Touched::Everybody, |old| new.touched_since(old, registry.len()));
-        let concerned = || match &touched {
-            Touched::Everybody => self.all_sessions(),
-            Touched::Some { devices, owners } => {
-                let of_devices = devices.iter().flat_map(|device| registry.within_device(device.as_str()));
-                of_devices.chain(owners.iter().flat_map(|owner| registry.of_owner(owner))).collect()
-            }
-        };
-        let ask = |grant: &Grant| gate.standing_by(grant, &new, now);
-        let closed = self.put_in_force(concerned, ask, || drop(gate.load_identities(new.clone())), noticed);
-        (closed, old)
     }
 
     /// Of a key that nobody holds nothing needs to be known.
@@ -393,120 +375,48 @@ impl Changes {
 
     /// Answers with how many sessions it closed.
     fn put_list_in_force(&self, list: &RevocationList, old: &RevocationList, noticed: Instant) -> usize {
-        let registry = &self.site.registry;
-        // Beyond so many entries it costs less to ask every session.
-        let added = list.added_since(old, registry.len().max(ENTRIES_LOOKED_FOR));
         let now = self.site.clock.now();
-        let ask = |grant: &Grant| match grant.all_facts().any(|facts| list.revokes(&facts, now)) {
-            true => Standing::Ended(CloseReason::Revoked),
-            false => Standing::Given,
-        };
-        let mut freed = None;
-        let closed = self.put_in_force(
-            || self.named_by(&added),
-            ask,
-            || freed = self.site.gate.load_revocations(Arc::new(list.clone())),
-            noticed,
-        );
+        let (closed, freed) = self.site.threshold().put_list_in_force(list, old, &self.reached(noticed), now);
         // Here, and not on a shard that happened to hold it last.
         drop(freed);
         closed
     }
 
-    /// Sessions that new entries of the list may mean.
-    fn named_by(&self, added: &Added) -> Vec<Arc<Live>> {
-        let registry = &self.site.registry;
-        if added.everybody || added.times.contains(&Whose::All) {
-            return self.all_sessions();
-        }
-        let devices = added.devices.iter().flat_map(|device| registry.within_device(device.as_str()));
-        let tokens = added.tokens.iter().flat_map(|token| registry.of_token(*token));
-        let jtis = added.jtis.iter().flat_map(|jti| registry.of_jti(*jti));
-        let keys = added.keys.iter().flat_map(|key| registry.of_key(key));
-        let times = added.times.iter().flat_map(|whose| match whose {
-            Whose::All => Vec::new(),
-            Whose::Device(device) => registry.within_device(device.as_str()),
-            Whose::Issuer(name) => registry.of_owner(&format!("issuer:{name}")),
-            Whose::Policy(name) => registry.of_owner(&format!("policy:{name}")),
-        });
-        devices.chain(tokens).chain(jtis).chain(keys).chain(times).collect()
+    /// Asks the gate about every session, and ends those that it no longer lets in.
+    fn cut_whom_it_concerns(&self, noticed: Instant, applied: Instant) -> usize {
+        let threshold = self.site.threshold();
+        threshold.cut(&threshold.everybody(), applied, &self.reached(noticed), self.site.clock.now())
     }
 
-    /// A change comes into force and ends the sessions that it concerns. Whom it will end is asked before, so that between
-    /// the moment in which it holds for newcomers and the one in which it holds for the living there is nothing but the
-    /// setting of flags. Asked again after it: whoever came, or renewed, in between is found then.
-    fn put_in_force(
-        &self,
-        concerned: impl Fn() -> Vec<Arc<Live>>,
-        ask: impl Fn(&Grant) -> Standing,
-        swap: impl FnOnce(),
-        noticed: Instant,
-    ) -> usize {
-        let ended = |live: Arc<Live>| {
-            let grant = live.grant();
-            let Standing::Ended(reason) = ask(&grant) else { return None };
-            Some((live, grant, reason))
-        };
-        let foreseen: Vec<_> = concerned().into_iter().filter_map(ended).collect();
-        swap();
-        let applied = Instant::now();
+    fn reached(&self, noticed: Instant) -> Reached<'_> {
+        Reached { site: &self.site, shards: self.shards.get(), noticed }
+    }
+}
+
+/// How a change that was `noticed` then reaches shards, journal and metrics.
+struct Reached<'a> {
+    site: &'a Site,
+    /// `None` at the start: there is nobody yet.
+    shards: Option<&'a Shards>,
+    noticed: Instant,
+}
+
+impl Reach for Reached<'_> {
+    fn in_force(&self) {
         self.site.journal.decided_by(self.site.gate.epoch());
-        metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(noticed.elapsed());
-        let is_same = |(live, grant, _): &(Arc<Live>, Arc<Grant>, CloseReason)| Arc::ptr_eq(grant, &live.grant());
-        let foreseen = foreseen.into_iter().filter(is_same).map(|(live, _, reason)| (live, reason)).collect();
-        let closed = self.end(foreseen, applied);
-        let mut rest = concerned();
-        rest.retain(|live| live.cut().is_none() && ask(&live.grant()) != Standing::Given);
-        closed + self.cut(&rest, applied)
+        metrics::histogram!(meter::REVOCATION_APPLY_SECONDS).record(self.noticed.elapsed());
     }
 
-    /// Asks the gate about each, and ends those that it no longer lets in.
-    fn cut(&self, concerned: &[Arc<Live>], applied: Instant) -> usize {
-        let now = self.site.clock.now();
-        let mut ended: Vec<(Arc<Live>, CloseReason)> = Vec::new();
-        let mut narrowed: Vec<Arc<Live>> = Vec::new();
-        for live in concerned {
-            match self.left_of(live, now) {
-                Standing::Given => {}
-                Standing::Narrowed(_) => narrowed.push(live.clone()),
-                Standing::Ended(reason) => ended.push((live.clone(), reason)),
-            }
-        }
-        let closed = self.end(ended, applied);
-        if let Some(shards) = self.shards.get().filter(|_| !narrowed.is_empty()) {
-            metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(applied.elapsed());
-            shards.wake(&narrowed);
-        }
-        closed
-    }
-
-    /// Makes all of them deaf, and has them closed.
     fn end(&self, sessions: Vec<(Arc<Live>, CloseReason)>, applied: Instant) -> usize {
-        let Some(shards) = self.shards.get().filter(|_| !sessions.is_empty()) else { return 0 };
+        let Some(shards) = self.shards.filter(|_| !sessions.is_empty()) else { return 0 };
         let closed = shards.cut(&sessions, applied);
         metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(applied.elapsed());
         closed
     }
 
-    /// Asks the gate about one session; a narrower grant is in its place when this returns.
-    fn left_of(&self, live: &Arc<Live>, now: UnixSeconds) -> Standing {
-        loop {
-            let grant = live.grant();
-            let standing = self.site.gate.standing(&grant, now);
-            match &standing {
-                // It renewed its token in between: asked again, by what it has.
-                Standing::Narrowed(narrower) if !live.narrow(&grant, narrower.clone()) => {}
-                _ => return standing,
-            }
-        }
-    }
-
-    fn all_sessions(&self) -> Vec<Arc<Live>> {
-        let mut all = Vec::with_capacity(self.site.registry.len());
-        self.site.registry.for_each(|live| all.push(live.clone()));
-        all
+    fn narrowed(&self, sessions: &[Arc<Live>], applied: Instant) {
+        let Some(shards) = self.shards else { return };
+        metrics::histogram!(meter::REVOCATION_DEAF_SECONDS).record(applied.elapsed());
+        shards.wake(sessions);
     }
 }
-
-/// A change of a few entries finds its sessions by index, however few there are.
-const ENTRIES_LOOKED_FOR: usize = 1000;

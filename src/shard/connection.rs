@@ -50,12 +50,9 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
     let live =
         Arc::new(Live::new(grant, (peer, connect.version), (shard.index, who.slot, who.generation), site.clock.now()));
     // Registered first, checked again after: a change that comes between finds the session or is found by it.
-    let old = site.registry.register(&live);
-    let registration = Registration { shard: shard.clone(), live: live.clone(), who };
-    let changed = site.gate.epoch() != epoch;
-    let granted = live.grant();
-    let standing = if changed { site.gate.standing(&granted, site.clock.now()) } else { Standing::Given };
-    if let Standing::Ended(reason) = standing {
+    let held = || Registration { shard: shard.clone(), live: live.clone(), who };
+    let (registration, old, stays) = site.threshold().enter(&live, epoch, held, || site.clock.now());
+    if let Err(reason) = stays {
         drop(registration);
         reinstate(shard, old);
         let denial = recheck_denial(reason);
@@ -63,10 +60,6 @@ pub(super) fn adopt(shard: &Rc<Shard>, handed: Handed) {
         let answer = accept::refusal(&connect, profile, denial);
         tokio::task::spawn_local(async move { accept::close_gently(stream, &answer).await });
         return;
-    }
-    if let Standing::Narrowed(narrower) = standing {
-        // Lost to a change that found it in the registry: that one has narrowed it, too.
-        live.narrow(&granted, narrower);
     }
     if let Some(old) = &old {
         // [MQTT-3.1.4-3]: only an authenticated newcomer ends the old session.

@@ -58,7 +58,7 @@ use crate::{
     meter::{Meters, ShardMeter},
     packet::ProtocolVersion,
     policy::Scope,
-    registry::Registry,
+    registry::{Registry, Threshold},
     roster::Roster,
     route::Routes,
     session::server::SessionLimits,
@@ -168,6 +168,11 @@ impl Site {
     #[inline]
     pub fn now(&self) -> Tick {
         self.clock.tick()
+    }
+
+    /// Where sessions come in, and where a change finds them.
+    pub fn threshold(&self) -> Threshold<'_> {
+        Threshold { gate: &self.gate, registry: &self.registry }
     }
 
     /// Whether new connections are refused.

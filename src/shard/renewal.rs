@@ -15,10 +15,10 @@ use super::{
 use crate::{
     credential::Refused,
     denial::{CloseReason, Denial},
-    gate::Standing,
     journal::Who,
     packet::QoS,
     policy::Grant,
+    registry::NotRenewed,
     session::server::{Inbound, OutgoingMessage},
     time::Tick,
     topic::{TopicFilter, TopicName},
@@ -56,23 +56,13 @@ pub(super) fn renew(shard: &Shard, cell: &SessionCell, token: &[u8], now: Tick) 
     }
     cell.renews_from.set(now.plus(RENEWED_EVERY));
     let site = &shard.site;
-    let epoch = site.gate.epoch();
-    let old = cell.live.grant();
-    let grant = match site.gate.renew(&old, token, site.clock.now()) {
-        Ok(grant) => Arc::new(grant),
-        Err(refused) => return Err(refuse(shard, cell, &refused)),
-    };
     // Found by its new token first, asked again after: a change that comes between finds it, or is found.
-    site.registry.regrant(&cell.live, grant.clone());
-    if site.gate.epoch() != epoch {
-        match site.gate.standing(&grant, site.clock.now()) {
-            Standing::Given => {}
-            Standing::Ended(reason) => return Err(reason),
-            // It was judged by what was withdrawn meanwhile, and may be granted more than it had.
-            Standing::Narrowed(_) => return Err(CloseReason::GrantWithdrawn),
-        }
-    }
-    take_up(shard, cell, &old, grant);
+    let grant = match site.threshold().renew(&cell.live, token, || site.clock.now()) {
+        Ok(grant) => grant,
+        Err(NotRenewed::Refused(refused)) => return Err(refuse(shard, cell, &refused)),
+        Err(NotRenewed::Ended(reason)) => return Err(reason),
+    };
+    take_up(shard, cell, grant);
     Ok(Renewed::Done)
 }
 
@@ -150,15 +140,12 @@ pub(super) fn is_own(name: &str) -> bool {
     name.starts_with(OWN)
 }
 
-fn take_up(shard: &Shard, cell: &SessionCell, old: &Grant, grant: Arc<Grant>) {
+fn take_up(shard: &Shard, cell: &SessionCell, grant: Arc<Grant>) {
     count_verified(shard, &grant);
     let (device, token_id, key) = (grant.device.as_str(), grant.token_id, grant.key.as_str());
     let expires_at = grant.expires_at;
     tracing::info!(peer = %cell.live.peer, device, %token_id, key, %expires_at, "token renewed");
     *cell.stamp.borrow_mut() = stamp_of(shard, &grant);
-    if grant.scope != old.scope {
-        cell.live.look_again();
-    }
     let closes_at = grant.closes_at;
     cell.set_grant(grant);
     wills::regranted(shard, cell);

@@ -48,7 +48,19 @@ const SLOT_KEPT: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
+
     use super::*;
+    use crate::{
+        clock::{Clock, Reading},
+        time::UnixSeconds,
+    };
 
     fn due(wheel: &mut Wheel, now: u64) -> Vec<u32> {
         let mut due = vec![];
@@ -69,6 +81,66 @@ mod tests {
         assert_eq!(due(&mut wheel, 100), [2]);
         assert_eq!(due(&mut wheel, 299), [0; 0]);
         assert_eq!(due(&mut wheel, 300), [1]);
+    }
+
+    /// Guarded time as a test turns it.
+    fn clock_at(wall: u64) -> (Arc<[AtomicU64; 2]>, Clock) {
+        let turned = Arc::new([AtomicU64::new(wall * 1000), AtomicU64::new(7_000)]);
+        let read = turned.clone();
+        let reading = move || Reading { wall_ms: read[0].load(Relaxed), boot_ms: read[1].load(Relaxed) };
+        (turned, Clock::of_readings(reading, None))
+    }
+
+    #[test]
+    fn a_session_is_due_in_the_second_in_which_its_token_ends_and_when_the_clock_moved_so_does_its_end() {
+        const T: u64 = 1_795_251_600;
+        for renews in [None, Some(30)] {
+            let (turned, clock) = clock_at(T);
+            let run = |milliseconds: u64| {
+                for _ in 0..milliseconds / 100 {
+                    turned.iter().for_each(|reading| _ = reading.fetch_add(100, Relaxed));
+                    clock.observe();
+                }
+            };
+            let mut wheel = Wheel::new(clock.tick());
+            let is_due = |wheel: &mut Wheel| due(wheel, clock.tick().0) == [1];
+            let first = UnixSeconds(T + 20);
+            wheel.schedule(who(1), clock.tick_of(first));
+            run(19_000);
+            assert!(!is_due(&mut wheel), "a second before");
+            let ends = match renews {
+                None => first,
+                Some(seconds) => {
+                    // Found on its turn, and put in again: it ends later.
+                    let later = clock.now().plus(Duration::from_secs(seconds));
+                    run(1_100);
+                    assert!(is_due(&mut wheel) && clock.tick_of(later) > clock.tick(), "looked at, and not over");
+                    wheel.schedule(who(1), clock.tick_of(later));
+                    run((seconds - 2) * 1000 - 100);
+                    assert!(!is_due(&mut wheel), "a second before the later end");
+                    later
+                }
+            };
+            run(900);
+            assert!(!is_due(&mut wheel) && clock.now() < ends);
+            run(200);
+            assert!(is_due(&mut wheel) && clock.now() == ends, "in the second, and one turn late at most");
+            wheel.schedule(who(1), clock.tick_of(ends));
+            run(1_000);
+            assert!(is_due(&mut wheel), "and a second after");
+
+            // The clock is set forward: the same end is that much nearer.
+            let ends = clock.now().plus(Duration::from_secs(25));
+            let was = clock.tick_of(ends);
+            turned[0].fetch_add(20_000, Relaxed);
+            run(1_000);
+            assert_eq!(was.since(clock.tick_of(ends)), Duration::from_secs(20));
+            wheel.schedule(who(1), clock.tick_of(ends));
+            run(2_900);
+            assert!(!is_due(&mut wheel), "a second before");
+            run(1_200);
+            assert!(is_due(&mut wheel) && clock.now() == ends);
+        }
     }
 
     #[test]

@@ -325,12 +325,13 @@ def remember_files(folder):
     """Keys, slots of keys, secrets and tokens in the files of a gateway, and what it made itself."""
     for kind in ("key", "primary", "secondary", "secret", "token"):
         for file in [*folder.glob(f"*.{kind}"), *folder.glob(f"var/*.{kind}")]:
-            for line in file.read_text().split():
-                if line.startswith("-----"):
-                    continue
+            text = file.read_text()
+            # In PEM the public half stands beside the private one, and may be shown in any other form.
+            is_pem = text.startswith("-----")
+            for line in text.split():
                 tokens.add(line.encode())
                 try:
-                    tokens.remember_key(line)
+                    is_pem or tokens.remember_key(line)
                 except ValueError:
                     pass  # not base64
 

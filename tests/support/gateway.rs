@@ -17,7 +17,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::ClientConfig;
 
 use super::{
-    ClientIdentity, Device, Login, Process, Version, device_key, folder, found_in, free_port, sas,
+    ClientIdentity, Device, Login, Process, Version, device_key, folder, found_in, free_port, remember_files, sas,
     token::ISSUER_SECRET, until, until_some,
 };
 
@@ -219,6 +219,8 @@ impl Plan {
         fs::write(folder.join("revocations.jsonl"), "").unwrap();
         fs::write(folder.join("gateway.toml"), self.configuration(&folder, tcp, tls, admin)).unwrap();
         change(&folder);
+        // A rotation replaces some of what it holds.
+        remember_files(&folder);
         // Not beside what the gateway watches: a line about a change would be a change.
         fs::create_dir(folder.join("log")).unwrap();
         let process = self.starts.start_in(&folder);

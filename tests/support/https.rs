@@ -14,6 +14,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
+use super::secrets::{remember, remember_tokens};
+
 /// Where it asks, whom it believes and what it shows.
 #[derive(Clone)]
 pub struct Https {
@@ -87,10 +89,15 @@ impl Https {
     /// A request as it is; `None`: it was not answered.
     pub fn try_send(&self, request: &str) -> Option<HttpAnswer> {
         let mut stream = self.connect();
+        remember_tokens(request.as_bytes());
+        if let Some((_, rest)) = request.split_once("Authorization: Bearer ") {
+            remember(rest.lines().next().unwrap_or_default().as_bytes());
+        }
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         // The end may come without close_notify where the connection is cut off.
         let _ = stream.read_to_end(&mut answer);
+        remember_tokens(&answer);
         let answer = String::from_utf8(answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;

@@ -24,6 +24,6 @@ pub use hub::{Recorded, Recorder};
 pub use load::{Ends, Ledger, Progress, events, publish_numbers, publish_numbers_once, random, until_drained};
 pub use process::Process;
 pub use proxy::ConnectProxy;
-pub use secrets::{forget, found_in, remember, remember_tokens};
+pub use secrets::{forget, found_in, found_in_text, remember, remember_files, remember_key, remember_tokens};
 pub use token::{ISSUER_SECRET, claims_with, device_key, jwt, jwt_of, jwt_with, sas, sas_for, sas_until, unix_now};
 pub use wait::{folder, free_port, until, until_some};

@@ -168,6 +168,53 @@ fn a_devices_own_token_is_revoked_by_its_jti_key_and_device() {
     }
 }
 
+/// The memo knows the signature each time: what it knows admits nobody.
+#[test]
+fn a_token_whose_signature_is_remembered_is_refused_when_it_has_expired_its_key_is_gone_or_it_is_revoked() {
+    for what in ["google RS256", "google EdDSA", "google ES256"] {
+        let gate = gate_for(google());
+        let (token, open) = (token(what), Some(Validity::default()));
+        gate.load_identities(identities(true, open));
+        let at = |now| as_google(&gate, token, now).map(drop);
+        assert!(gate.is_costly(token.as_bytes()), "{what}: not seen yet");
+        let grant = as_google(&gate, token, NOW).expect("admitted");
+        for (now, expected) in [
+            (NOW, Ok(())),
+            (UnixSeconds(grant.closes_at.0 - 1), Ok(())),
+            (grant.closes_at, Err(Denial::Expired)),
+            (UnixSeconds(grant.closes_at.0 + 1), Err(Denial::Expired)),
+            // Time is an argument: that it was refused later is not remembered either.
+            (NOW, Ok(())),
+        ] {
+            assert!(!gate.is_costly(token.as_bytes()), "{what}: remembered");
+            assert_eq!(at(now), expected, "{what} at {now}");
+        }
+
+        let entry = format!("{{\"token\": \"sha256:{}\"}}", grant.token_id);
+        for lines in [&*entry, r#"{"device": "pump-17"}"#] {
+            gate.load_revocations(list(lines));
+            assert!(!gate.is_costly(token.as_bytes()), "{what}: remembered");
+            assert_eq!(at(NOW), Err(Denial::Revoked), "{what}: {lines}");
+        }
+        gate.load_revocations(Arc::default());
+        assert_eq!(at(NOW), Ok(()), "{what}");
+
+        for (changed, denial) in
+            [(identities(false, open), Denial::DeviceDisabled), (Shape::new().build(), Denial::IssuerUnknown)]
+        {
+            gate.load_identities(changed);
+            assert_eq!(at(NOW), Err(denial), "{what}");
+            assert_eq!(gate.recheck(&grant, NOW), Some(CloseReason::GrantWithdrawn), "{what}");
+            gate.load_identities(identities(true, open));
+            assert_eq!(at(NOW), Ok(()), "{what}: back again");
+        }
+        if what == "google ES256" {
+            gate.load_identities(identities(true, None));
+            assert_eq!(at(NOW), Err(Denial::AlgorithmMismatch), "its key alone: the others are tried");
+        }
+    }
+}
+
 #[test]
 fn skew_and_lifetimes_are_those_of_the_listeners_profile() {
     let gate = Gate::new(GateConfig { hostname: "localhost".into(), ..GateConfig::default() });
