@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Shard,
     accept::{self, Handed},
+    ahead::{self, Ahead},
     device_hash, drain,
     kept::{self, CleanStart, Resumed},
     publish,
@@ -342,7 +343,14 @@ fn drive(
             return if is_settled { Poll::Ready(CloseReason::Draining) } else { Poll::Pending };
         }
         if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
-            return Poll::Pending;
+            let ahead = ahead::read(shard, cell, stream.as_mut(), unread, cx);
+            if !unread.is_empty() {
+                *work = Work::Frames;
+            }
+            match ahead {
+                Ahead::Answered => continue,
+                Ahead::Quiet => return Poll::Pending,
+            }
         }
         let mut scratch = shard.scratch.borrow_mut();
         let outcome = match *work {
@@ -352,6 +360,7 @@ fn drive(
                 outcome
             }
             Work::Read => {
+                ahead::goes_on(cell);
                 let source = match ready!(read(shard, stream.as_mut(), unread, &mut scratch, cx)) {
                     Ok(source) => source,
                     Err(_) => return Poll::Ready(CloseReason::ConnectionLost),
@@ -444,7 +453,7 @@ fn read_into(stream: Pin<&mut Stream>, unread: &mut Vec<u8>, cx: &mut Context<'_
 }
 
 /// How long the packet is that `unread` begins with; what cannot be told is left to the parser.
-fn wanted_bytes(unread: &[u8], bytes_max: usize) -> usize {
+pub(super) fn wanted_bytes(unread: &[u8], bytes_max: usize) -> usize {
     let length = unread.get(1..).and_then(|rest| crate::packet::read_varint(rest).ok().flatten());
     length.map_or(0, |(body, bytes)| (body as usize + bytes + 1).min(bytes_max))
 }

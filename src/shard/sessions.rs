@@ -7,7 +7,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::echoes::Echoes;
+use super::{ahead::Waits, echoes::Echoes};
 use crate::{
     delivery::SessionRef,
     journal::Who,
@@ -86,6 +86,7 @@ pub(super) struct SessionCell {
     pub(super) after_batch: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
+    pub(super) waits: Cell<Waits>,
     pub(super) rate: Cell<Rate>,
     /// Whether it goes on with what an earlier connection left.
     pub(super) present: Cell<SessionPresent>,
@@ -185,6 +186,7 @@ impl SessionCell {
             after_batch: Cell::new(0),
             waker: RefCell::default(),
             pause: Cell::new(Pause::None),
+            waits: Cell::default(),
             rate: Cell::new(rate),
             present: Cell::new(SessionPresent::No),
             echoes: RefCell::default(),
