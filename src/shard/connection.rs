@@ -524,7 +524,7 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
                 }
             },
             // Hubs have not answered for filters that these are about, or count with: they keep their turn.
-            Step::Subscribe(request) => match subscribe::subscribe(shard, cell, state, request, now)? {
+            Step::Subscribe(request) => match subscribe::subscribe(shard, cell, state, request, now) {
                 Asked::Now => {}
                 Asked::Later => break pause_for_hubs(cell),
             },

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     delivery::{Incoming, Placed, Placement, Retained, STAMPED_DEVICE, SessionRef, Taken, Wish},
-    denial::{CloseReason, Denial},
+    denial::Denial,
     packet::{PublishRef, QoS, Subscribe, SubscriptionRequest, Unsubscribe},
     policy::Scope,
     registry::Attention,
@@ -29,21 +29,12 @@ pub(super) enum Asked {
 }
 
 /// Places what may be subscribed to. The SUBACK follows when every hub concerned has answered.
-pub(super) fn subscribe(
-    shard: &Shard,
-    cell: &SessionCell,
-    state: &mut State,
-    request: Subscribe,
-    now: Tick,
-) -> Result<Asked, CloseReason> {
+pub(super) fn subscribe(shard: &Shard, cell: &SessionCell, state: &mut State, request: Subscribe, now: Tick) -> Asked {
     // The quota counts what is granted: here it might be exceeded by what is not yet.
     let placing: usize = state.subscribing.iter().map(|asked| asked.request.requests.len()).sum();
     let filters = state.session.subscriptions().len() + placing + request.requests.len();
-    if placing > 0 && filters > shard.site.limits.subscriptions_max {
-        return Ok(Asked::Later);
-    }
-    if state.subscribing.len() >= SUBSCRIBING_MAX {
-        return Err(CloseReason::Denied(Denial::SubscriptionQuota));
+    if placing > 0 && filters > shard.site.limits.subscriptions_max || state.subscribing.len() >= SUBSCRIBING_MAX {
+        return Asked::Later;
     }
     if request.requests.iter().any(|asked| asked.no_local) {
         cell.echoes.borrow_mut().get_or_insert_default();
@@ -65,7 +56,7 @@ pub(super) fn subscribe(
         .collect();
     state.subscribing.push(Subscribing { request, outcomes });
     answer(shard, cell, state);
-    Ok(Asked::Now)
+    Asked::Now
 }
 
 /// Takes back what was subscribed to.

@@ -114,6 +114,25 @@ fn the_same_filter_again_takes_the_place_of_the_first() {
         hub.send(COMMANDS, &publish(V5, 0x32, topic, 1, &[], b"once"));
         let packet = peer.next();
         assert_eq!((packet.qos(), packet.publish(version).3.as_slice()), (0, &b"once"[..]));
+#[test]
+fn more_subscribes_than_are_placed_at_a_time_wait_and_are_all_answered() {
+    let (gateway, _hub) = both();
+    for version in BOTH {
+        let mut peer = Peer::admitted(&gateway, version, "d0");
+        let filter = |id: u16| format!("devices/d0/messages/devicebound/{id}");
+        peer.send(&(1..=40).flat_map(|id| subscribe(version, id, &[], &[(&filter(id), 1)])).collect::<Vec<u8>>());
+        let mut answered: Vec<(u8, u16, Option<u8>)> = (1..=40)
+            .map(|_| {
+                let suback = peer.next();
+                (suback.first, suback.id(), suback.body.last().copied())
+            })
+            .collect();
+        answered.sort_unstable();
+        assert_eq!(answered, (1..=40).map(|id| (0x90, id, Some(1))).collect::<Vec<_>>());
+        peer.quiet();
+    }
+}
+
         peer.quiet();
         // One UNSUBSCRIBE ends it: there was one.
         peer.send(&unsubscribe(version, 1, &[COMMANDS]));
