@@ -212,10 +212,17 @@ fn a_device_without_a_client_id_gets_the_one_that_its_user_name_says() {
         peer.publish(0x32, EVENTS, 1, &[], b"x");
         peer.expect(&[0x40, 2, 0, 1]);
     }
-    hub.published(EVENTS, 2);
+    hub.published(EVENTS, 4);
     // It is proved like any other.
     let wrong = Connect { client_id: Vec::new(), user_name: Some(b"d1".to_vec()), ..Connect::new(V5, "d0") };
     let mut peer = Peer::open(&gateway, V5);
     peer.send(&wrong.packet());
     assert_eq!(peer.next().body[1], 0x85);
 }
+        // Azure's user names say it, too.
+        let name = b"localhost/d0/?api-version=2021-04-12".to_vec();
+        let mut peer = Peer::open(&gateway, version);
+        peer.send(&Connect { user_name: Some(name), ..connect }.packet());
+        assert_eq!(peer.next().body[1], 0);
+        peer.publish(0x32, EVENTS, 1, &[], b"x");
+        peer.expect(&[0x40, 2, 0, 1]);
