@@ -18,7 +18,7 @@ use crate::{
     journal::Who,
     packet::QoS,
     policy::Grant,
-    session::server::{Inbound, OutgoingMessage},
+    session::server::{Inbound, OutgoingMessage, Room},
     time::Tick,
     topic::{TopicFilter, TopicName},
 };
@@ -126,6 +126,7 @@ fn tell(state: &mut State, result: &serde_json::Value, now: Tick) {
         expiry: None,
         receipt: None,
         asked: &[],
+        room: Room::Some,
     };
     // A device that does not read is told by PUBACK, or by the end of its connection.
     let _ = state.session.deliver(&message, &mut state.out, now);
