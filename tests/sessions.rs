@@ -69,10 +69,10 @@ fn comes_back(client: HubClient) {
         let mut gateway = gateway_by(client, &hub, version);
         let (device, _) = back(&gateway, version, "d0");
         let mut device = subscribed(&hub, device, "d0", 2);
-        hub.send("devices/d0/messages/devicebound/c", b"seen", 1);
+        hub.send_exactly("devices/d0/messages/devicebound/c", b"seen", 1, 0);
         let (payload, first) = message(&mut device, 2);
         assert_eq!((payload.as_str(), device.is_copy), ("seen", false));
-        hub.send("devices/d0/messages/devicebound/c", b"released", 2);
+        hub.send_exactly("devices/d0/messages/devicebound/c", b"released", 2, 0);
         let (_, second) = message(&mut device, 2);
         device.received(second);
         assert_eq!(device.next(PATIENCE), Answer::Pubrel(second));
@@ -81,9 +81,11 @@ fn comes_back(client: HubClient) {
         subscribed(&hub, other, "d1", 1).disconnect();
         hub.send("devices/d1/messages/devicebound/c", b"while away", 3);
         hub.answered_for(&[1, 2, 3]);
+        let connections = hub.connections();
         gateway.kill_and_restart();
+        until("the gateway to come back", PATIENCE, || hub.connections() > connections);
         // What came before the device is back waits behind what it has not acknowledged.
-        hub.send("devices/d0/messages/devicebound/c", b"later", 4);
+        hub.send_exactly("devices/d0/messages/devicebound/c", b"later", 4, 0);
         hub.answered_for(&[1, 2, 3, 4]);
         let (mut device, present) = back(&gateway, version, "d0");
         assert!(present, "{version:?}");
@@ -296,6 +298,76 @@ fn answered_in_order(client: HubClient) {
         device.ping();
         assert_eq!(device.next(PATIENCE), Answer::Pingresp, "no second copy");
     }
+}
+
+#[test]
+fn a_message_of_a_hub_with_qos_2_reaches_the_device_once_however_often_the_hub_sends_it() {
+    let topic = "devices/d0/messages/devicebound/c";
+    for (version, lasts) in BOTH.into_iter().flat_map(|version| [(version, true), (version, false)]) {
+        let hub = Commander::start(version);
+        let gateway = gateway(&hub, version);
+        let device = if lasts { back(&gateway, version, "d0").0 } else { gateway.connect(version, "d0") };
+        let mut device = subscribed(&hub, device, "d0", 2);
+        let cut = |hub: &Commander| {
+            let connections = hub.connections();
+            hub.cut();
+            until("the gateway to come back", PATIENCE, || hub.connections() > connections);
+        };
+        hub.hold_back();
+        hub.send_exactly(topic, b"once", 7, 0);
+        let (_, packet_id) = message(&mut device, 2);
+        // Lost before its PUBREC, or after it.
+        cut(&hub);
+        hub.send_exactly(topic, b"once", 7, 8);
+        device.received(packet_id);
+        assert_eq!(device.next(PATIENCE), Answer::Pubrel(packet_id));
+        device.complete(packet_id);
+        until("PUBREC", PATIENCE, || hub.answered().contains(&7));
+        // PUBREC is lost, and again; the second time the hub has forgotten DUP.
+        for bits in [8, 0] {
+            cut(&hub);
+            let answered = hub.answered().len();
+            hub.send_exactly(topic, b"once", 7, bits);
+            until("PUBREC again", PATIENCE, || hub.answered().len() > answered);
+        }
+        cut(&hub);
+        hub.say(&[0x62, 2, 0, 7]);
+        until("PUBCOMP", PATIENCE, || hub.completed() == [7]);
+        hub.send_exactly(topic, b"another", 7, 0);
+        assert_eq!(message(&mut device, 2).0, "another", "and no second copy before it");
+    }
+}
+
+#[test]
+fn a_device_that_reads_and_never_answers_is_kept_no_more_than_all_sessions_may() {
+    let hub = Commander::start(Version::V5);
+    let limit = "[session]\nsize_max = \"1 MiB\"";
+    let gateway = Plan::new(Hub::At(hub.port(), Version::V5)).shards(1).limit(limit).start();
+    let (silent, _) = back(&gateway, Version::V5, "d0");
+    let mut silent = subscribed(&hub, silent, "d0", 1);
+    let (other, _) = back(&gateway, Version::V5, "d1");
+    let mut other = subscribed(&hub, other, "d1", 1);
+    let (large, sent) = (vec![b'x'; 64 << 10], 40);
+    for n in 1..=sent {
+        hub.send("devices/d0/messages/devicebound/c", &large, n);
+    }
+    let dropped = || gateway.metric("tollgate_dropped_total", &["reason=\"sessions_full\""]);
+    hub.answered_for(&(1..=sent).collect::<Vec<_>>());
+    // As many as fit beside their topics.
+    until("the rest to be counted", PATIENCE, || dropped() == f64::from(sent) - 15.0);
+    let packet_ids: Vec<u16> = (0..15).map(|_| message(&mut silent, 1).1).collect();
+    silent.ping();
+    assert_eq!(silent.next(PATIENCE), Answer::Pingresp, "nothing else");
+    let bytes = || gateway.metric("tollgate_session_bytes", &[]);
+    until("them to be shown", PATIENCE, || bytes() > 900.0 * 1024.0);
+    assert!(bytes() <= 1024.0 * 1024.0);
+    // What one device does not answer for is taken from all.
+    hub.send("devices/d1/messages/devicebound/c", &large, 100);
+    until("another to be counted", PATIENCE, || dropped() == f64::from(sent) - 14.0);
+    packet_ids.into_iter().for_each(|packet_id| silent.acknowledge(packet_id));
+    until("nothing to be kept", PATIENCE, || bytes() == 0.0);
+    hub.send("devices/d1/messages/devicebound/c", b"small", 101);
+    assert_eq!(message(&mut other, 1).0, "small");
 }
 
 #[test]

@@ -54,6 +54,36 @@ fn a_device_that_does_not_read_holds_no_place_that_others_wait_for() {
 }
 
 #[test]
+fn a_device_that_waits_for_a_hub_is_answered_that_it_is_there() {
+    // No disk acknowledges in the hub's place.
+    let (gateway, mut hub) = start_with(|plan| plan.ack("hub").limit("receive_maximum = 2"));
+    for version in [Version::V4, Version::V5] {
+        let mut device = gateway.connect(version, "d0");
+        // The window is one. What waits behind it is taken in its turn, and whole.
+        let topic = "devices/d0/messages/events/";
+        let message = |n: u8| publish_packet(version, topic, &vec![b'0' + n; 5_000], 1, n.into());
+        let all = if version == Version::V4 { 5 } else { 2 };
+        device.send(&[message(1), message(2), vec![0xC0, 0]].concat());
+        let mut packet_id = hub.publish(&[b'1'; 5_000]);
+        assert_eq!(device.next(PATIENCE), Answer::Pingresp);
+        // And in pieces.
+        let more = (3..=all).flat_map(message).chain([0xC0]).collect::<Vec<u8>>();
+        device.send(&more[..more.len() / 2]);
+        device.send(&more[more.len() / 2..]);
+        device.send(&[0, 0xC0, 0]);
+        assert_eq!((device.next(PATIENCE), device.next(PATIENCE)), (Answer::Pingresp, Answer::Pingresp));
+        for n in 1..=all {
+            hub.acknowledge(packet_id);
+            assert_eq!(device.next(PATIENCE), Answer::Puback(n.into(), 0));
+            if n < all {
+                packet_id = hub.publish(&[b'1' + n; 5_000]);
+            }
+        }
+        device.disconnect();
+    }
+}
+
+#[test]
 fn unsubscribe_keeps_its_turn_behind_a_subscribe_that_the_hub_has_not_answered() {
     let (gateway, mut hub) = start();
     let mut device = gateway.connect(Version::V4, "d0");

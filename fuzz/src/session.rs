@@ -6,7 +6,7 @@ use tollgate::{
         Connect, PacketType, ProtocolVersion, QoS, next_frame, parse_connack, parse_disconnect, parse_puback,
         parse_publish, parse_suback, parse_unsuback,
     },
-    session::server::{OutgoingMessage, Session, SessionLimits, SessionPresent, Step, SubscribeOutcome},
+    session::server::{OutgoingMessage, Room, Session, SessionLimits, SessionPresent, Step, SubscribeOutcome},
     time::Tick,
     topic::TopicName,
 };
@@ -109,6 +109,7 @@ fn deliver(session: &mut Session, out: &mut Vec<u8>, now: Tick) {
             expiry: Some(60),
             receipt: None,
             asked: &[],
+            room: Room::Some,
         };
         let _ = session.deliver(&message, out, now);
     }

@@ -38,7 +38,7 @@ use crate::{
     journal::Journal,
     listener::{self, Activated, ActivationError, Connections, Tls, Transport},
     meter::{self, Meters},
-    packet::ProtocolVersion,
+    packet::{ProtocolVersion, QoS},
     registry::Registry,
     roster::Roster,
     route::Routes,
@@ -402,6 +402,11 @@ fn link(config: &Config, upstream: &UpstreamConfig, version: ProtocolVersion, no
         window: upstream.window,
         log_bytes_max: LINK_LOG_BYTES_MAX,
         id_prefix: format!("{}-{nonce}-{}", config.gateway.name, upstream.name),
+        // To the embedded hub, and to NATS, messages come with 1 at most.
+        subscribe_qos_max: match upstream.kind {
+            UpstreamKind::Mqtt(_) => QoS::ExactlyOnce,
+            UpstreamKind::Embedded | UpstreamKind::Nats(_) => QoS::AtLeastOnce,
+        },
         spool: None,
     }
 }

@@ -1,12 +1,13 @@
 //! Messages of the hub on their way to devices: the hub is told that one arrived when every session that it is for is
-//! done with it, in the order in which they came [MQTT-4.6.0-2]. What it is not told it sends again.
+//! done with it, in the order in which they came [MQTT-4.6.0-2]. What it is not told it sends again. What it was told of a
+//! message of QoS 2 is remembered until it has released the packet id, over lost connections too.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
     LinkError, LinkOutput,
     link::{Deliver, Link},
-    subscriptions::HubCopy,
+    subscriptions::{Claim, Found, HubCopy},
 };
 use crate::{
     packet::{PublishRef, QoS},
@@ -32,8 +33,10 @@ pub enum Taken {
 /// A message of the hub for one session.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
-    /// The session's filters allow it this at most.
+    /// Its own, and what the session's filters allow at most.
     pub qos: QoS,
+    /// RETAIN as the session is to get it.
+    pub retain: bool,
     /// Where the hub waits for an answer, how it is named.
     pub ticket: Option<Ticket>,
     /// The message.
@@ -48,30 +51,55 @@ pub(super) struct Holds {
     order: VecDeque<u64>,
     /// Those of an earlier connection that the hub has not sent again, by packet id.
     earlier: HashMap<u16, u64>,
+    /// Packet ids of QoS 2 that the hub was answered for and has not released.
+    received: HashSet<u16>,
     last: u64,
 }
 
 #[derive(Debug)]
 struct Hold {
     packet_id: u16,
+    qos: QoS,
     /// How many are not done with it.
     sessions: u32,
 }
 
+/// What a message of the hub is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arrived {
+    /// A new one.
+    New(Ticket),
+    /// Sessions have it, from an earlier connection or from earlier on this one, and get no second copy.
+    Held,
+    /// Sessions have it, the hub was answered, and may have missed that.
+    Answered,
+}
+
 impl Holds {
-    /// A message came. `None`: sessions have it from an earlier connection, and get no second copy.
-    fn arrive(&mut self, packet_id: u16, sent: Sent) -> Option<Ticket> {
+    /// A message came.
+    fn arrive(&mut self, packet_id: u16, qos: QoS, sent: Sent) -> Arrived {
+        // MQTT 5.0 [MQTT-4.3.3-10]: until PUBREL the packet id is the same message's, with DUP or without.
+        let is_exact = qos == QoS::ExactlyOnce;
+        if is_exact && self.received.contains(&packet_id) {
+            return Arrived::Answered;
+        }
         if let Some(ticket) = self.earlier.remove(&packet_id) {
-            if sent == Sent::Again {
+            let was_exact = self.held.get(&ticket).is_some_and(|hold| hold.qos == QoS::ExactlyOnce);
+            if was_exact == is_exact && (is_exact || sent == Sent::Again) {
                 self.order.push_back(ticket);
-                return None;
+                return Arrived::Held;
             }
             self.held.remove(&ticket);
         }
         self.last += 1;
         self.order.push_back(self.last);
-        self.held.insert(self.last, Hold { packet_id, sessions: 0 });
-        Some(Ticket(self.last))
+        self.held.insert(self.last, Hold { packet_id, qos, sessions: 0 });
+        Arrived::New(Ticket(self.last))
+    }
+
+    /// PUBREL. Says whether anything is known of the packet id.
+    fn released(&mut self, packet_id: u16) -> bool {
+        self.received.remove(&packet_id)
     }
 
     /// So many sessions hold it.
@@ -88,15 +116,19 @@ impl Holds {
         }
     }
 
-    /// The next packet id that the hub is to be answered for.
-    fn next_done(&mut self) -> Option<u16> {
+    /// The next packet id that the hub is to be answered for, and the QoS of its message.
+    fn next_done(&mut self) -> Option<(u16, QoS)> {
         let oldest = self.order.front()?;
         if self.held.get(oldest).is_some_and(|hold| hold.sessions > 0) {
             return None;
         }
         let hold = self.held.remove(oldest);
         self.order.pop_front();
-        hold.map(|hold| hold.packet_id)
+        let Hold { packet_id, qos, .. } = hold?;
+        if qos == QoS::ExactlyOnce {
+            self.received.insert(packet_id);
+        }
+        Some((packet_id, qos))
     }
 
     /// The connection is lost: what was not answered comes again.
@@ -150,22 +182,28 @@ impl Link {
         now: Tick,
     ) -> Result<(), LinkError> {
         let topic = TopicName::new(publish.topic).map_err(|_| ClientError::Protocol("an invalid topic name"))?;
+        let sent = if publish.dup { Sent::Again } else { Sent::First };
         let ticket = match publish.qos {
             QoS::AtMostOnce => None,
-            _ => match self.holds.arrive(publish.packet_id, if publish.dup { Sent::Again } else { Sent::First }) {
-                None => return self.answer(),
-                some => some,
+            qos => match self.holds.arrive(publish.packet_id, qos, sent) {
+                Arrived::New(ticket) => Some(ticket),
+                Arrived::Held => return self.answer(),
+                Arrived::Answered => return Ok(self.client.acknowledge(publish.packet_id, qos)?),
             },
         };
         self.subscription_ids.clear();
         publish.subscription_ids(|id| self.subscription_ids.push(id));
         let copy = HubCopy { topic, retained: publish.retain, subscription_ids: &self.subscription_ids };
         let mut found = std::mem::take(&mut self.found);
-        let claimed = self.subscriptions.matches(&copy, &mut found, now);
-        out.unclaimed += u64::from(!claimed);
+        match self.subscriptions.matches(&copy, &mut found, now) {
+            Claim::Claimed => {}
+            Claim::Unclaimed => out.unclaimed += 1,
+            Claim::Unasked => out.unasked += 1,
+        }
         let mut sessions = 0;
-        for (session, qos) in &found {
-            let incoming = Incoming { qos: publish.qos.min(*qos), ticket, publish };
+        for Found { session, qos, retain } in &found {
+            // MQTT 5.0 [MQTT-3.8.4-8], MQTT 3.1.1 [MQTT-3.8.4-6]
+            let incoming = Incoming { qos: publish.qos.min(*qos), retain: *retain, ticket, publish };
             sessions += u32::from(deliver(*session, &incoming) == Taken::Held);
         }
         self.found = found;
@@ -175,31 +213,69 @@ impl Link {
         self.answer()
     }
 
+    /// The hub has the answer to a message of QoS 2.
+    pub(super) fn released(&mut self, packet_id: u16) -> Result<(), LinkError> {
+        // MQTT 5.0 §3.7.2.1: of a message that an earlier start of the gateway was answered for nothing is known.
+        let reason = if self.holds.released(packet_id) { 0 } else { PACKET_ID_NOT_FOUND };
+        Ok(self.client.complete(packet_id, reason)?)
+    }
+
     /// Tells the hub what sessions are done with.
     fn answer(&mut self) -> Result<(), LinkError> {
         while self.is_up()
-            && let Some(packet_id) = self.holds.next_done()
+            && let Some((packet_id, qos)) = self.holds.next_done()
         {
-            self.client.acknowledge(packet_id)?;
+            self.client.acknowledge(packet_id, qos)?;
         }
         Ok(())
     }
 }
+
+/// Reason code of MQTT 5.0 §2.4.
+const PACKET_ID_NOT_FOUND: u8 = 0x92;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const NONE: [u16; 0] = [];
+    const Q1: QoS = QoS::AtLeastOnce;
+    const Q2: QoS = QoS::ExactlyOnce;
 
     fn done(holds: &mut Holds) -> Vec<u16> {
-        std::iter::from_fn(|| holds.next_done()).collect()
+        std::iter::from_fn(|| holds.next_done()).map(|(packet_id, _)| packet_id).collect()
     }
 
     fn arrive(holds: &mut Holds, packet_id: u16, sessions: u32) -> Ticket {
-        let ticket = holds.arrive(packet_id, Sent::First).expect("a new message");
+        arrive_with(holds, packet_id, Q1, sessions)
+    }
+
+    #[track_caller]
+    fn arrive_with(holds: &mut Holds, packet_id: u16, qos: QoS, sessions: u32) -> Ticket {
+        let Arrived::New(ticket) = holds.arrive(packet_id, qos, Sent::First) else { panic!("a new message") };
         holds.hold(ticket, sessions);
         ticket
+    }
+
+    #[test]
+    fn with_qos_2_a_packet_id_is_the_same_messages_until_it_is_released() {
+        let mut holds = Holds::default();
+        let a = arrive_with(&mut holds, 5, Q2, 1);
+        holds.down();
+        assert_eq!(holds.arrive(5, Q2, Sent::First), Arrived::Held, "a hub that forgot DUP");
+        holds.release(a);
+        assert_eq!(holds.next_done(), Some((5, Q2)));
+        for sent in [Sent::First, Sent::Again] {
+            holds.down();
+            assert_eq!(holds.arrive(5, Q2, sent), Arrived::Answered, "it missed the PUBREC");
+        }
+        let other = arrive_with(&mut holds, 5, Q1, 0);
+        assert!((other != a) && holds.next_done() == Some((5, Q1)), "ids of QoS 1 are not those of QoS 2");
+        assert!(holds.released(5) && !holds.released(5));
+        arrive_with(&mut holds, 5, Q2, 0);
+        assert_eq!(holds.next_done(), Some((5, Q2)));
+        holds.hub_forgot();
+        arrive_with(&mut holds, 5, Q2, 0);
     }
 
     #[test]
@@ -223,9 +299,9 @@ mod tests {
         holds.down();
         holds.release(b);
         assert_eq!(done(&mut holds), NONE, "nothing of this connection");
-        assert_eq!(holds.arrive(2, Sent::Again), None);
+        assert_eq!(holds.arrive(2, Q1, Sent::Again), Arrived::Held);
         assert_eq!(done(&mut holds), [2], "it was done with meanwhile");
-        assert_eq!(holds.arrive(1, Sent::Again), None);
+        assert_eq!(holds.arrive(1, Q1, Sent::Again), Arrived::Held);
         assert_eq!(done(&mut holds), NONE);
         holds.release(a);
         assert_eq!(done(&mut holds), [1]);
@@ -249,7 +325,7 @@ mod tests {
         let old = arrive(&mut holds, 1, 1);
         holds.down();
         holds.hub_forgot();
-        assert!(holds.arrive(1, Sent::Again).is_some(), "another life's packet id");
+        assert!(matches!(holds.arrive(1, Q1, Sent::Again), Arrived::New(_)), "another life's packet id");
         holds.release(old);
         assert_eq!(done(&mut holds), [1]);
     }

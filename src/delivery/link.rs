@@ -19,7 +19,7 @@ use super::{
     spool::record_len,
     spooling::{Spilling, joined, properties_len, record_of},
     stamp::Stamper,
-    subscriptions::{Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
+    subscriptions::{Found, Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
 };
 use crate::{
@@ -42,6 +42,7 @@ pub struct Link {
     pub(super) subscriptions: Subscriptions,
     /// Messages of the hub that devices are to get.
     pub(super) holds: Holds,
+    subscribe_qos_max: QoS,
     stamper: Stamper,
     /// The spool's side; none where no message may be acknowledged from the disk.
     pub(super) backlog: Option<Box<Backlog>>,
@@ -61,7 +62,7 @@ pub struct Link {
     /// When the hub last acknowledged something, or first had something to acknowledge.
     progress: Tick,
     wrote: bool,
-    pub(super) found: Vec<(SessionRef, QoS)>,
+    pub(super) found: Vec<Found>,
     pub(super) subscription_ids: Vec<u32>,
 }
 
@@ -76,6 +77,7 @@ impl Link {
             turns: Turns::default(),
             subscriptions: Subscriptions::default(),
             holds: Holds::default(),
+            subscribe_qos_max: config.subscribe_qos_max,
             stamper: Stamper::new(&config.id_prefix),
             spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),
             backlog: config.spool.as_ref().map(|spool| Box::new(Backlog::new(spool))),
@@ -340,6 +342,7 @@ impl Link {
     /// Asks for a filter on behalf of a session.
     pub fn subscribe(&mut self, who: SessionRef, filter: &TopicFilter, wish: Wish, now: Tick) -> Placement {
         let link = if self.is_up() { LinkState::Up } else { LinkState::Down };
+        let wish = Wish { qos: wish.qos.min(self.subscribe_qos_max), ..wish };
         let placement = self.subscriptions.subscribe(who, filter, wish, link);
         self.ask(now);
         placement
@@ -363,8 +366,11 @@ impl Link {
     /// [`LinkError`]: the transport must be closed.
     pub fn tick(&mut self, now: Tick) -> Result<(), LinkError> {
         self.client.tick(now)?;
+        let asks = self.subscriptions.tick(now);
         if self.doubt.is_on() || !self.ends.is_empty() {
             self.permit(now);
+        }
+        if asks || self.doubt.is_on() {
             self.ask(now);
         }
         if self.is_up() && self.awaits_something() && now >= self.progress.plus(PROGRESS_WITHIN) {
@@ -418,6 +424,7 @@ impl Link {
             Event::Connected => self.connected(out, now),
             Event::Acknowledged(ack) => self.acknowledged(ack.packet_id, ack.reason, out, now)?,
             Event::Message(publish) => self.message(&publish, out, deliver, now)?,
+            Event::Released(packet_id) => self.released(packet_id)?,
             Event::Subscribed(suback) => {
                 self.progress = now;
                 if !self.subscriptions.subscribed(suback.packet_id, &suback.codes, out, now) {
@@ -551,7 +558,9 @@ impl Link {
             && let Some((id, request)) = self.subscriptions.next_request(identifiers)
         {
             match request {
-                Request::Subscribe(name, filters) => self.client.subscribe(id, name, filters),
+                Request::Subscribe(named, filters) => {
+                    self.client.subscribe(id, named.map(|named| (named.id, named.options)), filters);
+                }
                 Request::Unsubscribe(filters) => self.client.unsubscribe(id, &filters),
             }
             if idle {

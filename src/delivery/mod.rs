@@ -56,6 +56,8 @@ pub struct LinkConfig {
     pub log_bytes_max: usize,
     /// What `tollgate-id` begins with; unique over gateways, links and restarts.
     pub id_prefix: String,
+    /// The hub is asked for no more than this QoS for messages to devices.
+    pub subscribe_qos_max: QoS,
     /// The spool's side. Without it the hub is the only witness.
     pub spool: Option<BacklogConfig>,
 }
@@ -113,6 +115,8 @@ pub struct Wish {
     pub qos: QoS,
     /// Whether it is to get what the hub retains for it.
     pub retained: Retained,
+    /// Whether RETAIN of what is published is wanted as it came.
+    pub as_published: bool,
     /// Comes back in [`Placed`].
     pub token: u64,
 }
@@ -120,9 +124,13 @@ pub struct Wish {
 /// Whether messages are wanted that a hub retained before it was asked for their filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Retained {
-    /// The hub is asked, also where it holds the filter already for another session.
+    /// The hub is asked, also where it holds the filter already for another session; and again where it begins anew.
     Wanted,
-    /// A subscription that goes on, or whose subscriber does without.
+    /// The hub is asked, this time only.
+    Once,
+    /// A subscription that goes on: the hub is asked where it begins anew.
+    Missed,
+    /// A subscriber that does without.
     Unwanted,
 }
 
@@ -149,6 +157,8 @@ pub struct LinkOutput {
     pub withdrawn: Vec<Withdrawn>,
     /// Messages of the hub that no session has a filter for.
     pub unclaimed: u64,
+    /// Messages that the hub retained, and that no session waits for.
+    pub unasked: u64,
     /// Messages of QoS 0 that a hub closed in the middle of.
     pub cut: u64,
 }

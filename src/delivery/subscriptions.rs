@@ -6,21 +6,27 @@
 //! of its own. On 3.1.1 copies cannot be told apart, and each is delivered.
 //!
 //! A hub sends what it retains for a filter whenever it is asked for the filter. It is asked again for each session that
-//! wants that, and only those get it who have just subscribed: a copy with RETAIN is such a message, since the hub is
-//! never asked to leave RETAIN as published.
+//! wants that, and only those get it who have just subscribed, each topic once.
+//!
+//! A copy with RETAIN is such a message, unless the hub was asked to leave RETAIN as published: then it may be a message
+//! that was published just now. A hub that names filters (5.0) is therefore asked for one or for the other. While only
+//! those hold the filter who wait for what is retained, both look the same to them. Where others hold it too, the hub is
+//! first asked to clear RETAIN, then for what it retains, and when that is there, to leave RETAIN as published again.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    time::Duration,
+    hash::RandomState,
 };
 
 use super::{LinkOutput, Placed, Placement, Retained, SessionRef, Wish, Withdrawn};
 use crate::{
     packet::{QoS, VARINT_MAX},
+    session::client::SubscriptionOptions,
     time::Tick,
     topic::{FilterTree, TopicFilter, TopicName},
 };
+use retained::Awaits;
 
 /// See the module.
 #[derive(Default)]
@@ -39,18 +45,28 @@ pub(super) struct Subscriptions {
     given_back: VecDeque<(u16, Vec<TopicFilter>)>,
     last_id: u16,
     matching: Vec<Holder>,
-    /// Who gets what the hub retains, by session and identifier of the filter: until then, once the hub has answered.
-    awaiting: HashMap<(SessionRef, u32), Option<Tick>>,
+    /// Who gets what the hub retains, by session and identifier of the filter.
+    awaiting: HashMap<(SessionRef, u32), Awaits>,
     /// When they got it, the earliest first.
     awaited: VecDeque<(Tick, (SessionRef, u32))>,
+    /// Filters, by identifier, for which the hub has said that it clears RETAIN of what is published.
+    cleared: HashSet<u32>,
+    topics: RandomState,
 }
 
 /// A request for the hub.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Request {
-    /// With a subscription identifier, if the hub has such.
-    Subscribe(Option<u32>, Vec<(TopicFilter, QoS)>),
+    /// With an identifier and options, if the hub has such: of one filter.
+    Subscribe(Option<Named>, Vec<(TopicFilter, QoS)>),
     Unsubscribe(Vec<TopicFilter>),
+}
+
+/// One filter, as a hub is asked for it that gives filters names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Named {
+    pub(super) id: u32,
+    pub(super) options: SubscriptionOptions,
 }
 
 /// How a hub is asked.
@@ -66,9 +82,31 @@ pub(super) enum Identifiers {
 #[derive(Clone, Copy)]
 pub(super) struct HubCopy<'a> {
     pub(super) topic: TopicName<'a>,
-    /// A retained message, sent for a subscription that is new.
+    /// RETAIN.
     pub(super) retained: bool,
     pub(super) subscription_ids: &'a [u32],
+}
+
+/// Who gets a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub(super) session: SessionRef,
+    /// Of its filter.
+    pub(super) qos: QoS,
+    /// RETAIN as it is to be sent.
+    pub(super) retain: bool,
+}
+
+/// Whether a copy is for anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(super) enum Claim {
+    /// Somebody gets it, or has got it.
+    Claimed,
+    /// Nobody has a filter for it.
+    Unclaimed,
+    /// The hub retained it, and nobody waits for that.
+    Unasked,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +115,10 @@ struct Holder {
     qos: QoS,
     /// Of the filter.
     id: u32,
+    /// It wants RETAIN as published.
+    as_published: bool,
+    /// It wants what the hub retains also when the hub begins anew.
+    missed: bool,
 }
 
 #[derive(Default)]
@@ -84,10 +126,23 @@ struct Entry {
     holders: Vec<Holder>,
     /// Who waits for the hub's answer, each with its token.
     waiting: Vec<(SessionRef, u64)>,
-    /// The request that asks for it now, and at which QoS.
-    asked: Option<(u16, QoS)>,
-    /// At which QoS the hub was asked, and what it granted.
-    held: Option<(QoS, QoS)>,
+    /// The request that asks for it now.
+    asked: Option<Asked>,
+    /// What the hub granted.
+    held: Option<Held>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Asked {
+    by: u16,
+    qos: QoS,
+    options: SubscriptionOptions,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Held {
+    asked: QoS,
+    granted: QoS,
 }
 
 impl Entry {
@@ -116,29 +171,31 @@ impl Subscriptions {
         wish: Wish,
         link: LinkState,
     ) -> Placement {
-        let qos = wish.qos.min(QoS::AtLeastOnce);
+        let qos = wish.qos;
         // Who asks twice is answered twice.
         self.replace_holder(who, filter);
         self.unwanted.remove(filter);
-        let holder = Holder { session: who, qos, id: subscription_id(filter) };
-        match wish.retained {
-            Retained::Wanted => _ = self.awaiting.insert((who, holder.id), None),
-            Retained::Unwanted => _ = self.awaiting.remove(&(who, holder.id)),
+        let missed = matches!(wish.retained, Retained::Wanted | Retained::Missed);
+        let wants_now = matches!(wish.retained, Retained::Wanted | Retained::Once);
+        let (id, as_published) = (subscription_id(filter), wish.as_published);
+        let holder = Holder { session: who, qos, id, as_published, missed };
+        if wants_now {
+            self.awaiting.insert((who, id), Awaits::default());
         }
         self.holders.insert(filter, holder);
         self.by_session.entry(who).or_default().insert(filter.clone());
         let entry = self.entries.entry(filter.clone()).or_default();
         entry.holders.push(holder);
-        if let Some((asked, granted)) = entry.held
+        if let Some(Held { asked, granted }) = entry.held
             && asked >= qos
         {
-            if wish.retained == Retained::Wanted {
+            if wants_now || as_published && self.cleared.contains(&id) {
                 self.wanted.insert(filter.clone());
             }
             return Placement::Granted(granted.min(qos));
         }
         // A request that is on its way brings what is retained to whoever waits for it by then.
-        if entry.asked.is_none_or(|(_, asked)| asked < qos) {
+        if entry.asked.is_none_or(|asked| asked.qos < qos) {
             self.wanted.insert(filter.clone());
         }
         if link == LinkState::Down {
@@ -178,9 +235,9 @@ impl Subscriptions {
                 self.holders.remove(filter, holder);
                 holder.session = to;
                 self.holders.insert(filter, *holder);
-                if let Some(until) = self.awaiting.remove(&(from, holder.id)) {
-                    self.awaiting.insert((to, holder.id), until);
-                    self.awaited.extend(until.map(|until| (until, (to, holder.id))));
+                if let Some(awaits) = self.awaiting.remove(&(from, holder.id)) {
+                    self.awaited.extend(awaits.until.map(|until| (until, (to, holder.id))));
+                    self.awaiting.insert((to, holder.id), awaits);
                 }
             }
         }
@@ -202,13 +259,10 @@ impl Subscriptions {
         if self.asked.len() >= REQUESTS_MAX {
             return None;
         }
-        let filters_max = if identifiers == Identifiers::Named { 1 } else { FILTERS_PER_REQUEST };
-        let filters = self.next_subscribe(id, filters_max)?;
-        let name =
-            filters.first().filter(|_| identifiers == Identifiers::Named).map(|(filter, _)| subscription_id(filter));
+        let (named, filters) = self.next_subscribe(id, identifiers)?;
         self.last_id = id;
         self.asked.insert(id, filters.clone());
-        Some((id, Request::Subscribe(name, filters)))
+        Some((id, Request::Subscribe(named, filters)))
     }
 
     /// SUBSCRIBEs without an answer.
@@ -225,28 +279,19 @@ impl Subscriptions {
         if codes.len() != filters.len() {
             return false;
         }
-        for ((filter, asked), &code) in filters.iter().zip(codes) {
-            let Some(entry) = self.entries.get_mut(filter).filter(|e| e.asked.is_some_and(|(by, _)| by == id)) else {
-                continue;
-            };
-            entry.asked = None;
-            match code {
-                0..=2 => {
-                    let granted = if code == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-                    entry.held = Some((*asked, granted));
-                    let until = now.plus(RETAINED_WITHIN);
-                    for key in entry.holders.iter().map(|holder| (holder.session, holder.id)) {
-                        if let Some(waits @ None) = self.awaiting.get_mut(&key) {
-                            *waits = Some(until);
-                            self.awaited.push_back((until, key));
-                        }
-                    }
+        for ((filter, _), &code) in filters.iter().zip(codes) {
+            let Some(entry) = self.entries.get_mut(filter) else { continue };
+            let Some(asked) = entry.asked.take_if(|asked| asked.by == id) else { continue };
+            match QoS::from_bits(code) {
+                Some(granted) => {
+                    entry.held = Some(Held { asked: asked.qos, granted });
                     for (session, token) in std::mem::take(&mut entry.waiting) {
                         let qos = entry.qos_of(session).unwrap_or(QoS::AtMostOnce);
                         out.placed.push(Placed { session, token, granted: Ok(granted.min(qos)) });
                     }
+                    self.placed(filter, asked.options, now);
                 }
-                reason => self.refused(filter, reason, out),
+                None => self.refused(filter, code, out),
             }
         }
         true
@@ -260,12 +305,22 @@ impl Subscriptions {
     /// A session on the hub begins anew: it holds none of the filters.
     pub(super) fn hub_forgot(&mut self) {
         self.unwanted.clear();
+        self.cleared.clear();
         for (filter, entry) in &mut self.entries {
             entry.held = None;
             self.wanted.insert(filter.clone());
-            // What changed meanwhile was missed.
-            self.awaiting.extend(entry.holders.iter().map(|holder| ((holder.session, holder.id), None)));
+            // What changed meanwhile was missed. MQTT 5.0 [MQTT-3.3.1-10], [MQTT-3.3.1-11]: those who want retained
+            // messages once, or never, have not asked again.
+            let missed = entry.holders.iter().filter(|holder| holder.missed);
+            self.awaiting.extend(missed.map(|holder| ((holder.session, holder.id), Awaits::default())));
         }
+    }
+
+    /// Says whether there is something to ask the hub.
+    #[must_use]
+    pub(super) fn tick(&mut self, now: Tick) -> bool {
+        self.forget_awaited(now);
+        !self.wanted.is_empty()
     }
 
     /// The connection is lost. Who waits for an answer is told that the filter will be placed, as one is who asks while
@@ -293,63 +348,68 @@ impl Subscriptions {
         }
     }
 
-    /// Who gets this copy: of all copies of a message, each session gets one, at the highest QoS of its filters. Says
-    /// whether anybody has a filter for it.
-    pub(super) fn matches(&mut self, copy: &HubCopy<'_>, found: &mut Vec<(SessionRef, QoS)>, now: Tick) -> bool {
-        if copy.retained {
-            self.forget_awaited(now);
-        }
-        let matching = &mut self.matching;
+    /// Who gets this copy: of all copies of a message, each session gets one, at the highest QoS of its filters.
+    pub(super) fn matches(&mut self, copy: &HubCopy<'_>, found: &mut Vec<Found>, now: Tick) -> Claim {
+        found.clear();
+        let mut matching = std::mem::take(&mut self.matching);
         matching.clear();
         self.holders.for_each_match(copy.topic, |holder| matching.push(*holder));
-        let claimed = !matching.is_empty();
-        if copy.retained {
-            matching.retain(|holder| self.awaiting.contains_key(&(holder.session, holder.id)));
-        }
         let is_named = |holder: &Holder| copy.subscription_ids.contains(&holder.id);
         // Identifiers that name none of these filters are of another time: the topic decides.
         let named = matching.iter().any(is_named);
-        if named && copy.retained {
-            matching.retain(is_named);
-        }
-        if matching.len() > 1 {
-            matching.sort_unstable_by_key(|holder| (holder.session, Reverse(holder.qos), holder.id));
-            matching.dedup_by_key(|holder| holder.session);
-        }
-        if named {
-            matching.retain(is_named);
-        }
-        found.clear();
-        found.extend(matching.iter().map(|holder| (holder.session, holder.qos)));
-        claimed
-    }
-
-    fn forget_awaited(&mut self, now: Tick) {
-        while let Some((until, key)) = self.awaited.front().copied()
-            && until <= now
-        {
-            self.awaited.pop_front();
-            if self.awaiting.get(&key) == Some(&Some(until)) {
-                self.awaiting.remove(&key);
+        let mut claim = if matching.is_empty() { Claim::Unclaimed } else { Claim::Claimed };
+        let mut is_live = !copy.retained;
+        if copy.retained && !matching.is_empty() {
+            let waited = self.awaited_by(copy, named, &matching, found, now);
+            // What a hub of 3.1.1 passes on at once has no RETAIN [MQTT-3.3.1-9].
+            is_live = named && matching.iter().any(|holder| is_named(holder) && !self.cleared.contains(&holder.id));
+            if !waited && !is_live {
+                claim = Claim::Unasked;
             }
+            matching.retain(|holder| found.iter().all(|found| found.session != holder.session));
         }
+        if is_live {
+            one_a_session(&mut matching);
+            let got = matching.iter().filter(|holder| !named || is_named(holder));
+            // MQTT 5.0 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            let of = |holder: &Holder| (holder.session, holder.qos, copy.retained && holder.as_published);
+            found.extend(got.map(of).map(|(session, qos, retain)| Found { session, qos, retain }));
+        }
+        self.matching = matching;
+        claim
     }
 
-    fn next_subscribe(&mut self, id: u16, filters_max: usize) -> Option<Vec<(TopicFilter, QoS)>> {
-        let mut filters = vec![];
+    fn next_subscribe(
+        &mut self,
+        id: u16,
+        identifiers: Identifiers,
+    ) -> Option<(Option<Named>, Vec<(TopicFilter, QoS)>)> {
+        let filters_max = if identifiers == Identifiers::Named { 1 } else { FILTERS_PER_REQUEST };
+        let (mut named, mut filters) = (None, vec![]);
         while filters.len() < filters_max {
             let Some(filter) = self.wanted.pop_first() else { break };
-            let Some(entry) = self.entries.get_mut(&filter) else { continue };
+            let Some(entry) = self.entries.get(&filter) else { continue };
             let qos = entry.qos();
-            entry.asked = Some((id, qos));
+            let mut options = SubscriptionOptions { as_published: false, retained: true };
+            if identifiers == Identifiers::Named {
+                let id = subscription_id(&filter);
+                options = self.options(id, entry);
+                if options.as_published {
+                    self.cleared.remove(&id);
+                }
+                named = Some(Named { id, options });
+            }
+            let Some(entry) = self.entries.get_mut(&filter) else { continue };
+            entry.asked = Some(Asked { by: id, qos, options });
             filters.push((filter, qos));
         }
-        (!filters.is_empty()).then_some(filters)
+        (!filters.is_empty()).then_some((named, filters))
     }
 
     /// Those who waited are told; those who had been told otherwise lose what they had.
     fn refused(&mut self, filter: &TopicFilter, reason: u8, out: &mut LinkOutput) {
         let Some(entry) = self.entries.remove(filter) else { return };
+        self.cleared.remove(&subscription_id(filter));
         if entry.held.is_some() {
             self.unwanted.insert(filter.clone());
         }
@@ -397,6 +457,7 @@ impl Subscriptions {
             }
             self.entries.remove(filter);
             self.wanted.remove(filter);
+            self.cleared.remove(&subscription_id(filter));
         }
     }
 
@@ -411,6 +472,14 @@ impl Subscriptions {
     }
 }
 
+/// The best of each session's.
+fn one_a_session(holders: &mut Vec<Holder>) {
+    if holders.len() > 1 {
+        holders.sort_unstable_by_key(|holder| (holder.session, Reverse(holder.qos), holder.id));
+        holders.dedup_by_key(|holder| holder.session);
+    }
+}
+
 /// The same for the same filter after every restart, since the hub may keep it: FNV-1a, folded into the 28 bits of an
 /// identifier, which is never 0. Two filters that share one are taken for each other where they overlap, no more.
 fn subscription_id(filter: &TopicFilter) -> u32 {
@@ -418,9 +487,6 @@ fn subscription_id(filter: &TopicFilter) -> u32 {
         filter.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     ((hash >> 28) ^ (hash & VARINT_MAX)).max(1)
 }
-
-/// What a hub retains follows its SUBACK within this; a broker sends it at once.
-const RETAINED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Packet ids of requests; those of messages are below.
 pub(super) const REQUEST_ID_FIRST: u16 = 60_001;
@@ -431,5 +497,6 @@ const REQUESTS_MAX: usize = 64;
 /// Filters in one request: what brokers with modest limits take.
 const FILTERS_PER_REQUEST: usize = 32;
 
+mod retained;
 #[cfg(test)]
 mod tests;

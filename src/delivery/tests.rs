@@ -22,11 +22,18 @@ pub(super) fn config(version: ProtocolVersion, window: usize, log_bytes_max: usi
         user_name: Some("pool".into()),
         password: Some(Password::new(b"secret")),
     };
-    LinkConfig { client, window, log_bytes_max, id_prefix: "edge-1-0-f00d".into(), spool: None }
+    LinkConfig {
+        client,
+        window,
+        log_bytes_max,
+        id_prefix: "edge-1-0-f00d".into(),
+        subscribe_qos_max: QoS::ExactlyOnce,
+        spool: None,
+    }
 }
 
 fn wish(token: u64) -> Wish {
-    Wish { qos: Q1, retained: Retained::Wanted, token }
+    Wish { qos: Q1, retained: Retained::Wanted, as_published: false, token }
 }
 
 pub(super) fn session(slot: u32) -> SessionRef {

@@ -16,7 +16,7 @@ pub use backoff::{Backoff, BanOf, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use misses::{Misses, Wake};
-pub use names::is_google_registry;
+pub use names::{client_id_of_user_name, is_google_registry};
 pub use standing::Standing;
 pub use touched::Touched;
 

@@ -82,6 +82,21 @@ pub(super) fn check_user_name(
     if rest.is_empty() || is_query(rest) { Ok(()) } else { refused("The user name goes on behind its last part.") }
 }
 
+/// The client id of whom a user name says that it is: the whole of it, or `{device}[/{module}]` of Azure's. It proves
+/// nothing.
+pub fn client_id_of_user_name(name: &str) -> Option<&str> {
+    let id = match name.split_once('/') {
+        None => name,
+        Some((_, named)) => {
+            let (device, rest) = next_part(named);
+            let (module, _) = next_part(rest);
+            let has_module = !module.is_empty() && !is_query(module);
+            if has_module { named.get(..device.len() + 1 + module.len())? } else { device }
+        }
+    };
+    (!id.is_empty() && !is_query(id)).then_some(id)
+}
+
 fn next_part(text: &str) -> (&str, &str) {
     text.split_once('/').unwrap_or((text, ""))
 }
@@ -93,6 +108,23 @@ fn is_query(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_name_says_which_client_id_is_meant() {
+        for (name, id) in [
+            ("pump-17", Some("pump-17")),
+            ("localhost/pump-17", Some("pump-17")),
+            ("localhost/pump-17/?api-version=2021-04-12", Some("pump-17")),
+            ("localhost/pump-17/api-version=2021-04-12", Some("pump-17")),
+            ("localhost/pump-17/camera/?api-version=2021-04-12", Some("pump-17/camera")),
+            ("localhost/pump-17/camera", Some("pump-17/camera")),
+            ("localhost/?api-version=2021-04-12", None),
+            ("localhost/", None),
+            ("", None),
+        ] {
+            assert_eq!(client_id_of_user_name(name), id, "{name:?}");
+        }
+    }
 
     #[test]
     fn a_client_id_names_a_device_or_a_module() {

@@ -7,8 +7,8 @@ use crate::{
     packet::{
         Acknowledgement, Connack, Connect, Frame, PacketError, PacketType, Password, ProtocolVersion, PublishRef, QoS,
         Suback, Subscribe, SubscriptionRequest, parse_connack, parse_disconnect, parse_empty, parse_puback,
-        parse_publish, parse_suback, parse_unsuback, write_connect, write_disconnect, write_pingreq, write_puback,
-        write_subscribe, write_unsubscribe,
+        parse_publish, parse_pubrel, parse_suback, parse_unsuback, write_connect, write_disconnect, write_pingreq,
+        write_puback, write_pubcomp, write_pubrec, write_subscribe, write_unsubscribe,
     },
     time::Tick,
     topic::TopicFilter,
@@ -67,10 +67,21 @@ pub enum Event<'a> {
     Subscribed(Suback),
     /// UNSUBACK.
     Unsubscribed(Suback),
-    /// A message, at QoS 1 to be answered with [`Client::acknowledge`].
+    /// A message, at QoS 1 and 2 to be answered with [`Client::acknowledge`].
     Message(PublishRef<'a>),
+    /// PUBREL: to be answered with [`Client::complete`]. The packet id is another message's from here on.
+    Released(u16),
     /// Nothing that concerns anybody else.
     Nothing,
+}
+
+/// How a hub of 5.0 is asked for a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubscriptionOptions {
+    /// RETAIN of what is published is left as it is.
+    pub as_published: bool,
+    /// What it retains is sent.
+    pub retained: bool,
 }
 
 /// Why a connection to a hub must end. Another may be tried after each of them.
@@ -208,6 +219,7 @@ impl Client {
             (_, State::Down | State::Connecting(_)) => Err(ClientError::Protocol("a packet before CONNACK")),
             (PacketType::Puback, _) => Ok(Event::Acknowledged(parse_puback(frame, version)?)),
             (PacketType::Publish, _) => self.message(parse_publish(frame, version)?),
+            (PacketType::Pubrel, _) => Ok(Event::Released(parse_pubrel(frame, version)?.packet_id)),
             (PacketType::Suback, _) => Ok(Event::Subscribed(parse_suback(frame, version)?)),
             (PacketType::Unsuback, _) => Ok(Event::Unsubscribed(parse_unsuback(frame, version)?)),
             (PacketType::Pingresp, _) => Ok(parse_empty(frame).map(|()| Event::Nothing)?),
@@ -218,21 +230,51 @@ impl Client {
         }
     }
 
-    /// Answers a message of QoS 1.
+    /// Answers a message: PUBACK at QoS 1, PUBREC at QoS 2.
     ///
     /// # Errors
     /// The hub sends messages and does not take the answers.
-    pub fn acknowledge(&mut self, packet_id: u16) -> Result<(), ClientError> {
-        if self.control.len() > CONTROL_BYTES_MAX {
-            return Err(ClientError::Protocol("it does not read acknowledgements"));
+    pub fn acknowledge(&mut self, packet_id: u16, qos: QoS) -> Result<(), ClientError> {
+        let (version, out) = (self.connect.version, self.answers()?);
+        match qos {
+            QoS::ExactlyOnce => write_pubrec(out, version, packet_id, 0),
+            _ => write_puback(out, version, packet_id, 0),
         }
-        write_puback(&mut self.control, self.connect.version, packet_id, 0);
         Ok(())
     }
 
-    /// Asks for filters. A 5.0 hub names `subscription_id` in every message for them.
-    pub fn subscribe(&mut self, packet_id: u16, subscription_id: Option<u32>, filters: Vec<(TopicFilter, QoS)>) {
-        let requests = filters.into_iter().map(|(filter, qos)| SubscriptionRequest::new(filter, qos)).collect();
+    /// Answers PUBREL. `reason` is for 5.0: 0, or that nothing is known of the packet id.
+    ///
+    /// # Errors
+    /// As [`acknowledge`](Self::acknowledge).
+    pub fn complete(&mut self, packet_id: u16, reason: u8) -> Result<(), ClientError> {
+        let (version, out) = (self.connect.version, self.answers()?);
+        write_pubcomp(out, version, packet_id, reason);
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Result<&mut Vec<u8>, ClientError> {
+        match self.control.len() > CONTROL_BYTES_MAX {
+            true => Err(ClientError::Protocol("it does not read acknowledgements")),
+            false => Ok(&mut self.control),
+        }
+    }
+
+    /// Asks for filters. A 5.0 hub names the identifier in every message for them.
+    pub fn subscribe(
+        &mut self,
+        packet_id: u16,
+        named: Option<(u32, SubscriptionOptions)>,
+        filters: Vec<(TopicFilter, QoS)>,
+    ) {
+        let options = named.map_or(SubscriptionOptions { as_published: false, retained: true }, |(_, options)| options);
+        let request = |(filter, qos)| SubscriptionRequest {
+            retain_as_published: options.as_published,
+            retain_handling: if options.retained { RETAINED_AT_ONCE } else { RETAINED_NEVER },
+            ..SubscriptionRequest::new(filter, qos)
+        };
+        let requests = filters.into_iter().map(request).collect();
+        let subscription_id = named.map(|(id, _)| id);
         let subscribe = Subscribe { packet_id, subscription_id, requests };
         write_subscribe(&mut self.control, self.connect.version, &subscribe);
     }
@@ -309,9 +351,6 @@ impl Client {
     }
 
     fn message<'a>(&self, publish: PublishRef<'a>) -> Result<Event<'a>, ClientError> {
-        if publish.qos == QoS::ExactlyOnce {
-            return Err(ClientError::Protocol("QoS 2 without a subscription of QoS 2"));
-        }
         // MQTT 5.0 [MQTT-3.3.2-8], [MQTT-3.3.2-9]: Topic Alias Maximum is 0.
         if publish.topic_alias.is_some() {
             return Err(ClientError::Protocol("a topic alias that was not offered"));
@@ -329,7 +368,11 @@ const CONNACK_WITHIN: Duration = Duration::from_secs(10);
 /// From PINGREQ to any sign of life.
 const PINGRESP_WITHIN: Duration = Duration::from_secs(20);
 
-/// Messages that the hub may have on their way to us: each is acknowledged as soon as it is read.
+/// Retain Handling (MQTT 5.0 §3.8.3.1).
+const RETAINED_AT_ONCE: u8 = 0;
+const RETAINED_NEVER: u8 = 2;
+
+/// Messages that the hub may have on their way to us.
 const RECEIVE_MAXIMUM: u16 = 1_000;
 
 /// Control packets that wait for the hub to read; more is a hub that only sends.
@@ -463,12 +506,9 @@ mod tests {
 
     #[test]
     fn packets_that_no_server_sends_end_the_connection() {
-        for bytes in [
-            &b"\xc0\x00"[..],
-            b"\x20\x03\x00\x00\x00",
-            b"\x30\x06\x00\x00\x03\x23\x00\x01",
-            b"\x34\x07\x00\x01a\x00\x01\x00x",
-        ] {
+        for bytes in
+            [&b"\xc0\x00"[..], b"\x20\x03\x00\x00\x00", b"\x30\x06\x00\x00\x03\x23\x00\x01", b"\x50\x02\x00\x01"]
+        {
             let result = given(&mut up(ProtocolVersion::V5_0), bytes).map(|_| ());
             assert!(matches!(result, Err(ClientError::Protocol(_))), "{bytes:02x?}: {result:?}");
         }
@@ -481,9 +521,30 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_qos_2_is_received_and_complete() {
+        for version in BOTH {
+            let mut client = up(version);
+            let publish: &[u8] = if version == ProtocolVersion::V5_0 {
+                b"\x34\x07\x00\x01a\x00\x07\x00x"
+            } else {
+                b"\x34\x06\x00\x01a\x00\x07x"
+            };
+            let Ok(Event::Message(message)) = given(&mut client, publish) else { panic!("a message") };
+            assert_eq!((message.qos, message.packet_id), (QoS::ExactlyOnce, 7));
+            client.acknowledge(7, QoS::ExactlyOnce).expect("room");
+            assert!(matches!(given(&mut client, b"\x62\x02\x00\x07"), Ok(Event::Released(7))));
+            client.complete(7, 0).expect("room");
+            client.complete(8, 0x92).expect("room");
+            let unknown: &[u8] =
+                if version == ProtocolVersion::V5_0 { b"\x70\x03\x00\x08\x92" } else { b"\x70\x02\x00\x08" };
+            assert_eq!(client.unsent(), [b"\x50\x02\x00\x07\x70\x02\x00\x07", unknown].concat());
+        }
+    }
+
+    #[test]
     fn a_hub_that_only_sends_is_cut() {
         let mut client = up(ProtocolVersion::V5_0);
-        let taken = (0..u32::MAX).take_while(|_| client.acknowledge(1).is_ok()).count();
+        let taken = (0..u32::MAX).take_while(|_| client.acknowledge(1, QoS::AtLeastOnce).is_ok()).count();
         assert_eq!(taken, CONTROL_BYTES_MAX / 4 + 1);
     }
 }

@@ -14,7 +14,7 @@ use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
-    gate::{Admission, BanOf, Judged, Profile, WillTopic},
+    gate::{Admission, BanOf, Judged, Profile, WillTopic, client_id_of_user_name},
     id::TokenId,
     journal::{Token, Who, printable},
     listener::{
@@ -252,12 +252,12 @@ async fn hear(shard: &Shard, arrival: &mut Arrival) -> Result<Heard, Unheard> {
 /// token has to prove like any other. 3.1.1 asks for a clean session [MQTT-3.1.3-7]. Google's user names mean nothing.
 fn assign_client_id(connect: &mut Connect, profile: Profile) {
     let may_be_assigned = connect.version == ProtocolVersion::V5_0 || connect.clean_start;
-    if let Some(device) = connect.user_name.as_ref().filter(|name| !name.is_empty() && !name.contains('/'))
-        && connect.client_id.is_empty()
+    if connect.client_id.is_empty()
         && may_be_assigned
         && profile != Profile::Google
+        && let Some(id) = connect.user_name.as_deref().and_then(client_id_of_user_name)
     {
-        connect.client_id.clone_from(device);
+        connect.client_id = id.into();
         connect.client_id_assigned = true;
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Shard,
     accept::{self, Handed},
+    ahead::{self, Ahead},
     deadlines::{look, must_end},
     device_hash, drain,
     kept::{self, CleanStart, Resumed},
@@ -290,7 +291,14 @@ fn drive(
             return if is_settled { Poll::Ready(CloseReason::Draining) } else { Poll::Pending };
         }
         if cell.pause() != Pause::None || !cell.state.borrow().session.wants_input() {
-            return Poll::Pending;
+            let ahead = ahead::read(shard, cell, stream.as_mut(), unread, cx);
+            if !unread.is_empty() {
+                *work = Work::Frames;
+            }
+            match ahead {
+                Ahead::Answered => continue,
+                Ahead::Quiet => return Poll::Pending,
+            }
         }
         let mut scratch = shard.scratch.borrow_mut();
         let outcome = match *work {
@@ -300,6 +308,7 @@ fn drive(
                 outcome
             }
             Work::Read => {
+                ahead::goes_on(cell);
                 let source = match ready!(read(shard, stream.as_mut(), unread, &mut scratch, cx)) {
                     Ok(source) => source,
                     Err(_) => return Poll::Ready(CloseReason::ConnectionLost),
@@ -401,7 +410,7 @@ fn read_into(stream: Pin<&mut Stream>, unread: &mut Vec<u8>, cx: &mut Context<'_
 }
 
 /// How long the packet is that `unread` begins with; what cannot be told is left to the parser.
-fn wanted_bytes(unread: &[u8], bytes_max: usize) -> usize {
+pub(super) fn wanted_bytes(unread: &[u8], bytes_max: usize) -> usize {
     let length = unread.get(1..).and_then(|rest| crate::packet::read_varint(rest).ok().flatten());
     length.map_or(0, |(body, bytes)| (body as usize + bytes + 1).min(bytes_max))
 }
@@ -472,7 +481,7 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
                 }
             },
             // Hubs have not answered for filters that these are about, or count with: they keep their turn.
-            Step::Subscribe(request) => match subscribe::subscribe(shard, cell, state, request, now)? {
+            Step::Subscribe(request) => match subscribe::subscribe(shard, cell, state, request, now) {
                 Asked::Now => {}
                 Asked::Later => break pause_for_hubs(cell),
             },

@@ -5,6 +5,7 @@
 //! for time, all on one thread, calling sans-IO machines that are borrowed within one poll and never across an await.
 
 mod accept;
+mod ahead;
 mod connection;
 mod deadlines;
 mod drain;
@@ -257,6 +258,8 @@ struct Shard {
     kept: kept::Kept,
     /// Whether a link has something for the disk, and who tells it.
     spooling: spooling::Hint,
+    /// Sessions that wait, for whatever.
+    waiting: ahead::Waiting,
     /// Sessions that have used up their rate, until the next turn.
     resting: RefCell<Vec<SessionRef>>,
     /// Told when no more connections are taken.
@@ -323,6 +326,7 @@ async fn run(
         properties: RefCell::default(),
         pending: RefCell::default(),
         handshakes: Semaphore::new(HANDSHAKES_A_TURN),
+        waiting: ahead::Waiting::default(),
         resting: RefCell::default(),
         closing: Notify::new(),
         spooling: spooling::Hint::default(),
@@ -370,6 +374,7 @@ async fn keep_time(shard: Rc<Shard>) {
                 cell.rested(now);
             }
         }
+        ahead::tick(&shard, now);
         for member in shard.members.iter().flatten() {
             pump::tick(&shard, member, now);
         }

@@ -561,6 +561,9 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
     if output.cut > 0 {
         shard.meter.dropped("hub_closed", std::mem::take(&mut output.cut));
     }
+    if output.unasked > 0 {
+        shard.meter.dropped("retained_unasked", std::mem::take(&mut output.unasked));
+    }
     if output.unclaimed > 0 {
         shard.meter.dropped("no_subscriber", std::mem::take(&mut output.unclaimed));
     }

@@ -19,7 +19,7 @@ use crate::{
     packet::QoS,
     policy::Grant,
     registry::NotRenewed,
-    session::server::{Inbound, OutgoingMessage},
+    session::server::{Inbound, OutgoingMessage, Room},
     time::Tick,
     topic::{TopicFilter, TopicName},
 };
@@ -118,6 +118,7 @@ fn tell(state: &mut State, result: &serde_json::Value, now: Tick) {
         expiry: None,
         receipt: None,
         asked: &[],
+        room: Room::Some,
     };
     // A device that does not read is told by PUBACK, or by the end of its connection.
     let _ = state.session.deliver(&message, &mut state.out, now);

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::{echoes::Echoes, wills};
+use super::{ahead::Waits, echoes::Echoes, wills};
 use crate::{
     delivery::SessionRef,
     journal::Who,
@@ -90,6 +90,7 @@ pub(super) struct SessionCell {
     pub(super) after_batch: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
+    pub(super) waits: Cell<Waits>,
     pub(super) rate: Cell<Rate>,
     /// Whether it goes on with what an earlier connection left.
     pub(super) present: Cell<SessionPresent>,
@@ -193,6 +194,7 @@ impl SessionCell {
             after_batch: Cell::new(0),
             waker: RefCell::default(),
             pause: Cell::new(Pause::None),
+            waits: Cell::default(),
             rate: Cell::new(rate),
             present: Cell::new(SessionPresent::No),
             echoes: RefCell::default(),

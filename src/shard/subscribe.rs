@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     delivery::{Incoming, Placed, Placement, Retained, STAMPED_DEVICE, SessionRef, Taken, Wish},
-    denial::{CloseReason, Denial},
-    packet::{PublishRef, QoS, Subscribe, SubscriptionRequest, Unsubscribe},
+    denial::Denial,
+    packet::{PublishRef, Subscribe, SubscriptionRequest, Unsubscribe},
     policy::Scope,
     registry::Attention,
     session::server::{self, Delivered, OutgoingMessage, SubscribeOutcome, Subscription},
@@ -29,21 +29,12 @@ pub(super) enum Asked {
 }
 
 /// Places what may be subscribed to. The SUBACK follows when every hub concerned has answered.
-pub(super) fn subscribe(
-    shard: &Shard,
-    cell: &SessionCell,
-    state: &mut State,
-    request: Subscribe,
-    now: Tick,
-) -> Result<Asked, CloseReason> {
+pub(super) fn subscribe(shard: &Shard, cell: &SessionCell, state: &mut State, request: Subscribe, now: Tick) -> Asked {
     // The quota counts what is granted: here it might be exceeded by what is not yet.
     let placing: usize = state.subscribing.iter().map(|asked| asked.request.requests.len()).sum();
     let filters = state.session.subscriptions().len() + placing + request.requests.len();
-    if placing > 0 && filters > shard.site.limits.subscriptions_max {
-        return Ok(Asked::Later);
-    }
-    if state.subscribing.len() >= SUBSCRIBING_MAX {
-        return Err(CloseReason::Denied(Denial::SubscriptionQuota));
+    if placing > 0 && filters > shard.site.limits.subscriptions_max || state.subscribing.len() >= SUBSCRIBING_MAX {
+        return Asked::Later;
     }
     if request.requests.iter().any(|asked| asked.no_local) {
         cell.echoes.borrow_mut().get_or_insert_default();
@@ -54,10 +45,12 @@ pub(super) fn subscribe(
             Err(denial) => Some(refuse(shard, cell, *denial, None)),
             Ok(filter) => {
                 let retained = retained(asked, state.session.subscriptions());
-                let wish = Wish { qos: asked.qos, retained, token: token(ticket, index) };
+                let as_published = asked.retain_as_published;
+                let qos = asked.qos.min(state.session.qos_max());
+                let wish = Wish { qos, retained, as_published, token: token(ticket, index) };
                 match place(shard, cell, filter, wish, now) {
                     Ok(Placement::Pending) => None,
-                    Ok(Placement::Granted(qos)) => Some(SubscribeOutcome::Granted(at_the_device(qos))),
+                    Ok(Placement::Granted(qos)) => Some(SubscribeOutcome::Granted(qos)),
                     Err(denial) => Some(refuse(shard, cell, denial, Some(filter))),
                 }
             }
@@ -65,7 +58,7 @@ pub(super) fn subscribe(
         .collect();
     state.subscribing.push(Subscribing { request, outcomes });
     answer(shard, cell, state);
-    Ok(Asked::Now)
+    Asked::Now
 }
 
 /// Takes back what was subscribed to.
@@ -170,7 +163,7 @@ fn take_outcome(shard: &Shard, cell: &SessionCell, state: &mut State, placed: &P
                 take_back(shard, cell, filter, shard.site.now());
                 refuse(shard, cell, Denial::FilterOutOfScope, Some(filter))
             }
-            (Ok(qos), _) => SubscribeOutcome::Granted(at_the_device(qos)),
+            (Ok(qos), _) => SubscribeOutcome::Granted(qos),
             (Err(_), _) => SubscribeOutcome::Refused(Denial::HubRefused),
         });
     }
@@ -193,7 +186,7 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
             cell.narrowed.set(true);
         }
     }
-    let Incoming { qos, publish, .. } = *incoming;
+    let Incoming { qos, retain, publish, .. } = *incoming;
     let Ok(there) = TopicName::new(publish.topic) else { return Taken::Whole };
     let mut buffer = shard.topic.borrow_mut();
     let wanted = |name: TopicName<'_>| is_subscribed(&cell, name);
@@ -216,20 +209,21 @@ pub(super) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming:
         true => iot_hub::downwards(topic, &properties, cell.state.borrow().session.version(), &mut bagged),
         false => topic,
     };
-    let state = &mut *cell.state.borrow_mut();
-    let asked = asked(state, topic);
-    kept::offer(shard, &cell, upstream, incoming, |receipt| {
+    let State { session, out, subscribing } = &mut *cell.state.borrow_mut();
+    let asked = asked(subscribing, topic);
+    kept::offer(shard, &cell, upstream, incoming, |receipt, room| {
         let message = OutgoingMessage {
             topic,
             payload: publish.payload,
             qos,
-            retain: publish.retain,
+            retain,
             properties: &properties,
             expiry: publish.message_expiry,
             receipt,
             asked: &asked,
+            room,
         };
-        let delivered = state.session.deliver(&message, &mut state.out, shard.site.now());
+        let delivered = session.deliver(&message, out, shard.site.now());
         match delivered {
             Delivered::Written | Delivered::Sent => cell.wake(),
             Delivered::Queued => {}
@@ -271,14 +265,19 @@ impl Member {
 }
 
 /// Filters that are being placed and match: a hub may send what it retains before it answers.
-fn asked(state: &State, topic: TopicName<'_>) -> Vec<server::Asked> {
-    let mut asked = Vec::new();
-    for Subscribing { request, outcomes } in &state.subscribing {
+fn asked<'s>(subscribing: &'s [Subscribing], topic: TopicName<'_>) -> Vec<server::Asked<'s>> {
+    let mut asked: Vec<server::Asked<'_>> = Vec::new();
+    for Subscribing { request, outcomes } in subscribing {
         let id = request.subscription_id.and_then(NonZeroU32::new);
         for (asks, outcome) in request.requests.iter().zip(outcomes) {
             let is_refused = matches!(outcome, Some(SubscribeOutcome::Refused(_)));
-            if !is_refused && asks.filter.as_ref().is_ok_and(|filter| filter.matches(topic)) {
-                asked.push(server::Asked { qos: asks.qos, id });
+            if let Ok(filter) = &asks.filter
+                && !is_refused
+                && filter.matches(topic)
+            {
+                // MQTT 5.0 [MQTT-3.8.4-3]: the last one takes the place of those before it.
+                asked.retain(|earlier| earlier.filter != filter);
+                asked.push(server::Asked { filter, qos: asks.qos, id });
             }
         }
     }
@@ -290,15 +289,9 @@ fn retained(asked: &SubscriptionRequest, held: &[Subscription]) -> Retained {
     let is_new = || held.iter().all(|held| Ok(&held.filter) != asked.filter.as_ref());
     match asked.retain_handling {
         0 => Retained::Wanted,
-        1 if is_new() => Retained::Wanted,
+        1 if is_new() => Retained::Once,
         _ => Retained::Unwanted,
     }
-}
-
-/// A hub is asked for QoS 1 at most. Between gateway and device a message that it acknowledges has the QoS that the device
-/// asked for: exactly once from here on, where that is 2.
-fn at_the_device(granted: QoS) -> QoS {
-    if granted == QoS::AtMostOnce { QoS::AtMostOnce } else { QoS::ExactlyOnce }
 }
 
 /// SUBACKs leave as soon as they are complete, in the order in which they became so.

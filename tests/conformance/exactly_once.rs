@@ -13,7 +13,7 @@ use crate::{
 
 /// A command, as the hub sends it.
 fn command(id: u16, payload: &[u8]) -> Vec<u8> {
-    publish(V5, 0x32, "devices/d0/messages/devicebound/", id, &[], payload)
+    publish(V5, 0x34, "devices/d0/messages/devicebound/", id, &[], payload)
 }
 
 #[test]
@@ -102,10 +102,10 @@ fn messages_half_way_count_for_receive_maximum() {
 #[test]
 fn a_command_with_qos_2_is_sent_released_and_complete() {
     let (gateway, hub) = both();
-    for version in BOTH {
+    for (version, hubs) in BOTH.into_iter().zip(1..) {
         let mut peer = Peer::admitted(&gateway, version, "d0");
         assert_eq!(peer.subscribe(COMMANDS, 2), 2);
-        hub.send(COMMANDS, &command(1, b"on"));
+        hub.send(COMMANDS, &command(hubs, b"on"));
         let sent = peer.next();
         let (_, id, _, payload) = sent.publish(version);
         assert_eq!((sent.first, &payload[..]), (0x34, &b"on"[..]), "QoS 2, and not sent before");
@@ -267,6 +267,34 @@ fn what_is_unacknowledged_comes_again_with_a_new_connection_and_at_no_other_time
 }
 
 #[test]
+fn what_a_hub_sends_with_qos_2_is_received_released_and_complete() {
+    let (gateway, hub) = both();
+    for version in BOTH {
+        let mut peer = Peer::admitted(&gateway, version, "d0");
+        assert_eq!(peer.subscribe(COMMANDS, 2), 2);
+        let before = hub.acknowledged(0).len();
+        hub.send(COMMANDS, &command(9, b"once"));
+        let (_, id, _, payload) = peer.next().publish(version);
+        assert_eq!(payload, b"once");
+        let [high, low] = id.to_be_bytes();
+        peer.send(&[0x50, 2, high, low]);
+        peer.expect(&[0x62, 2, high, low]);
+        peer.send(&[0x70, 2, high, low]);
+        let answers = hub.acknowledged(before + 2).split_off(before);
+        assert_eq!(
+            answers.iter().map(|answer| (answer.first, answer.id())).collect::<Vec<_>>(),
+            [(0x50, 9), (0x70, 9)]
+        );
+        // The packet identifier is another message's.
+        hub.send(COMMANDS, &command(9, b"another"));
+        assert_eq!(peer.next().publish(version).3, b"another");
+        peer.send(&[0xE0, 0]);
+        peer.closed();
+        hub.acknowledged(before + 4);
+    }
+}
+
+#[test]
 fn never_more_is_under_way_to_the_device_than_it_takes() {
     let (gateway, hub) = both();
     let mut peer = Peer::admitted_as(&gateway, &Connect::new(V5, "d0").with(&[0x21, 0, 2]));
@@ -310,10 +338,10 @@ fn acknowledgements_that_cannot_be_close() {
         assert_eq!(peer.closed(), Some(0x81), "{what}");
     }
     // An answer to a message of the other QoS.
-    for (qos, answer) in [(2, 0x40), (2, 0x70), (1, 0x50), (1, 0x70)] {
+    for (id, (qos, answer)) in (1..).zip([(2, 0x40), (2, 0x70), (1, 0x50), (1, 0x70)]) {
         let mut peer = Peer::admitted(&gateway, V5, "d0");
         peer.subscribe(COMMANDS, qos);
-        hub.send(COMMANDS, &command(1, b"x"));
+        hub.send(COMMANDS, &command(id, b"x"));
         let [high, low] = peer.next().publish(V5).1.to_be_bytes();
         peer.send(&[answer, 2, high, low]);
         assert_eq!(peer.closed(), Some(0x82), "{answer:#x} to QoS {qos}");

@@ -25,8 +25,8 @@ pub struct Hub {
 struct Seen {
     published: Vec<Packet>,
     acknowledged: Vec<Packet>,
-    /// Which connection holds a filter, and with which options.
-    filters: HashMap<String, (TcpStream, u8)>,
+    /// Which connection holds a filter, with which options, and the properties of its SUBSCRIBE.
+    filters: HashMap<String, (TcpStream, u8, Vec<u8>)>,
     /// Filters that were taken back.
     ended: Vec<String>,
 }
@@ -81,16 +81,25 @@ impl Hub {
     pub fn send(&self, filter: &str, bytes: &[u8]) {
         until_some(&format!("a subscription to {filter}"), PATIENCE, || {
             let seen = self.seen();
-            let (mut stream, _) = seen.filters.get(filter).map(|(stream, options)| (stream, options))?;
-            stream.write_all(bytes).ok()
+            let (stream, ..) = seen.filters.get(filter)?;
+            (&*stream).write_all(bytes).ok()
         });
     }
 
     /// The options with which a filter was placed.
     #[track_caller]
     pub fn options(&self, filter: &str) -> u8 {
-        let options = || self.seen().filters.get(filter).map(|(_, options)| *options);
+        let options = || self.seen().filters.get(filter).map(|(_, options, _)| *options);
         until_some(&format!("a subscription to {filter}"), PATIENCE, options)
+    }
+
+    /// Its subscription identifier, as a property.
+    #[track_caller]
+    pub fn identifier(&self, filter: &str) -> Vec<u8> {
+        let properties = || self.seen().filters.get(filter).map(|(.., properties)| properties.clone());
+        let properties = until_some(&format!("a subscription to {filter}"), PATIENCE, properties);
+        assert_eq!(properties.first(), Some(&0x0B));
+        properties
     }
 
     /// Waits until a filter was taken back.
@@ -107,6 +116,17 @@ impl Hub {
             let seen = self.seen();
             (seen.acknowledged.len() >= count).then(|| seen.acknowledged.clone())
         })
+    }
+
+    /// Waits until there is one more of these than there were.
+    #[track_caller]
+    pub fn until_acknowledged(&self, first: u8, before: &mut usize) {
+        *before += 1;
+        let enough = || {
+            let count = self.seen().acknowledged.iter().filter(|packet| packet.first == first).count();
+            (count >= *before).then_some(())
+        };
+        until_some(&format!("{before} times {first:#x}"), PATIENCE, enough);
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -151,8 +171,10 @@ fn answer(stream: &TcpStream, came: Packet, version: Version, seen: &Mutex<Seen>
         }
         8 => {
             let filters = filters(&came.body, five, 1);
+            let properties = if five { came.body[3..3 + usize::from(came.body[2])].to_vec() } else { Vec::new() };
             for (filter, options) in &filters {
-                seen.filters.insert(filter.clone(), (stream.try_clone().unwrap(), *options));
+                let held = (stream.try_clone().unwrap(), *options, properties.clone());
+                seen.filters.insert(filter.clone(), held);
             }
             with_codes(0x90, &filters.iter().map(|(_, options)| options & 3).collect::<Vec<_>>())
         }

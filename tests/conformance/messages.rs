@@ -170,6 +170,44 @@ fn what_another_asked_a_hub_to_keep_comes_to_nobody_who_wants_none() {
 }
 
 #[test]
+fn retain_is_as_it_was_published_for_who_wants_that_and_cleared_for_others() {
+    let watcher = |id: &str| {
+        format!(
+            "[[device]]\nid = \"{id}\"\nprimary_key = \"{}\"\nscope.subscribe = [\"devices/+/messages/events/#\"]\n",
+            device_key(id)
+        )
+    };
+    let (gateway, hub) = with(|plan| plan.shards(1).identities_and(&["w1", "w2"].map(|id| watcher(id)).concat()));
+    let filter = "devices/+/messages/events/#";
+    let say =
+        |first, payload: &[u8]| hub.send(filter, &publish(V5, first, EVENTS, 0, &hub.identifier(filter), payload));
+    let came = |peer: &mut Peer| {
+        let packet = peer.next();
+        (packet.first & 1, packet.publish(V5).3)
+    };
+    let mut one = Peer::admitted(&gateway, V5, "w1");
+    assert_eq!(one.subscribe(filter, 0x29), 1);
+    assert_eq!(hub.options(filter), 0x29, "as published, and nothing that is kept");
+    say(0x31, b"live");
+    assert_eq!(came(&mut one), (1, b"live".to_vec()));
+    let mut two = Peer::admitted(&gateway, V5, "w2");
+    assert_eq!(two.subscribe(filter, 0x21), 1);
+    say(0x31, b"both");
+    assert_eq!((came(&mut one), came(&mut two)), ((1, b"both".to_vec()), (0, b"both".to_vec())));
+    // What is kept is for who has just subscribed, with RETAIN, and for nobody else.
+    assert_eq!(two.subscribe(filter, 0x01), 1);
+    until("the hub to be asked for what it keeps", PATIENCE, || hub.options(filter) == 0x01);
+    say(0x31, b"kept");
+    say(0x30, b"later");
+    assert_eq!(came(&mut two), (1, b"kept".to_vec()));
+    assert_eq!((came(&mut one), came(&mut two)), ((0, b"later".to_vec()), (0, b"later".to_vec())));
+    // And when it has come, RETAIN is as published again.
+    until("the hub to leave RETAIN as published", PATIENCE, || hub.options(filter) == 0x29);
+    say(0x31, b"again");
+    assert_eq!((came(&mut one), came(&mut two)), ((1, b"again".to_vec()), (0, b"again".to_vec())));
+}
+
+#[test]
 fn a_device_is_spared_its_own_messages_where_it_says_so() {
     let (gateway, hub) = with(|plan| {
         plan.identities_and(&format!(
@@ -212,11 +250,11 @@ fn topics_are_named_by_numbers_where_the_device_takes_them() {
 #[test]
 fn what_is_larger_than_the_device_takes_is_dropped_and_the_next_arrives() {
     let (gateway, hub) = both();
-    for qos in [0, 1, 2] {
+    for (qos, first) in [(0, 0x30), (1, 0x32), (2, 0x34)] {
         let mut peer = Peer::admitted_as(&gateway, &Connect::new(V5, "d0").with(&[0x27, 0, 0, 0, 100]));
         peer.subscribe(COMMANDS, qos);
-        hub.send(COMMANDS, &publish(V5, 0x32, TOPIC, 1, &[], &[b'x'; 100]));
-        hub.send(COMMANDS, &publish(V5, 0x32, TOPIC, 2, &[], b"small"));
+        hub.send(COMMANDS, &publish(V5, first, TOPIC, 1, &[], &[b'x'; 100]));
+        hub.send(COMMANDS, &publish(V5, first, TOPIC, 2, &[], b"small"));
         assert_eq!(peer.next().publish(V5).3, b"small");
     }
     let dropped = || gateway.metric("tollgate_dropped_total", &["reason=\"too_large\""]);
@@ -237,8 +275,15 @@ fn a_device_without_a_client_id_gets_the_one_that_its_user_name_says() {
         assert_eq!(said, version == V5);
         peer.publish(0x32, EVENTS, 1, &[], b"x");
         peer.expect(&[0x40, 2, 0, 1]);
+        // Azure's user names say it, too.
+        let name = b"localhost/d0/?api-version=2021-04-12".to_vec();
+        let mut peer = Peer::open(&gateway, version);
+        peer.send(&Connect { user_name: Some(name), ..connect }.packet());
+        assert_eq!(peer.next().body[1], 0);
+        peer.publish(0x32, EVENTS, 1, &[], b"x");
+        peer.expect(&[0x40, 2, 0, 1]);
     }
-    hub.published(EVENTS, 2);
+    hub.published(EVENTS, 4);
     // Whoever has none gets its own, and no other session has the same: one that had is ended.
     let nameless = |device: &str| Connect { client_id: Vec::new(), ..Connect::new(V5, device) };
     let mut named = Peer::admitted(&gateway, V5, "d0");

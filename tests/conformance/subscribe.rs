@@ -84,23 +84,52 @@ fn suback_has_a_code_for_each_filter_in_its_order() {
 fn a_message_comes_with_the_lower_qos_of_its_own_and_the_granted() {
     let (gateway, hub) = both();
     let topic = "devices/d0/messages/devicebound/a";
+    let mut completed = 0;
     for version in BOTH {
-        for granted in [0, 1] {
+        for granted in [0, 1, 2] {
             let mut peer = Peer::admitted(&gateway, version, "d0");
             assert_eq!(peer.subscribe(COMMANDS, granted), granted);
-            for (id, first) in [(1, 0x30), (2, 0x32)] {
+            assert_eq!(hub.options(COMMANDS) & 3, granted, "the hub is asked for as much");
+            for (id, first) in [(1, 0x30), (2, 0x32), (3, 0x34)] {
                 hub.send(COMMANDS, &publish(V5, first, topic, id, &[], b""));
                 let packet = peer.next();
                 assert_eq!(packet.qos(), granted.min((first >> 1) & 3), "{granted} {first:x}");
-                let (_, id, _, _) = packet.publish(version);
-                if packet.qos() == 1 {
-                    peer.send(&[0x40, 2, (id >> 8) as u8, id as u8]);
+                let [high, low] = packet.publish(version).1.to_be_bytes();
+                match packet.qos() {
+                    1 => peer.send(&[0x40, 2, high, low]),
+                    2 => {
+                        peer.send(&[0x50, 2, high, low]);
+                        peer.expect(&[0x62, 2, high, low]);
+                        peer.send(&[0x70, 2, high, low]);
+                    }
+                    _ => {}
                 }
             }
+            // The hub's packet identifiers are free again.
+            hub.until_acknowledged(0x70, &mut completed);
             peer.send(&[0xE0, 0]);
             peer.closed();
             hub.until_ended(COMMANDS);
         }
+    }
+}
+
+#[test]
+fn more_subscribes_than_are_placed_at_a_time_wait_and_are_all_answered() {
+    let (gateway, _hub) = both();
+    for version in BOTH {
+        let mut peer = Peer::admitted(&gateway, version, "d0");
+        let filter = |id: u16| format!("devices/d0/messages/devicebound/{id}");
+        peer.send(&(1..=40).flat_map(|id| subscribe(version, id, &[], &[(&filter(id), 1)])).collect::<Vec<u8>>());
+        let mut answered: Vec<(u8, u16, Option<u8>)> = (1..=40)
+            .map(|_| {
+                let suback = peer.next();
+                (suback.first, suback.id(), suback.body.last().copied())
+            })
+            .collect();
+        answered.sort_unstable();
+        assert_eq!(answered, (1..=40).map(|id| (0x90, id, Some(1))).collect::<Vec<_>>());
+        peer.quiet();
     }
 }
 

@@ -34,6 +34,8 @@ struct State {
     filters: Vec<String>,
     asked: usize,
     answered: Vec<u16>,
+    holds_back: bool,
+    completed: Vec<u16>,
 }
 
 impl Commander {
@@ -90,13 +92,37 @@ impl Commander {
     pub fn send_as(&self, topic: &str, payload: &[u8], packet_id: u16, bits: u8) {
         let mut packet = publish_packet(self.shared.version, topic, payload, 1, packet_id);
         packet[0] |= bits;
+        self.say(&packet);
+    }
+
+    /// Sends a message of QoS 2; the same bits.
+    #[track_caller]
+    pub fn send_exactly(&self, topic: &str, payload: &[u8], packet_id: u16, bits: u8) {
+        let mut packet = publish_packet(self.shared.version, topic, payload, 2, packet_id);
+        packet[0] |= bits;
+        self.say(&packet);
+    }
+
+    /// Sends bytes as they are.
+    #[track_caller]
+    pub fn say(&self, bytes: &[u8]) {
         let mut stream = until_some("the gateway to be connected", PATIENCE, || {
             self.state().stream.as_ref().map(|stream| stream.try_clone().unwrap())
         });
-        stream.write_all(&packet).unwrap();
+        stream.write_all(bytes).unwrap();
     }
 
-    /// Packet ids of PUBACKs, in their order, over all connections.
+    /// PUBREC is not answered by PUBREL from here on.
+    pub fn hold_back(&self) {
+        self.state().holds_back = true;
+    }
+
+    /// Packet ids of PUBCOMPs, in their order, over all connections.
+    pub fn completed(&self) -> Vec<u16> {
+        self.state().completed.clone()
+    }
+
+    /// Packet ids of PUBACKs and PUBRECs, in their order, over all connections.
     pub fn answered(&self) -> Vec<u16> {
         self.state().answered.clone()
     }
@@ -175,13 +201,21 @@ fn answer(shared: &Shared, stream: &TcpStream, first: u8, body: &[u8]) -> Vec<u8
             state.answered.push(u16::from_be_bytes(id));
             Vec::new()
         }
+        5 => {
+            state.answered.push(u16::from_be_bytes(id));
+            if state.holds_back { Vec::new() } else { vec![0x62, 2, id[0], id[1]] }
+        }
+        7 => {
+            state.completed.push(u16::from_be_bytes(id));
+            Vec::new()
+        }
         8 => {
             state.asked += 1;
             let filters = filters(body, v5, 1);
             let mut answer = vec![0x90, u8::try_from(filters.len()).unwrap() + 2 + u8::from(v5), id[0], id[1]];
             answer.extend(v5.then_some(0));
-            answer.extend(filters.iter().map(|_| 1));
-            state.filters.extend(filters);
+            answer.extend(filters.iter().map(|(_, options)| options & 3));
+            state.filters.extend(filters.into_iter().map(|(filter, _)| filter));
             answer
         }
         10 => {
@@ -192,7 +226,7 @@ fn answer(shared: &Shared, stream: &TcpStream, first: u8, body: &[u8]) -> Vec<u8
                 answer.push(0);
                 answer.extend(filters.iter().map(|_| 0));
             }
-            state.filters.retain(|held| !filters.contains(held));
+            state.filters.retain(|held| filters.iter().all(|(filter, _)| filter != held));
             answer
         }
         12 => vec![0xD0, 0],
@@ -201,7 +235,7 @@ fn answer(shared: &Shared, stream: &TcpStream, first: u8, body: &[u8]) -> Vec<u8
 }
 
 /// Filters of a SUBSCRIBE or UNSUBSCRIBE, each followed by so many bytes of options.
-fn filters(body: &[u8], v5: bool, options: usize) -> Vec<String> {
+fn filters(body: &[u8], v5: bool, options: usize) -> Vec<(String, u8)> {
     let mut at = 2;
     if v5 {
         at += 1 + usize::from(body[2]);
@@ -209,8 +243,10 @@ fn filters(body: &[u8], v5: bool, options: usize) -> Vec<String> {
     let mut filters = Vec::new();
     while at + 2 <= body.len() {
         let length = usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
-        filters.push(String::from_utf8(body[at + 2..at + 2 + length].to_vec()).unwrap());
-        at += 2 + length + options;
+        let filter = String::from_utf8(body[at + 2..at + 2 + length].to_vec()).unwrap();
+        at += 2 + length;
+        filters.push((filter, if options > 0 { body[at] } else { 0 }));
+        at += options;
     }
     filters
 }

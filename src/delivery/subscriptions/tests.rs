@@ -1,7 +1,7 @@
 use super::*;
 
 fn wish(qos: QoS, token: u64) -> Wish {
-    Wish { qos, retained: Retained::Wanted, token }
+    Wish { qos, retained: Retained::Wanted, as_published: false, token }
 }
 
 fn session(slot: u32) -> SessionRef {
@@ -20,8 +20,9 @@ fn matched_copy(subscriptions: &mut Subscriptions, topic: &str, retained: bool, 
     let mut found = vec![];
     let subscription_ids: Vec<_> = of.iter().map(|f| subscription_id(&filter(f))).collect();
     let topic = TopicName::new(topic.as_bytes()).expect(topic);
-    subscriptions.matches(&HubCopy { topic, retained, subscription_ids: &subscription_ids }, &mut found, Tick(0));
-    found.iter().map(|(session, qos)| (session.slot, *qos as u8)).collect()
+    let _ =
+        subscriptions.matches(&HubCopy { topic, retained, subscription_ids: &subscription_ids }, &mut found, Tick(0));
+    found.iter().map(|found| (found.session.slot, found.qos as u8)).collect()
 }
 
 /// Asks the hub for all that is wanted and lets it answer with `code`.
@@ -77,8 +78,8 @@ fn a_higher_qos_is_asked_for_again() {
     settle(&mut s, 0);
     assert_eq!(s.subscribe(session(2), &filter("a"), wish(QoS::ExactlyOnce, 1), LinkState::Up), Placement::Pending);
     let (requests, out) = settle(&mut s, 1);
-    assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a"), Q1)])]);
-    assert_eq!(out.placed, [Placed { session: session(2), token: 1, granted: Ok(Q1) }]);
+    assert_eq!(requests, [Request::Subscribe(None, vec![(filter("a"), QoS::ExactlyOnce)])]);
+    assert_eq!(out.placed, [Placed { session: session(2), token: 1, granted: Ok(Q1) }], "as the hub has it");
 }
 
 #[test]
@@ -98,7 +99,9 @@ fn of_the_copies_that_a_hub_sends_for_overlapping_filters_each_session_gets_one(
         let _ = s.subscribe(session(who), &filter(f), wish(qos, 0), LinkState::Up);
     }
     let (id, request) = s.next_request(Identifiers::Named).expect("a request");
-    assert_eq!(request, Request::Subscribe(Some(subscription_id(&filter("a/#"))), vec![(filter("a/#"), Q1)]));
+    let options = SubscriptionOptions { as_published: false, retained: true };
+    let named = Named { id: subscription_id(&filter("a/#")), options };
+    assert_eq!(request, Request::Subscribe(Some(named), vec![(filter("a/#"), Q1)]));
     assert!(s.subscribed(id, &[1], &mut LinkOutput::default(), Tick(0)));
     assert_eq!(matched_copy(&mut s, "a/b", false, &["a/#"]), [(1, 1)]);
     assert_eq!(matched_copy(&mut s, "a/b", false, &["a/b"]), [(2, 0), (3, 1)]);
@@ -108,32 +111,118 @@ fn of_the_copies_that_a_hub_sends_for_overlapping_filters_each_session_gets_one(
     assert_ne!(subscription_id(&filter("a/#")), subscription_id(&filter("a/b")));
 }
 
+/// Who gets a copy with RETAIN, and with which RETAIN.
+fn retained_copy(s: &mut Subscriptions, topic: &str, of: &[&str], now: u64) -> (Vec<(u32, bool)>, Claim) {
+    let mut found = vec![];
+    let subscription_ids: Vec<_> = of.iter().map(|f| subscription_id(&filter(f))).collect();
+    let topic = TopicName::new(topic.as_bytes()).expect("a topic");
+    let copy = HubCopy { topic, retained: true, subscription_ids: &subscription_ids };
+    let claim = s.matches(&copy, &mut found, Tick(now));
+    (found.iter().map(|found| (found.session.slot, found.retain)).collect(), claim)
+}
+
+fn retained_for(s: &mut Subscriptions, topic: &str, now: u64) -> Vec<u32> {
+    retained_copy(s, topic, &[], now).0.iter().map(|(slot, _)| *slot).collect()
+}
+
 #[test]
 fn what_the_hub_retains_is_for_those_who_have_just_subscribed() {
     let mut s = Subscriptions::default();
-    let retained = |s: &mut Subscriptions, now| {
-        let mut found = vec![];
-        let topic = TopicName::new(b"a/b").expect("a topic");
-        assert!(s.matches(&HubCopy { topic, retained: true, subscription_ids: &[] }, &mut found, Tick(now)));
-        found.iter().map(|(session, _)| session.slot).collect::<Vec<_>>()
-    };
     let _ = s.subscribe(session(1), &filter("a/#"), wish(Q1, 0), LinkState::Up);
-    assert_eq!(retained(&mut s, 0), [1], "before its SUBACK");
+    assert_eq!(retained_for(&mut s, "a/b", 0), [1], "before its SUBACK");
     settle(&mut s, 1);
-    assert_eq!((retained(&mut s, 9_999), retained(&mut s, 10_000)), (vec![1], vec![]));
+    assert_eq!(retained_for(&mut s, "a/c", 9_999), [1]);
+    assert_eq!(retained_for(&mut s, "a/d", 19_998), [1], "where one came, the next may follow");
+    assert_eq!(retained_copy(&mut s, "a/e", &[], 29_998), (vec![], Claim::Unasked));
     let _ = s.subscribe(session(2), &filter("a/#"), wish(Q1, 0), LinkState::Up);
     assert_eq!(settle(&mut s, 1).0, [Request::Subscribe(None, vec![(filter("a/#"), Q1)])], "asked again");
-    assert_eq!(retained(&mut s, 1), [2]);
+    assert_eq!(retained_for(&mut s, "a/b", 1), [2]);
     let without = Wish { retained: Retained::Unwanted, ..wish(Q1, 0) };
     let _ = s.subscribe(session(3), &filter("a/+"), without, LinkState::Up);
     settle(&mut s, 1);
-    assert_eq!((retained(&mut s, 1), matched(&mut s, "a/b").len()), (vec![2], 3));
-    s.hub_forgot();
-    assert_eq!(retained(&mut s, 20_000), [1, 2, 3], "what changed meanwhile was missed");
-    s.session_gone(session(1));
-    settle(&mut s, 1);
-    assert_eq!((retained(&mut s, 1), retained(&mut s, 10_000)), (vec![2, 3], vec![]));
+    assert_eq!((retained_for(&mut s, "a/c", 1), matched(&mut s, "a/b").len()), (vec![2], 3));
+    s.session_gone(session(2));
+    assert_eq!(retained_for(&mut s, "a/b", 30_000), [] as [u32; 0]);
     assert!(s.awaiting.is_empty() && s.awaited.is_empty());
+}
+
+#[test]
+fn when_another_session_asks_nobody_gets_again_what_it_has() {
+    let mut s = Subscriptions::default();
+    let _ = s.subscribe(session(1), &filter("a/#"), wish(Q1, 0), LinkState::Up);
+    settle(&mut s, 1);
+    assert_eq!(retained_for(&mut s, "a/b", 1), [1]);
+    // Within the ten seconds, and before all has come.
+    let _ = s.subscribe(session(2), &filter("a/#"), wish(Q1, 0), LinkState::Up);
+    assert_eq!(retained_for(&mut s, "a/c", 2), [1, 2], "on its way for the first");
+    settle(&mut s, 1);
+    assert_eq!((retained_for(&mut s, "a/b", 3), retained_for(&mut s, "a/c", 3)), (vec![2], vec![]));
+    // Who asks again gets all of it again.
+    let _ = s.subscribe(session(1), &filter("a/#"), wish(Q1, 0), LinkState::Up);
+    settle(&mut s, 1);
+    assert_eq!((retained_for(&mut s, "a/b", 4), retained_for(&mut s, "a/c", 4)), (vec![1], vec![1]));
+}
+
+#[test]
+fn when_a_hub_begins_anew_only_those_are_sent_what_it_retains_who_want_it_at_any_time() {
+    let mut s = Subscriptions::default();
+    for (slot, retained) in [(1, Retained::Wanted), (2, Retained::Once), (3, Retained::Missed), (4, Retained::Unwanted)]
+    {
+        let _ = s.subscribe(session(slot), &filter("a"), Wish { retained, ..wish(Q1, 0) }, LinkState::Up);
+    }
+    settle(&mut s, 1);
+    assert_eq!(retained_for(&mut s, "a", 0), [1, 2]);
+    assert_eq!(retained_for(&mut s, "a", 20_000), [] as [u32; 0]);
+    s.hub_forgot();
+    settle(&mut s, 1);
+    // MQTT 5.0 [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+    assert_eq!(retained_for(&mut s, "a", 1), [1, 3], "what changed meanwhile was missed");
+}
+
+/// Asks a hub that names filters for one, and lets it answer.
+fn ask_named(s: &mut Subscriptions, now: u64) -> Option<(bool, bool)> {
+    let (id, request) = s.next_request(Identifiers::Named)?;
+    let Request::Subscribe(Some(named), filters) = request else { panic!("a named SUBSCRIBE") };
+    assert_eq!((named.id, filters.len()), (subscription_id(&filters[0].0), 1));
+    assert!(s.subscribed(id, &[1], &mut LinkOutput::default(), Tick(now)));
+    Some((named.options.as_published, named.options.retained))
+}
+
+#[test]
+fn retain_is_left_as_published_for_who_wants_that_and_what_was_kept_is_told_from_it() {
+    // MQTT 5.0 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+    let mut s = Subscriptions::default();
+    let as_published = Wish { as_published: true, ..wish(Q1, 0) };
+    let of = &["a"][..];
+    let _ = s.subscribe(session(1), &filter("a"), as_published, LinkState::Up);
+    assert_eq!((ask_named(&mut s, 0), ask_named(&mut s, 0)), (Some((true, true)), None));
+    assert_eq!(retained_copy(&mut s, "a", of, 0).0, [(1, true)], "kept");
+    assert_eq!(retained_copy(&mut s, "a", of, 0).0, [(1, true)], "live");
+    assert!(!s.tick(Tick(10_000)));
+    assert_eq!(retained_copy(&mut s, "a", of, 10_000).0, [(1, true)], "live");
+    // Another one, that wants RETAIN cleared, and what is kept.
+    let _ = s.subscribe(session(2), &filter("a"), wish(Q1, 0), LinkState::Up);
+    let (id, request) = s.next_request(Identifiers::Named).expect("a request");
+    let Request::Subscribe(Some(named), _) = request else { panic!("named") };
+    assert_eq!(named.options, SubscriptionOptions { as_published: false, retained: false });
+    assert_eq!(retained_copy(&mut s, "a", of, 10_000).0, [(2, true), (1, true)], "live, and on its way before");
+    assert!(s.subscribed(id, &[1], &mut LinkOutput::default(), Tick(10_000)));
+    let asked = (ask_named(&mut s, 10_000), ask_named(&mut s, 10_000));
+    assert_eq!(asked, (Some((false, true)), None), "from here on nothing that is live has it");
+    let _ = s.subscribe(session(3), &filter("a"), Wish { retained: Retained::Unwanted, ..as_published }, LinkState::Up);
+    ask_named(&mut s, 10_000);
+    s.awaiting.get_mut(&(session(2), subscription_id(&filter("a")))).expect("it waits").seen.clear();
+    assert_eq!(retained_copy(&mut s, "a", of, 10_001), (vec![(2, true)], Claim::Claimed), "kept");
+    assert_eq!(retained_copy(&mut s, "a", of, 10_002), (vec![], Claim::Claimed), "it has it");
+    // And when it is there, RETAIN is as published again.
+    assert!(s.tick(Tick(40_000)));
+    assert_eq!((ask_named(&mut s, 40_000), ask_named(&mut s, 40_000)), (Some((true, false)), None));
+    assert_eq!(retained_copy(&mut s, "a", of, 40_000).0, [(1, true), (2, false), (3, true)], "live");
+    // A hub of 3.1.1 is not asked, and sends RETAIN with what it kept alone.
+    let mut s = Subscriptions::default();
+    let _ = s.subscribe(session(1), &filter("a"), Wish { retained: Retained::Unwanted, ..as_published }, LinkState::Up);
+    settle(&mut s, 1);
+    assert_eq!(retained_copy(&mut s, "a", &[], 0), (vec![], Claim::Unasked));
 }
 
 #[test]

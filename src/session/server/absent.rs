@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Delivered, DropReason, Message, OutgoingMessage, Receipt, SessionState, Stage, outbound,
+    Delivered, DropReason, Message, OutgoingMessage, Receipt, Room, SessionState, Stage, outbound,
     subscriptions::Subscriptions,
 };
 use crate::{packet::QoS, time::Tick};
@@ -16,9 +16,13 @@ impl SessionState {
         let to = subscriptions.matching(message.topic, message.asked);
         self.subscriptions = subscriptions.take();
         let Some(to) = to else { return Delivered::Dropped(DropReason::ScopeNarrowed) };
-        let qos = if message.qos == QoS::AtMostOnce { QoS::AtMostOnce } else { to.qos };
+        // MQTT 5.0 [MQTT-3.8.4-8], MQTT 3.1.1 [MQTT-3.8.4-6]
+        let qos = message.qos.min(to.qos);
         if qos == QoS::AtMostOnce {
             return Delivered::Dropped(DropReason::Away);
+        }
+        if message.room == Room::None {
+            return Delivered::Dropped(DropReason::SessionsFull);
         }
         let properties = [message.properties, to.ids.as_bytes()];
         let mut owned = Message::new(message.topic, &properties, message.payload, qos);

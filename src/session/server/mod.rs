@@ -23,8 +23,8 @@ mod state;
 mod subscriptions;
 
 pub use answer::write_refusal;
-pub use outbound::{Asked, Delivered, DropReason, OutgoingMessage};
-pub use state::{Change, InFlight, Message, Receipt, SessionState, Settlement, Stage};
+pub use outbound::{Asked, Delivered, OutgoingMessage, Room};
+pub use state::{Change, DropReason, InFlight, Message, Receipt, SessionState, Settlement, Stage};
 pub use subscriptions::{SubscribeOutcome, Subscription};
 
 use std::time::Duration;
@@ -482,6 +482,11 @@ impl Session {
         self.version
     }
 
+    /// The highest QoS of a PUBLISH and of a subscription.
+    pub fn qos_max(&self) -> QoS {
+        QoS::from_bits(self.limits.qos_max).unwrap_or(QoS::AtLeastOnce)
+    }
+
     /// Bytes of the largest packet that the device may send: the limit for `next_frame`.
     pub fn maximum_packet_size(&self) -> usize {
         self.limits.maximum_packet_size as usize
@@ -524,10 +529,6 @@ impl Session {
             self.half_way.receive(packet_id);
             self.changes.push(Change::Received(packet_id));
         }
-    }
-
-    fn qos_max(&self) -> QoS {
-        QoS::from_bits(self.limits.qos_max).unwrap_or(QoS::AtLeastOnce)
     }
 }
 

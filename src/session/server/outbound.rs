@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use super::{
-    Change, InFlight, Message, Receipt, SessionState, Stage,
+    Change, DropReason, InFlight, Message, Receipt, SessionState, Stage,
     aliases::{Aliases, Called},
     changes::Changes,
     subscriptions::Match,
@@ -13,7 +13,7 @@ use crate::{
     denial::CloseReason,
     packet::{self, Acknowledgement, Connect, DeliveryProperties, ProtocolVersion, Publish, QoS},
     time::Tick,
-    topic::TopicName,
+    topic::{TopicFilter, TopicName},
 };
 
 /// A message for the device.
@@ -23,8 +23,7 @@ pub struct OutgoingMessage<'a> {
     pub topic: TopicName<'a>,
     /// The application message.
     pub payload: &'a [u8],
-    /// QoS it came with. A hub is never asked for more than 1, and may have had it with 2: the device gets what its
-    /// subscription was granted, and QoS 0 as QoS 0.
+    /// QoS it came with: the device gets the lower of it and of what its subscription was granted.
     pub qos: QoS,
     /// RETAIN as it is to be sent.
     pub retain: bool,
@@ -35,12 +34,25 @@ pub struct OutgoingMessage<'a> {
     /// Who asks what became of it, see [`Change`].
     pub receipt: Option<Receipt>,
     /// Filters of SUBSCRIBEs without an answer that match it: a message may come before its SUBACK (MQTT 5.0 §3.8.4).
-    pub asked: &'a [Asked],
+    pub asked: &'a [Asked<'a>],
+    /// Whether it may be kept, beside all that waits for devices.
+    pub room: Room,
+}
+
+/// Whether a message may take memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// It may be kept until the device has it.
+    Some,
+    /// It is dropped where it would have to be kept.
+    None,
 }
 
 /// A filter of a SUBSCRIBE that is not answered yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Asked {
+pub struct Asked<'a> {
+    /// In the device's terms.
+    pub filter: &'a TopicFilter,
     /// The highest QoS wanted.
     pub qos: QoS,
     /// 5.0: to be named in every message for it.
@@ -60,37 +72,6 @@ pub enum Delivered {
     Dropped(DropReason),
 }
 
-/// Why a message for the device was dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DropReason {
-    /// The queue is full.
-    QueueFull,
-    /// Larger than the device's Maximum Packet Size.
-    TooLarge,
-    /// QoS 0, and the device does not read.
-    NotReading,
-    /// Its Message Expiry Interval passed while it waited.
-    Expired,
-    /// The device may not have it any more.
-    ScopeNarrowed,
-    /// QoS 0, and the device is away.
-    Away,
-}
-
-impl DropReason {
-    /// Metric label.
-    pub fn tag(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::TooLarge => "too_large",
-            Self::NotReading => "not_reading",
-            Self::Expired => "expired",
-            Self::ScopeNarrowed => "scope_narrowed",
-            Self::Away => "away",
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Outbound {
     version: ProtocolVersion,
@@ -103,6 +84,8 @@ pub(super) struct Outbound {
     queue_max: usize,
     queue_bytes: usize,
     in_flight: VecDeque<Slot>,
+    /// Memory of the messages among them.
+    in_flight_bytes: usize,
     /// So many of the last in flight were sent on an earlier connection only.
     unsent: usize,
     queue: VecDeque<Message>,
@@ -130,6 +113,15 @@ enum Owes {
     Pubcomp,
 }
 
+impl Owes {
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Puback(held) | Self::Pubrec(held) => held.memory_bytes(),
+            Self::Pubcomp => 0,
+        }
+    }
+}
+
 /// What is kept of a message that was sent.
 #[derive(Debug)]
 enum Held {
@@ -140,6 +132,13 @@ enum Held {
 }
 
 impl Held {
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.memory_bytes(),
+            Self::Receipt(_) => 0,
+        }
+    }
+
     fn receipt(&self) -> Option<Receipt> {
         match self {
             Self::Message(message) => message.receipt,
@@ -182,6 +181,7 @@ impl Outbound {
             queue_max,
             queue_bytes: 0,
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             unsent: 0,
             queue: VecDeque::new(),
             aliases: Aliases::up_to(connect.topic_alias_maximum),
@@ -204,6 +204,7 @@ impl Outbound {
                 Slot { packet_id, owes }
             })
             .collect();
+        self.in_flight_bytes = self.in_flight.iter().map(|slot| slot.owes.memory_bytes()).sum();
         self.unsent = self.in_flight.len();
         self.next_id = self.in_flight.back().map_or(1, |slot| successor(slot.packet_id));
     }
@@ -247,8 +248,7 @@ impl Outbound {
     }
 
     pub(super) fn leave(&mut self, state: &mut SessionState) {
-        self.unsent = 0;
-        self.queue_bytes = 0;
+        (self.unsent, self.queue_bytes, self.in_flight_bytes) = (0, 0, 0);
         state.queued = std::mem::take(&mut self.queue).into();
         let slots = std::mem::take(&mut self.in_flight).into_iter();
         state.in_flight = slots
@@ -273,7 +273,8 @@ impl Outbound {
         out: &mut Vec<u8>,
         now: Tick,
     ) -> Delivered {
-        let qos = if message.qos == QoS::AtMostOnce { QoS::AtMostOnce } else { to.qos };
+        // MQTT 5.0 [MQTT-3.8.4-8], MQTT 3.1.1 [MQTT-3.8.4-6]
+        let qos = message.qos.min(to.qos);
         let OutgoingMessage { topic, payload, retain, expiry, receipt, .. } = *message;
         let properties = [message.properties, to.ids.as_bytes()];
         let parts = Parts { topic, properties, payload, qos, retain, expiry };
@@ -294,7 +295,11 @@ impl Outbound {
             owned.expires_at = expiry.map(|seconds| now.plus(Duration::from_secs(seconds.into())));
             owned
         };
-        if self.queue.is_empty() && self.unsent == 0 && self.has_room(out) {
+        let goes_at_once = self.queue.is_empty() && self.unsent == 0 && self.has_room(out);
+        if message.room == Room::None && (self.resends == Resends::Yes || !goes_at_once) {
+            return Delivered::Dropped(DropReason::SessionsFull);
+        }
+        if goes_at_once {
             let packet_id = self.take_packet_id();
             self.write(&parts, packet_id, Copy::First, out);
             let held = match self.resends {
@@ -364,6 +369,7 @@ impl Outbound {
                     self.done(at, receipt, changes);
                     return Ok(());
                 }
+                self.in_flight_bytes -= held.memory_bytes();
                 self.in_flight[at].owes = Owes::Pubcomp;
                 changes.push(Change::Released { receipt, packet_id });
             }
@@ -462,6 +468,7 @@ impl Outbound {
 
     fn sent(&mut self, packet_id: u16, qos: QoS, held: Held, changes: &mut Changes) {
         changes.push(Change::Sent { receipt: held.receipt(), packet_id });
+        self.in_flight_bytes += held.memory_bytes();
         let owes = if qos == QoS::ExactlyOnce { Owes::Pubrec(held) } else { Owes::Puback(held) };
         self.in_flight.push_back(Slot { packet_id, owes });
     }
@@ -471,7 +478,8 @@ impl Outbound {
         if at >= self.in_flight.len() - self.unsent {
             self.unsent -= 1;
         }
-        if let Some(Slot { packet_id, .. }) = self.in_flight.remove(at) {
+        if let Some(Slot { packet_id, owes }) = self.in_flight.remove(at) {
+            self.in_flight_bytes -= owes.memory_bytes();
             changes.push(Change::Done { receipt, packet_id });
         }
     }
@@ -481,8 +489,11 @@ impl Outbound {
     }
 
     // MQTT 5.0 [MQTT-3.3.4-7]: never more without PUBACK or PUBCOMP than the device's Receive Maximum.
+    // And no more memory than its part: one that reads and never answers holds no more than one that does not read.
     fn has_room(&self, out: &[u8]) -> bool {
-        self.in_flight.len() < usize::from(self.window) && out.len() <= UNSENT_MAX
+        self.in_flight.len() < usize::from(self.window)
+            && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
+            && out.len() <= UNSENT_MAX
     }
 
     // MQTT 5.0 [MQTT-2.2.1-4]: one that is not in use. There is one: the window is far below 65,535.
@@ -553,6 +564,8 @@ const WINDOW_MAX: u16 = 100;
 const UNSENT_MAX: usize = 64 * 1024;
 /// Memory of all queued messages of one device: its part of the gateway's.
 pub(super) const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// Memory of what is sent again until it is acknowledged, from which on messages wait in the queue.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 1024 * 1024;
 /// Of the property on the wire (MQTT 5.0 §3.3.2.3.3).
 const EXPIRY_BYTES: usize = 5;
 /// MQTT 5.0 §3.6.2.1.

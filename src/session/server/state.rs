@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use super::{DropReason, Subscription};
+use super::Subscription;
 use crate::{packet::QoS, time::Tick, topic::TopicName};
 
 /// See the module. The order of every list is the order in which things came.
@@ -197,6 +197,40 @@ pub enum Change {
         /// Why.
         reason: DropReason,
     },
+}
+
+/// Why a message for the device was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DropReason {
+    /// The queue is full.
+    QueueFull,
+    /// All sessions together keep as much as they may.
+    SessionsFull,
+    /// Larger than the device's Maximum Packet Size.
+    TooLarge,
+    /// QoS 0, and the device does not read.
+    NotReading,
+    /// Its Message Expiry Interval passed while it waited.
+    Expired,
+    /// The device may not have it any more.
+    ScopeNarrowed,
+    /// QoS 0, and the device is away.
+    Away,
+}
+
+impl DropReason {
+    /// Metric label.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::SessionsFull => "sessions_full",
+            Self::TooLarge => "too_large",
+            Self::NotReading => "not_reading",
+            Self::Expired => "expired",
+            Self::ScopeNarrowed => "scope_narrowed",
+            Self::Away => "away",
+        }
+    }
 }
 
 #[cfg(test)]

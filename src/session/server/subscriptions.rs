@@ -96,11 +96,13 @@ impl Subscriptions {
     }
 
     /// What the message is for, together with filters that are being asked for; `None`: nothing.
-    pub(super) fn matching(&self, topic: TopicName<'_>, asked: &[Asked]) -> Option<Match> {
+    pub(super) fn matching(&self, topic: TopicName<'_>, asked: &[Asked<'_>]) -> Option<Match> {
         let held = self.list.iter().filter(|held| held.filter.matches(topic));
-        let held = held.map(|held| Asked { qos: held.qos, id: held.id });
+        // MQTT 5.0 [MQTT-3.8.4-3]: one that is asked for again is replaced.
+        let held = held.filter(|held| asked.iter().all(|asked| *asked.filter != held.filter));
+        let held = held.map(|held| Asked { filter: &held.filter, qos: held.qos, id: held.id });
         let mut found: Option<Match> = None;
-        for Asked { qos, id } in held.chain(asked.iter().copied()) {
+        for Asked { qos, id, .. } in held.chain(asked.iter().copied()) {
             let found = found.get_or_insert_default();
             // MQTT 5.0 [MQTT-3.3.4-2]: the highest of those that match.
             found.qos = found.qos.max(qos);

@@ -14,6 +14,7 @@ use super::{
     live::{Left, hand_over},
     now,
     receipts::{Held, Hub},
+    room,
 };
 use crate::{
     delivery::{Incoming, Retained, SessionRef, Settled, Taken, Ticket, Wish, spool::queue_of},
@@ -22,7 +23,7 @@ use crate::{
     roster::Away,
     session::{
         image::{Entry, Kept as Image, Standing},
-        server::{Delivered, DropReason, OutgoingMessage, SessionState, Settlement},
+        server::{Delivered, DropReason, Message, OutgoingMessage, Room, SessionState, Settlement},
     },
     shard::{Shard, device_hash, iot_hub, renewal, sessions::SessionCell},
     time::UnixSeconds,
@@ -70,7 +71,7 @@ pub(super) fn restore(shard: &Shard, sessions: Vec<(DeviceId, Image)>) {
             for receipt in state.receipts() {
                 // The bytes of each are counted: they were let in by an earlier start.
                 let bytes = state.message(receipt).map_or(0, |message| message.memory_bytes() as u64);
-                inner.receipts.restore(receipt, Held { session: who, hub: None, written: Some(bytes) });
+                inner.receipts.restore(receipt, Held { session: who, hub: None, counted: Some(bytes), written: true });
                 shard.site.roster.keep(bytes);
             }
             // Who was connected when the gateway stopped is away from here on.
@@ -79,13 +80,14 @@ pub(super) fn restore(shard: &Shard, sessions: Vec<(DeviceId, Image)>) {
             if !was_away {
                 inner.write((&device, hash), &Entry::Standing(standing, state.subscriptions.clone()), now);
             }
-            let filters: Vec<_> = state.subscriptions.iter().map(|held| (held.filter.clone(), held.qos)).collect();
+            let filters = state.subscriptions.clone();
             put(shard, inner, (&device, hash), Box::new(state), (who, standing));
             (who, filters)
         };
-        for (filter, qos) in filters.into_iter().filter(|(filter, _)| !renewal::is_own(filter.as_str())) {
-            if let Ok((upstream, there)) = shard.site.routes.resolve_filter(&filter, &device) {
-                let wish = Wish { qos, retained: Retained::Unwanted, token: 0 };
+        for held in filters.into_iter().filter(|held| !renewal::is_own(held.filter.as_str())) {
+            if let Ok((upstream, there)) = shard.site.routes.resolve_filter(&held.filter, &device) {
+                let retained = if held.retain_handling == 0 { Retained::Missed } else { Retained::Unwanted };
+                let wish = Wish { qos: held.qos, retained, as_published: held.retain_as_published, token: 0 };
                 // It was granted; a hub that refuses it says so in the log.
                 let _ = shard.member(upstream, hash).subscribe(who, &there, wish, now.tick);
             }
@@ -128,7 +130,7 @@ pub(super) fn forget(shard: &Shard, (device, hash): (&DeviceId, u64), left: &Lef
     {
         let inner = &mut *shard.kept.inner.borrow_mut();
         for held in left.receipts.iter().filter_map(|receipt| inner.receipts.take(*receipt)) {
-            held.written.inspect(|bytes| shard.site.roster.let_go(*bytes));
+            held.counted.inspect(|bytes| shard.site.roster.let_go(*bytes));
             hubs.extend(held.hub);
         }
         inner.heirs.retain(|_, heir| *heir != left.from);
@@ -164,7 +166,7 @@ pub(in crate::shard) fn end(shard: &Shard, device: &DeviceId, why: &'static str)
 pub(in crate::shard) fn deliver(shard: &Shard, upstream: usize, who: SessionRef, incoming: &Incoming<'_>) -> Taken {
     let inner = &mut *shard.kept.inner.borrow_mut();
     let Some(absent) = inner.absent.get(&who) else { return Taken::Whole };
-    let Incoming { qos, publish, ticket } = *incoming;
+    let Incoming { qos, retain, publish, ticket } = *incoming;
     let Ok(there) = TopicName::new(publish.topic) else { return Taken::Whole };
     let mut buffer = shard.topic.borrow_mut();
     let wanted = |name: TopicName<'_>| absent.state.subscriptions.iter().any(|held| held.filter.matches(name));
@@ -184,11 +186,12 @@ pub(in crate::shard) fn deliver(shard: &Shard, upstream: usize, who: SessionRef,
         topic,
         payload: publish.payload,
         qos,
-        retain: publish.retain,
+        retain,
         properties: &properties,
         expiry: publish.message_expiry,
         receipt: Some(inner.receipts.next()),
         asked: &[],
+        room: Room::Some,
     };
     keep(shard, inner, who, ticket.map(|ticket| (upstream, ticket)), &message)
 }
@@ -207,15 +210,13 @@ fn keep(
     if state.queued.len() >= queue_max {
         for number in state.expire(now.tick).into_iter().flatten() {
             journal.write(device, *hash, &Entry::Dropped(number), now);
-            receipts.take(number).and_then(|held| held.written).inspect(|bytes| shard.site.roster.let_go(*bytes));
+            receipts.take(number).and_then(|held| held.counted).inspect(|bytes| shard.site.roster.let_go(*bytes));
             seen.messages.fetch_sub(1, Relaxed);
             shard.meter.dropped(DropReason::Expired.tag(), 1);
         }
     }
-    if !shard.site.roster.has_room(message.payload.len() as u64) {
-        shard.meter.dropped("sessions_full", 1);
-        return Taken::Whole;
-    }
+    let bytes = message.topic.as_str().len() + message.properties.len() + message.payload.len() + size_of::<Message>();
+    let message = &OutgoingMessage { room: room(shard, bytes), ..*message };
     if let Delivered::Dropped(reason) = state.wait_for_device(message, queue_max, now.tick) {
         shard.meter.dropped(reason.tag(), 1);
         return Taken::Whole;
@@ -225,7 +226,7 @@ fn keep(
     };
     let bytes = message.memory_bytes() as u64;
     journal.write(device, *hash, &Entry::queued(number, message, now), now);
-    receipts.restore(number, Held { session: who, hub: None, written: Some(bytes) });
+    receipts.restore(number, Held { session: who, hub: None, counted: Some(bytes), written: true });
     shard.site.roster.keep(bytes);
     seen.messages.fetch_add(1, Relaxed);
     shard.spooling.work();

@@ -9,6 +9,7 @@ use super::{
     journal::Waiter,
     now,
     receipts::{Held, Hub, Outlives},
+    room,
 };
 use crate::{
     delivery::{Incoming, SessionRef, Taken, spool::queue_of},
@@ -18,7 +19,7 @@ use crate::{
     registry::Live,
     session::{
         image::{Entry, Kept as Image, Now, Standing},
-        server::{Change, Delivered, Message, Receipt, Session, SessionState, Stage},
+        server::{Change, Delivered, Message, Receipt, Room, Session, SessionState, Stage},
     },
     shard::{
         Shard, iot_hub,
@@ -110,30 +111,36 @@ pub(in crate::shard) fn begin(shard: &Shard, cell: &SessionCell, state: &mut Sta
     }
 }
 
-/// A message of a hub for a session that has a connection: `deliver` gives it to the session under a receipt.
+/// A message of a hub for a session that has a connection: `deliver` gives it to the session under a receipt. What the
+/// session has to keep is counted with what waits for devices that are away.
 pub(in crate::shard) fn offer(
     shard: &Shard,
     cell: &SessionCell,
     upstream: usize,
     incoming: &Incoming<'_>,
-    deliver: impl FnOnce(Option<Receipt>) -> Delivered,
+    deliver: impl FnOnce(Option<Receipt>, Room) -> Delivered,
 ) -> Taken {
     let Some(ticket) = incoming.ticket else {
-        let _ = deliver(None);
+        let _ = deliver(None, Room::Some);
         return Taken::Whole;
     };
     let receipt = shard.kept.inner.borrow_mut().receipts.next();
-    match deliver(Some(receipt)) {
+    let publish = incoming.publish;
+    let bytes = publish.topic.len() + publish.properties.len() + publish.payload.len() + size_of::<Message>();
+    let is_kept = match deliver(Some(receipt), room(shard, bytes)) {
         Delivered::Written | Delivered::Dropped(_) => return Taken::Whole,
-        Delivered::Sent | Delivered::Queued => {}
-    }
+        Delivered::Sent => cell.outlives.get(),
+        Delivered::Queued => true,
+    };
+    let counted = is_kept.then_some(bytes as u64).inspect(|bytes| shard.site.roster.keep(*bytes));
     let outlives = if cell.outlives.get() { Outlives::Connection } else { Outlives::Nothing };
     // Who did not answer in time is not waited for, until it does.
     let is_waited_for = outlives == Outlives::Connection || !cell.is_slow.get();
     let held = Held {
         session: cell.who,
         hub: is_waited_for.then_some(Hub { upstream, hash: cell.hash, ticket }),
-        written: None,
+        counted,
+        written: false,
     };
     let now = shard.site.now();
     shard.kept.inner.borrow_mut().receipts.hold(receipt, held, outlives, now);
@@ -165,7 +172,7 @@ pub(in crate::shard) fn note(shard: &Shard, cell: &SessionCell, state: &mut Stat
             };
             if let Some(held) = receipt.and_then(|receipt| inner.receipts.take(receipt)) {
                 cell.is_slow.set(false);
-                held.written.inspect(|bytes| shard.site.roster.let_go(*bytes));
+                held.counted.inspect(|bytes| shard.site.roster.let_go(*bytes));
                 done.extend(held.hub);
             }
         }
@@ -225,6 +232,7 @@ pub(super) fn write_overdue(shard: &Shard, tick: Tick) {
         let Some(cell) = shard.session(held.session) else {
             // Its session is gone without a word: nobody will.
             shard.kept.inner.borrow_mut().receipts.take(receipt);
+            held.counted.inspect(|bytes| shard.site.roster.let_go(*bytes));
             held.hub.into_iter().for_each(|hub| answer(shard, hub));
             continue;
         };
@@ -250,7 +258,7 @@ pub(super) fn write_queue(shard: &Shard, queue: u16) {
         // What is not written yet is written when it must be.
         copy.each_message(|message| {
             let held = message.receipt.and_then(|receipt| inner.receipts.get_mut(receipt));
-            if held.is_none_or(|held| held.written.is_none()) {
+            if held.is_none_or(|held| !held.written) {
                 message.receipt = None;
             }
         });
@@ -290,7 +298,7 @@ fn write(inner: &mut Inner, shard: &Shard, cell: &SessionCell, session: &Session
         Change::Sent { receipt, packet_id } => {
             let Some(number) = receipt else { return Owed::Nothing };
             let is_exact = session.message(number).is_some_and(|(_, message)| message.qos == QoS::ExactlyOnce);
-            let is_written = inner.receipts.get_mut(number).is_some_and(|held| held.written.is_some());
+            let is_written = inner.receipts.get_mut(number).is_some_and(|held| held.written);
             if is_written {
                 inner.write(who, &Entry::Sent { number, packet_id }, now);
             } else if is_exact {
@@ -302,7 +310,7 @@ fn write(inner: &mut Inner, shard: &Shard, cell: &SessionCell, session: &Session
         // A PUBREL may leave when it is known that the message must not be sent again.
         Change::Released { packet_id, .. } => inner.write(who, &Entry::Released(packet_id), now),
         Change::Done { receipt, packet_id } => {
-            let is_written = |number| inner.receipts.get_mut(number).is_some_and(|held| held.written.is_some());
+            let is_written = |number| inner.receipts.get_mut(number).is_some_and(|held| held.written);
             if receipt.is_none_or(is_written) {
                 inner.write(who, &Entry::Done(packet_id), now);
             }
@@ -326,15 +334,13 @@ fn write_message(inner: &mut Inner, shard: &Shard, cell: &SessionCell, session: 
     if let Some(packet_id) = packet_id {
         inner.write(who, &Entry::Sent { number, packet_id }, now);
     }
-    lasts(inner, shard, number, message);
+    lasts(inner, shard, number);
 }
 
-/// The message is written: counted, and its hub waits for the disk alone.
-fn lasts(inner: &mut Inner, shard: &Shard, number: Receipt, message: &Message) {
+/// The message is written: its hub waits for the disk alone.
+fn lasts(inner: &mut Inner, shard: &Shard, number: Receipt) {
     let Some(held) = inner.receipts.get_mut(number) else { return };
-    let bytes = message.memory_bytes() as u64;
-    held.written = Some(bytes);
-    shard.site.roster.keep(bytes);
+    held.written = true;
     if let Some(hub) = held.hub.take() {
         // Nothing can be on the disk that was written a moment ago.
         let _ = inner.journal.wait(Waiter::Hub(hub));
@@ -355,14 +361,14 @@ fn write_all(shard: &Shard, cell: &SessionCell, state: &SessionState) {
     });
     for (packet_id, message) in in_flight.chain(state.queued.iter().map(|message| (None, message))) {
         let Some(number) = message.receipt else { continue };
-        if inner.receipts.get_mut(number).is_none_or(|held| held.written.is_some()) {
+        if inner.receipts.get_mut(number).is_none_or(|held| held.written) {
             continue;
         }
         inner.write(who, &Entry::queued(number, message, now), now);
         if let Some(packet_id) = packet_id {
             inner.write(who, &Entry::Sent { number, packet_id }, now);
         }
-        lasts(inner, shard, number, message);
+        lasts(inner, shard, number);
     }
 }
 

@@ -27,7 +27,10 @@ use crate::{
     },
     id::DeviceId,
     roster::Writes,
-    session::image::{Entry, Kept as Image, KeptWill, Now},
+    session::{
+        image::{Entry, Kept as Image, KeptWill, Now},
+        server::Room,
+    },
     time::{Tick, UnixSeconds},
 };
 use absent::Absent;
@@ -251,6 +254,11 @@ fn write_anew(shard: &Shard) {
         let waiter = shard.kept.inner.borrow_mut().journal.anew(queue, from);
         waiter.into_iter().for_each(|waiter| tell(shard, waiter));
     }
+}
+
+/// Whether a message of so many bytes may wait for its device.
+fn room(shard: &Shard, bytes: usize) -> Room {
+    if shard.site.roster.has_room(bytes as u64) { Room::Some } else { Room::None }
 }
 
 /// A shard asks its log as one link.

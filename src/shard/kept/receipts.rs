@@ -37,8 +37,10 @@ pub(super) struct Held {
     pub(super) session: SessionRef,
     /// The hub that is not answered for it.
     pub(super) hub: Option<Hub>,
-    /// Whether it is written down, and the bytes that are counted for it.
-    pub(super) written: Option<u64>,
+    /// The bytes that are counted for it, where it is kept.
+    pub(super) counted: Option<u64>,
+    /// Whether it is written down.
+    pub(super) written: bool,
 }
 
 /// A hub that waits for an answer.
@@ -91,8 +93,7 @@ impl Receipts {
                 && at <= now
             {
                 due.pop_front();
-                if let Some(held) = self.held.get(&receipt).filter(|held| held.hub.is_some() && held.written.is_none())
-                {
+                if let Some(held) = self.held.get(&receipt).filter(|held| held.hub.is_some() && !held.written) {
                     return Some((receipt, *held));
                 }
             }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     fn held(hub: Option<Hub>) -> Held {
-        Held { session: SessionRef { slot: 1, generation: 1 }, hub, written: None }
+        Held { session: SessionRef { slot: 1, generation: 1 }, hub, counted: None, written: false }
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn to_the_device_it_is_sent_released_and_complete() {
     for version in [V3, V5] {
         let mut pair = Pair::new(version);
         pair.subscribe("c", QoS::ExactlyOnce);
-        assert_eq!(pair.deliver("c", QoS::AtLeastOnce, b"on"), Delivered::Sent);
+        assert_eq!(pair.deliver("c", QoS::ExactlyOnce, b"on"), Delivered::Sent);
         assert_eq!(pair.published(), [1]);
         assert_eq!(pair.send(b"\x50\x02\x00\x01"), Came::Done);
         assert_eq!(std::mem::take(&mut pair.out), b"\x62\x02\x00\x01");
@@ -157,7 +157,7 @@ fn to_the_device_it_is_sent_released_and_complete() {
 fn a_device_that_refuses_a_message_owes_nothing_more() {
     let mut pair = Pair::new(V5);
     pair.subscribe("c", QoS::ExactlyOnce);
-    pair.deliver("c", QoS::AtLeastOnce, b"on");
+    pair.deliver("c", QoS::ExactlyOnce, b"on");
     pair.out.clear();
     assert_eq!(pair.send(b"\x50\x03\x00\x01\x97"), Came::Done);
     assert_eq!((pair.session.unacknowledged(), &pair.out[..]), (0, &b""[..]));
@@ -171,7 +171,7 @@ fn an_answer_of_another_kind_closes() {
     let sent = |qos| {
         let mut pair = Pair::new(V5);
         pair.subscribe("c", qos);
-        pair.deliver("c", QoS::AtLeastOnce, b"on");
+        pair.deliver("c", QoS::ExactlyOnce, b"on");
         pair
     };
     let protocol = Came::Close(CloseReason::ProtocolError);
@@ -188,8 +188,8 @@ fn a_place_in_flight_is_free_at_pubcomp_and_not_at_pubrec() {
     connect.receive_maximum = 1;
     let mut pair = Pair::with(&connect, &LIMITS);
     pair.subscribe("c", QoS::ExactlyOnce);
-    pair.deliver("c", QoS::AtLeastOnce, b"1");
-    assert_eq!(pair.deliver("c", QoS::AtLeastOnce, b"2"), Delivered::Queued);
+    pair.deliver("c", QoS::ExactlyOnce, b"1");
+    assert_eq!(pair.deliver("c", QoS::ExactlyOnce, b"2"), Delivered::Queued);
     pair.out.clear();
     pair.send(b"\x50\x02\x00\x01");
     assert_eq!(std::mem::take(&mut pair.out), b"\x62\x02\x00\x01");
@@ -201,7 +201,7 @@ fn a_place_in_flight_is_free_at_pubcomp_and_not_at_pubrec() {
 fn who_stores_a_session_is_told_what_happens_and_who_asks_for_a_message_too() {
     let receipt = Receipt::new(5);
     let deliver = |pair: &mut Pair| {
-        let message = OutgoingMessage { receipt, ..message("c") };
+        let message = OutgoingMessage { receipt, qos: QoS::ExactlyOnce, ..message("c") };
         pair.session.deliver(&message, &mut pair.out, pair.now);
     };
     let mut pair = Pair::with(&lasting(V5), &kept());

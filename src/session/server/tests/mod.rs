@@ -176,6 +176,7 @@ fn message(topic: &str) -> OutgoingMessage<'_> {
         expiry: None,
         receipt: None,
         asked: &[],
+        room: Room::Some,
     }
 }
 

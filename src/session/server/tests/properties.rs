@@ -43,10 +43,16 @@ fn a_message_names_every_subscription_that_it_is_for() {
 #[test]
 fn a_message_that_comes_before_its_suback_names_what_was_asked_for() {
     let mut pair = Pair::new(V5);
-    let asked = [Asked { qos: QoS::AtLeastOnce, id: std::num::NonZeroU32::new(5) }];
+    let filter = TopicFilter::try_from("c").expect("a filter");
+    let asked = [Asked { filter: &filter, qos: QoS::AtLeastOnce, id: std::num::NonZeroU32::new(5) }];
     let early = OutgoingMessage { asked: &asked, ..message("c") };
     assert_eq!(deliver(&mut pair, &early), Delivered::Sent);
     assert_eq!(sent(&mut pair), [("c".to_owned(), b"\x0B\x05".to_vec())]);
+    // And for a filter that is asked for again, the new one alone [MQTT-3.8.4-3].
+    subscribe(&mut pair, "c", Some(4));
+    subscribe(&mut pair, "#", Some(6));
+    deliver(&mut pair, &early);
+    assert_eq!(sent(&mut pair), [("c".to_owned(), b"\x0B\x06\x0B\x05".to_vec())]);
 }
 
 #[test]

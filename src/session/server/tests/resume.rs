@@ -40,7 +40,8 @@ fn what_is_unacknowledged_is_sent_again_under_the_same_identifiers_in_order() {
     pair.subscribe("1", QoS::AtLeastOnce);
     pair.subscribe("2", QoS::ExactlyOnce);
     for topic in ["1", "2", "2", "1", "2"] {
-        pair.session.deliver(&message(topic), &mut pair.out, pair.now);
+        let message = OutgoingMessage { qos: QoS::ExactlyOnce, ..message(topic) };
+        pair.session.deliver(&message, &mut pair.out, pair.now);
     }
     pair.send(b"\x50\x02\x00\x02");
     pair.out.clear();
@@ -311,7 +312,7 @@ impl World {
             Act::Store(_) => {}
             Act::Deliver if self.pair.session.queued() < 90 && self.delivered < 200 => {
                 let payload = [self.delivered];
-                let message = OutgoingMessage { payload: &payload, ..message("c") };
+                let message = OutgoingMessage { payload: &payload, qos: QoS::ExactlyOnce, ..message("c") };
                 let delivered = self.pair.session.deliver(&message, &mut self.pair.out, self.pair.now);
                 assert!(matches!(delivered, Delivered::Sent | Delivered::Queued));
                 self.delivered += 1;
