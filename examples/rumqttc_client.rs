@@ -70,6 +70,7 @@ async fn main() {
     let (asking, mut events) = if spec.version == 5 { link_v5(&spec) } else { link_v4(&spec) };
     let (tell, told) = mpsc::channel(EVENTS_MAX);
     let polling = async {
+        let mut attempts = tokio::time::interval(BETWEEN_ATTEMPTS);
         loop {
             let happened = events.poll().await;
             let ends = match &happened {
@@ -78,7 +79,7 @@ async fn main() {
                 _ => false,
             };
             if matches!(happened, Happened::Lost(_)) && !ends {
-                tokio::time::sleep(RECONNECT_DELAY).await;
+                attempts.tick().await;
             }
             if tell.send(happened).await.is_err() || ends {
                 return std::future::pending::<()>().await;
@@ -428,4 +429,4 @@ const PACKET_MAX: usize = 1024 * 1024;
 const REQUESTS_MAX: usize = 200;
 const EVENTS_MAX: usize = 1000;
 /// Its event loop connects again at once; a moment keeps it from hammering.
-const RECONNECT_DELAY: Duration = Duration::from_millis(300);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(300);

@@ -15,7 +15,7 @@ use std::{
 
 #[test]
 fn the_corpus_breaks_nothing() {
-    for (name, target) in targets::TARGETS {
+    for (name, target) in targets::TARGETS.iter().copied() {
         for bytes in corpus(name) {
             run(name, target, &bytes);
         }
@@ -27,7 +27,7 @@ fn the_corpus_breaks_nothing() {
 fn mutilations_of_the_corpus_break_nothing() {
     let seconds = env::var("TOLLGATE_FUZZ_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
     let only = env::var("TOLLGATE_FUZZ_TARGET").ok();
-    for (name, target) in targets::TARGETS {
+    for (name, target) in targets::TARGETS.iter().copied() {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }

@@ -370,7 +370,7 @@ impl Link {
         if self.doubt.is_on() || !self.ends.is_empty() {
             self.permit(now);
         }
-        if asks || self.doubt.is_on() {
+        if asks || self.doubt.is_on() || !self.ends.is_empty() {
             self.ask(now);
         }
         if self.is_up() && self.awaits_something() && now >= self.progress.plus(PROGRESS_WITHIN) {

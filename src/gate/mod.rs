@@ -16,7 +16,7 @@ pub use backoff::{Backoff, BanOf, Judged};
 pub use config::{GateConfig, OwnIssuer};
 pub use limiter::{ConnectLimiter, site_of};
 pub use misses::{Misses, Wake};
-pub use names::{client_id_of_user_name, is_google_registry};
+pub use names::{check_user_name, client_id_of_user_name, device_of_client_id, is_google_registry};
 pub use standing::Standing;
 pub use touched::Touched;
 
@@ -230,12 +230,12 @@ impl Gate {
         };
         check_age(list, now)?;
         let rules = self.rules(request.profile);
-        let device = names::device_of_client_id(request.client_id, request.profile, &self.config.google_registries)?;
+        let device = device_of_client_id(request.client_id, request.profile, &self.config.google_registries)?;
         let about = |refused: Refused| Refused { device: refused.device.or_else(|| Some(device.clone())), ..refused };
         let credential = read_credential(request).map_err(about)?;
         let shown_as = credential.as_ref().map_or_else(|| certificate_id(request), |token| Some(token.token_id()));
         if let Some(name) = request.user_name {
-            names::check_user_name(name, &device, &rules.hosts, request.profile)
+            check_user_name(name, &device, &rules.hosts, request.profile)
                 .map_err(|refused| Refused { token_id: refused.token_id.or(shown_as), ..about(refused) })?;
         }
         let identity = self.identify(request, credential.as_ref(), &device, identities, now).map_err(about)?;

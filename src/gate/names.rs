@@ -6,11 +6,10 @@ use crate::{credential::Refused, denial::Denial, id::DeviceId};
 /// Whom a client id names: a device or a module by its id; in the Google profile the device at the end of
 /// `projects/{p}/locations/{r}/registries/{g}/devices/{d}`, where `registries` holds what stands before `/devices/` (or is
 /// empty: any).
-pub(super) fn device_of_client_id(
-    client_id: &str,
-    profile: Profile,
-    registries: &[String],
-) -> Result<DeviceId, Refused> {
+///
+/// # Errors
+/// [`Denial::ClientIdInvalid`].
+pub fn device_of_client_id(client_id: &str, profile: Profile, registries: &[String]) -> Result<DeviceId, Refused> {
     let refused = |why: String| Refused::new(Denial::ClientIdInvalid, why);
     let id = match profile {
         Profile::Google => {
@@ -47,12 +46,10 @@ fn is_google_name_byte(byte: u8) -> bool {
 /// Allowed are the id itself; `{host}/{device}[/{module}]`; and Azure's
 /// `{host}/{device}[/{module}]/?api-version=…`, also without `?`. Its keys say what software the client is; none of them
 /// changes what it may do. The Google profile ignores the user name.
-pub(super) fn check_user_name(
-    name: &str,
-    device: &DeviceId,
-    hosts: &[String],
-    profile: Profile,
-) -> Result<(), Refused> {
+///
+/// # Errors
+/// [`Denial::UserNameMismatch`].
+pub fn check_user_name(name: &str, device: &DeviceId, hosts: &[String], profile: Profile) -> Result<(), Refused> {
     let refused = |why: &str| Err(Refused::new(Denial::UserNameMismatch, why));
     if profile == Profile::Google || name.is_empty() || name == device.as_str() {
         return Ok(());

@@ -15,8 +15,8 @@ pub use proxy::{Proxies, ProxyError, parse_proxy_header, read_proxy_header};
 pub use stream::Stream;
 pub use tls::{Accepted, Acceptor, HandshakeError, Reloaded, Tls, TlsFileError};
 pub use websocket::{
-    Control as FrameControl, Decoder as FrameDecoder, UpgradeError, Upgraded, Violation as FrameViolation,
-    WebSocketRules, upgrade,
+    Control as FrameControl, Declined, Decoder as FrameDecoder, Upgrade, UpgradeError, Upgraded,
+    Violation as FrameViolation, WebSocketRules, read_upgrade, upgrade,
 };
 
 use std::{

@@ -24,5 +24,7 @@ pub use embedded::{EmbeddedHub, HubEndpoint};
 pub use interpreted::{Dropped, Interpreted, Tally};
 pub use login::{HubCredentials, HubLogin, HubSasConfig};
 pub use nats::{NatsHub, check_credentials};
+#[cfg(feature = "nats")]
+pub use nats::{header_lines, subject_of, subjects_of, topic_of};
 pub use pace::Pace;
 pub use trust::TrustError;

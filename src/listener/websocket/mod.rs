@@ -5,7 +5,7 @@ mod frame;
 mod upgrade;
 
 pub use frame::{Control, Decoder, Violation};
-pub use upgrade::WebSocketRules;
+pub use upgrade::{Declined, Upgrade, WebSocketRules, read as read_upgrade};
 
 use std::{
     io,

@@ -20,18 +20,18 @@ pub struct WebSocketRules {
 }
 
 /// A request that becomes a WebSocket.
-pub(super) struct Upgrade {
+pub struct Upgrade {
     /// How many bytes of what was read it took.
-    pub(super) used: usize,
+    pub used: usize,
     /// `Authorization: Bearer`: the token of a client that cannot put one into CONNECT.
-    pub(super) bearer: Option<Zeroizing<Vec<u8>>>,
+    pub bearer: Option<Zeroizing<Vec<u8>>>,
     /// The answer that agrees.
-    pub(super) answer: Vec<u8>,
+    pub answer: Vec<u8>,
 }
 
 /// A request that does not.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Declined {
+pub struct Declined {
     status: &'static str,
     headers: &'static str,
     /// One sentence, for the client and for the operator.
@@ -44,7 +44,7 @@ impl Declined {
     }
 
     /// The answer.
-    pub(super) fn answer(&self) -> Vec<u8> {
+    pub fn answer(&self) -> Vec<u8> {
         let Self { status, headers, why } = self;
         format!(
             "HTTP/1.1 {status}\r\n{headers}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
@@ -65,7 +65,7 @@ impl fmt::Display for Declined {
 ///
 /// # Errors
 /// [`Declined`], with the answer.
-pub(super) fn read(bytes: &[u8], rules: &WebSocketRules) -> Result<Option<Upgrade>, Declined> {
+pub fn read(bytes: &[u8], rules: &WebSocketRules) -> Result<Option<Upgrade>, Declined> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let used = match request.parse(bytes) {

@@ -1,6 +1,6 @@
 //! Every packet but PUBLISH, by value: what rmqtt-codec writes we read as it was meant, what we write it reads as it was meant,
 //! and of damaged bytes both say the same, or we are the stricter. Where it is the stricter one, [`is_stricter`] says why.
-//! It is long because every packet stands here three times: as we say it, as the other codec says it, and made at random.
+//! More than 600 lines, since every packet stands here three times: as we say it, as the other codec says it, made at random.
 
 use std::num::{NonZeroU16, NonZeroU32};
 

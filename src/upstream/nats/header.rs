@@ -72,6 +72,18 @@ pub(super) fn write_properties(headers: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
+/// The lines that a message's headers are for a stream, and the properties that they become for whoever gets it.
+pub fn header_lines(publish: &PublishRef<'_>, stream: &str) -> (Vec<(String, String)>, Vec<u8>) {
+    let Headers { map, .. } = Headers::of(publish, stream);
+    let mut lines = Vec::new();
+    for (name, values) in map.iter() {
+        lines.extend(values.iter().map(|value| (text_of(name).to_owned(), value.as_str().to_owned())));
+    }
+    let mut properties = Vec::new();
+    write_properties(&map, &mut properties);
+    (lines, properties)
+}
+
 fn text_of(name: &HeaderName) -> &str {
     name.as_ref()
 }

@@ -12,7 +12,9 @@ mod outbox;
 mod stream;
 mod subject;
 
+pub use header::header_lines;
 pub use login::check_credentials;
+pub use subject::{subject_of, subjects_of, topic_of};
 
 use std::{
     fmt, io,

@@ -10,7 +10,7 @@
 use crate::topic::{TopicFilter, TopicName};
 
 /// The subject that a message on `topic` is published to.
-pub(super) fn subject_of(topic: &str) -> String {
+pub fn subject_of(topic: &str) -> String {
     let mut subject = String::with_capacity(topic.len() + 16);
     for level in topic.split('/') {
         push_token(&mut subject, level);
@@ -19,7 +19,7 @@ pub(super) fn subject_of(topic: &str) -> String {
 }
 
 /// The topic of a message on `subject`; none where no topic becomes that subject.
-pub(super) fn topic_of(subject: &str) -> Option<String> {
+pub fn topic_of(subject: &str) -> Option<String> {
     let mut topic = Vec::with_capacity(subject.len());
     for (i, token) in subject.split('.').enumerate() {
         if i > 0 {
@@ -34,7 +34,7 @@ pub(super) fn topic_of(subject: &str) -> Option<String> {
 }
 
 /// What is to be subscribed to for a filter. `a/#` is for `a`, too [MQTT-4.7.1-2], and takes a second subject.
-pub(super) fn subjects_of(filter: &TopicFilter) -> Vec<String> {
+pub fn subjects_of(filter: &TopicFilter) -> Vec<String> {
     let mut subject = String::with_capacity(filter.as_str().len() + 16);
     let mut subjects = Vec::with_capacity(2);
     for level in filter.as_str().split('/') {
