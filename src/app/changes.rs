@@ -12,7 +12,7 @@ use super::{certificates::Certificates, list::List, same_file};
 use crate::{
     audit::{Action, Audit},
     config::{self, Config, GatewayConfig, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
-    credential::{Added, Lifted, Replaced, RevocationList, Whose},
+    credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
     feed::{Follower, KeySetState, KeySets},
     gate::Identities,

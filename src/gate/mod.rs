@@ -206,7 +206,7 @@ impl Gate {
 
     /// Whom a client id means on a listener with this profile; `None`: it can mean nobody.
     pub fn device_named(&self, client_id: &str, profile: Profile) -> Option<DeviceId> {
-        names::device_of_client_id(client_id, profile, &self.config.google_registries).ok()
+        device_of_client_id(client_id, profile, &self.config.google_registries).ok()
     }
 
     /// Whether deciding about this password takes the check of a public key that was not made before.
