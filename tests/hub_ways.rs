@@ -207,8 +207,10 @@ fn properties(mut block: &[u8]) -> Vec<Vec<u8>> {
 /// Of a user property; of the device's own with its value.
 fn name_of(property: &[u8]) -> String {
     let text = String::from_utf8_lossy(&property[1..]).into_owned();
-    let at = text.find("tollgate-");
-    at.map_or(text.clone(), |at| text[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect())
+    match text.split_once("tollgate-") {
+        Some((_, rest)) => rest.chars().take_while(|c| c.is_ascii_lowercase()).collect(),
+        None => text,
+    }
 }
 
 /// A gateway as a hub, with listeners that a pool may use.
@@ -258,14 +260,12 @@ impl WebHub {
 }
 
 fn payload_of(device: &mut Device) -> Vec<u8> {
-    loop {
-        match device.next(PATIENCE) {
-            Answer::Publish { payload, packet_id, .. } => {
-                device.acknowledge(packet_id);
-                return payload;
-            }
-            other => panic!("{other:?} instead of a message"),
+    match device.next(PATIENCE) {
+        Answer::Publish { payload, packet_id, .. } => {
+            device.acknowledge(packet_id);
+            payload
         }
+        other => panic!("{other:?} instead of a message"),
     }
 }
 
