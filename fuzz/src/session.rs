@@ -213,7 +213,17 @@ impl Life {
             let until = expiry.map_or(u64::MAX, |seconds: u32| self.now.0 + u64::from(seconds) * 1_000);
             let (payload, retain, properties) =
                 (&until.to_be_bytes()[..], self.commands.is_multiple_of(2), &b"\x01\x01"[..]);
-            let message = OutgoingMessage { topic, payload, qos, retain, properties, expiry, receipt, asked: &[] };
+            let message = OutgoingMessage {
+                topic,
+                payload,
+                qos,
+                retain,
+                properties,
+                expiry,
+                receipt,
+                asked: &[],
+                room: Room::Some,
+            };
             let before = self.out.len();
             match self.session.deliver(&message, &mut self.out, self.now) {
                 Delivered::Sent | Delivered::Queued => self.owed.extend(receipt),

@@ -65,6 +65,9 @@ pub struct AsideAsked {
 pub struct AsideDone {
     /// How many messages it was done to. Those that are sent again are set aside until they wait on the disk again.
     pub messages: usize,
+    /// How many were meant and stay as they are: they are on their way already, or there is no room for them now.
+    #[serde(default)]
+    pub left: usize,
 }
 
 /// What is to be done with messages that are set aside.

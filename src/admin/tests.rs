@@ -93,7 +93,7 @@ impl Control for Pretended {
         match (deed, asked.all) {
             (AsideDeed::Discard, true) => Err(AsideError::Asked("not all of them".into())),
             (AsideDeed::Retry, true) => Err(AsideError::Spool("the disk".into())),
-            _ => Ok(AsideDone { messages: asked.ids.len() }),
+            _ => Ok(AsideDone { messages: asked.ids.len(), left: 0 }),
         }
     }
 

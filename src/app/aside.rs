@@ -23,13 +23,18 @@ impl Desk {
         let messages = match deed {
             AsideDeed::Discard => answered(spool.ask(move |spool| discard_aside(spool, number, &chosen)))?,
             AsideDeed::Retry => {
-                let (messages, _) = answered(spool.ask(move |spool| list_aside(spool, number, &chosen, usize::MAX)))?;
-                let count = messages.len();
-                self.shards.try_again(upstream, self.site.upstreams[upstream].members_a_shard, messages);
-                count
+                let (mut messages, _) =
+                    answered(spool.ask(move |spool| list_aside(spool, number, &chosen, usize::MAX)))?;
+                let meant = messages.len();
+                // Those that are on their way already stay where they are.
+                messages.retain(|message| spool.claim_aside(number, message.id));
+                let members = self.site.upstreams[upstream].members_a_shard;
+                let (done, left) = self.shards.try_again(upstream, members, messages);
+                spool.unclaim_aside(number, left);
+                return Ok(AsideDone { messages: done, left: meant - done });
             }
         };
-        Ok(AsideDone { messages })
+        Ok(AsideDone { messages, left: 0 })
     }
 
     fn spool_of(&self, hub: &str) -> Result<(&SpoolHandle, usize), AsideError> {

@@ -92,13 +92,14 @@ pub(super) fn decide(at: &ConfigFile, which: &Aside, deed: AsideDeed) -> Result<
     let chosen = asked.chosen().map_err(|error| match error {
         AsideError::Unknown(what) | AsideError::Asked(what) | AsideError::Spool(what) => Outcome::Failed(what),
     })?;
-    let mut messages = 0;
+    let (mut messages, mut left) = (0, 0);
     match reach(at)? {
         Spools::Running(desk, hubs) => {
             let deed = if deed == AsideDeed::Retry { "retry" } else { "discard" };
             for hub in hubs {
                 let done: AsideDone = desk.post(&format!("{}/{deed}", path_of(&hub)), &asked)?;
                 messages += done.messages;
+                left += done.left;
             }
         }
         Spools::Stopped(mut log, hubs) => {
@@ -113,7 +114,10 @@ pub(super) fn decide(at: &ConfigFile, which: &Aside, deed: AsideDeed) -> Result<
     }
     let done = if deed == AsideDeed::Retry { "wait for their hub again" } else { "are gone" };
     print(&format!("{messages} messages {done}\n"));
-    if messages == 0 { Err(Outcome::Failed("no such message is set aside".into())) } else { Ok(()) }
+    if left > 0 {
+        print(&format!("{left} stay set aside: they are on their way already, or there is no room for them now\n"));
+    }
+    if messages == 0 && left == 0 { Err(Outcome::Failed("no such message is set aside".into())) } else { Ok(()) }
 }
 
 /// `tollgate spool salvage`.

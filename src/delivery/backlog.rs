@@ -8,9 +8,10 @@
 //! empty while devices go on publishing.
 
 mod feed;
+mod reading;
 
 pub(super) use feed::Fed;
-use feed::QUANTUM;
+use reading::{READ_BYTES_MAX, Reading};
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -21,9 +22,9 @@ use std::{
 use super::{
     LinkOutput, Refusal, SessionRef, Woken,
     aging::Expired,
-    queue::{Aside, Entry, Group, Queue, take_bytes},
+    queue::{Aside, Entry, Group, QUANTUM, Queue, take_bytes},
     slots::{DiskRef, Owed, Slot},
-    spool::{Batch, Fetched, QUEUES, Record, Run, StreamId, Wanted, parse_record, queue_of},
+    spool::{Batch, QUEUES, Record, Run, StreamId, parse_record, queue_of},
 };
 use crate::{route::Ack, time::Tick};
 
@@ -73,9 +74,16 @@ pub(super) struct Backlog {
     unread: u64,
     /// Bytes that were read and are in no window.
     read_bytes: usize,
-    reading: bool,
-    read_again: Tick,
+    /// What is being read, and what was read last.
+    reading: Option<Reading>,
+    read_last: Reading,
+    /// Whose turn it is, and whether it was given its share of this round.
     turn: usize,
+    has_share: bool,
+    /// Queues that have just begun to wait: they do not wait for their turn.
+    fresh: VecDeque<u16>,
+    /// Which queue is looked at next for messages that are too old.
+    age_turn: usize,
     owed_by_hub: HashMap<(u16, u64), Owed>,
     /// Bytes of each device that wait.
     devices: HashMap<u64, u64>,
@@ -90,9 +98,7 @@ pub(super) struct Backlog {
     acknowledged: Vec<u16>,
     /// Why messages were set aside since it was last asked.
     set_aside: Vec<Refusal>,
-    /// Messages that were set aside and are recorded again, by queue and number: how they are named.
-    again: HashMap<(u16, u64), u64>,
-    /// Those of them that are on the disk.
+    /// Messages that were set aside and wait on the disk again: how they are named.
     again_stored: Vec<u64>,
     age_max_ms: u64,
     /// Messages whose Message Expiry Interval passed while they waited.
@@ -104,6 +110,13 @@ pub(super) struct Backlog {
 enum Mode {
     Direct,
     Spooling,
+}
+
+/// Whether the hub is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hub {
+    Up,
+    Away,
 }
 
 /// A session that waits for room.
@@ -143,9 +156,12 @@ impl Backlog {
             waiting,
             unread: waiting,
             read_bytes: 0,
-            reading: false,
-            read_again: Tick::default(),
+            reading: None,
+            read_last: Reading::TooOld,
             turn: 0,
+            has_share: false,
+            fresh: VecDeque::new(),
+            age_turn: 0,
             owed_by_hub: HashMap::new(),
             devices: config.devices.iter().copied().collect(),
             free: u64::MAX,
@@ -154,7 +170,6 @@ impl Backlog {
             woken: HashSet::new(),
             acknowledged: Vec::new(),
             set_aside: Vec::new(),
-            again: HashMap::new(),
             again_stored: Vec::new(),
             age_max_ms: u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX),
             expired: Expired::default(),
@@ -229,7 +244,10 @@ impl Backlog {
     /// there is room for who comes.
     fn over_quota(&self, device: u64, len: usize) -> bool {
         let taken = self.devices.get(&device).copied().unwrap_or(0);
-        taken > 0 && taken.saturating_add(len as u64) > self.free.saturating_mul(FREE_SHARES)
+        // What is on its way to the disk will be there.
+        let underway: usize = self.groups().map(|group| group.batch.bytes.len()).sum();
+        let free = self.free.saturating_sub(underway as u64);
+        taken > 0 && taken.saturating_add(len as u64) > free.saturating_mul(FREE_SHARES)
     }
 
     /// Wakes those who may go on, first come, first served, no more than there is room for.
@@ -283,9 +301,11 @@ impl Backlog {
         if self.refused.is_some() || self.pending.batch.bytes.len() > GROUP_BYTES_MAX {
             return false;
         }
-        let disk = self.write(recorded);
+        self.write(recorded);
         self.waiting += 1;
-        self.again.insert((disk.queue, disk.number), id);
+        if let Some(entry) = self.pending.entries.last_mut() {
+            entry.again = Some(id);
+        }
         true
     }
 
@@ -311,7 +331,7 @@ impl Backlog {
         let entry = self.pending.entries.len() as u32;
         let len = self.pending.write(queue_number, number, &recorded.record);
         let Recorded { owed, ack, offered, .. } = *recorded;
-        self.pending.entries.push(Entry { owed, ack, offered, aside: None });
+        self.pending.entries.push(Entry { owed, ack, offered, ..Entry::default() });
         *self.devices.entry(recorded.record.device).or_default() += u64::from(len);
         DiskRef { queue: place, number, group: self.pending.number, entry, len }
     }
@@ -323,6 +343,7 @@ impl Backlog {
             let mut group = std::mem::replace(&mut self.pending, Group { number, ..Group::default() });
             if let Some(batch) = Arc::get_mut(&mut group.batch) {
                 batch.upstream = self.upstream;
+                batch.moves = group.entries.iter().all(|entry| entry.aside.is_some() || entry.again.is_some());
             }
             self.syncing = Some(group);
             self.hand_over = Some(now);
@@ -332,7 +353,7 @@ impl Backlog {
     }
 
     /// The group that was handed over is on the disk, or it is not and will be tried again.
-    pub(super) fn stored(&mut self, result: Result<(), &'static str>, out: &mut LinkOutput, now: Tick) {
+    pub(super) fn stored(&mut self, result: Result<(), &'static str>, hub: Hub, out: &mut LinkOutput, now: Tick) {
         if let Err(why) = result {
             self.refused = Some(why);
             self.hand_over = Some(now.plus(RETRY_AFTER));
@@ -341,6 +362,7 @@ impl Backlog {
         }
         self.refused = None;
         let Some(group) = self.syncing.take() else { return };
+        self.free = self.free.saturating_sub(group.batch.bytes.len() as u64);
         for (record, mut entry) in group.batch.records.iter().zip(group.entries) {
             if let Some(aside) = entry.aside {
                 self.is_aside(aside);
@@ -350,12 +372,20 @@ impl Backlog {
             let place = self.places[usize::from(record.queue)];
             let queue = &mut self.queues[usize::from(place)];
             queue.stored = record.number + 1;
-            if !self.again.is_empty() {
-                self.again_stored.extend(self.again.remove(&(place, record.number)));
-            }
+            self.again_stored.extend(entry.again);
             queue.note(place, &mut self.acknowledged);
             if record.number >= queue.read {
-                self.unread += 1;
+                let bytes = &group.batch.bytes[record.start as usize..][..record.len as usize];
+                let kept = hub == Hub::Up && self.read_bytes < READ_BYTES_MAX;
+                match kept && queue.keep(record.number, bytes, QUANTUM) {
+                    true => {
+                        self.read_bytes += bytes.len();
+                        if queue.run.count == 1 && !std::mem::replace(&mut queue.is_fresh, true) {
+                            self.fresh.push_back(place);
+                        }
+                    }
+                    false => self.unread += 1,
+                }
             }
             let Some(owed) = entry.owed.take() else { continue };
             if entry.ack == Ack::Hub {
@@ -380,10 +410,11 @@ impl Backlog {
             }
         }
         let number = self.pending.number + 1;
-        self.pending = Group { number, ..Group::default() };
-        (self.syncing, self.hand_over, self.refused) = (None, None, None);
+        let pending = std::mem::replace(&mut self.pending, Group { number, ..Group::default() });
+        let groups = self.syncing.take().into_iter().chain([pending]);
         // The hub has these as well.
-        self.again_stored.extend(self.again.drain().map(|(_, id)| id));
+        self.again_stored.extend(groups.flat_map(|group| group.entries).filter_map(|entry| entry.again));
+        (self.hand_over, self.refused) = (None, None);
     }
 
     /// Nobody waits for the group, and the hub has all that is in it.
@@ -395,53 +426,6 @@ impl Backlog {
 
     fn groups(&self) -> impl Iterator<Item = &Group> {
         [Some(&self.pending), self.syncing.as_ref()].into_iter().flatten()
-    }
-
-    /// Which parts of queues are to be read, when it is time.
-    pub(super) fn wanted(&mut self, now: Tick) -> Option<Vec<Wanted>> {
-        if self.reading || self.unread == 0 || self.read_bytes > READ_BYTES_MAX / 2 || now < self.read_again {
-            return None;
-        }
-        let count = self.queues.len();
-        let mut wanted = Vec::new();
-        for at in 0..count {
-            let queue = &self.queues[(self.turn + at) % count];
-            let from = queue.read + queue.run.count;
-            if from < queue.stored && queue.run.bytes.len() - queue.at < QUANTUM {
-                let stream = StreamId { upstream: self.upstream, queue: queue.number };
-                wanted.push(Wanted { stream, from, bytes: QUANTUM });
-                if wanted.len() == READS_AT_ONCE {
-                    break;
-                }
-            }
-        }
-        self.reading = !wanted.is_empty();
-        self.reading.then_some(wanted)
-    }
-
-    /// What was read.
-    pub(super) fn fetched(&mut self, result: Result<Vec<Fetched>, &'static str>, now: Tick) {
-        self.reading = false;
-        let Ok(fetched) = result else {
-            // It was said in the log; the rest of the queues goes on when the disk does.
-            self.read_again = now.plus(READ_AGAIN_AFTER);
-            return;
-        };
-        for Fetched { queue, run } in fetched {
-            let Some(queue) = self.queues.get_mut(usize::from(self.places[usize::from(queue)])) else { continue };
-            if run.first != queue.read + queue.run.count {
-                continue;
-            }
-            queue.run.bytes.drain(..queue.at);
-            queue.at = 0;
-            if queue.run.count == 0 {
-                queue.run.first = run.first;
-            }
-            self.read_bytes += run.bytes.len();
-            queue.run.count += run.count;
-            queue.run.bytes.extend_from_slice(&run.bytes);
-            self.unread = self.unread.saturating_sub(run.count);
-        }
     }
 
     /// The hub has the message. Whom to tell, if that is for the hub to say.
@@ -524,9 +508,19 @@ impl Backlog {
         self.free = bytes;
     }
 
-    /// Whether messages may be set aside for their age while the hub is away.
+    /// Whether messages are set aside for their age.
     pub(super) fn ages(&self) -> bool {
         self.age_max_ms > 0
+    }
+
+    /// Whether a message that was received then is to be set aside for its age.
+    pub(super) fn is_old(&self, received_ms: u64, wall_ms: u64) -> bool {
+        self.ages() && received_ms >= CLOCK_SET_MS && received_ms.saturating_add(self.age_max_ms) < wall_ms
+    }
+
+    /// Whether nothing can be set aside for now: the disk takes nothing, or has enough to do.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.refused.is_some() || self.pending.batch.bytes.len() > GROUP_BYTES_MAX
     }
 }
 
@@ -534,10 +528,8 @@ impl Backlog {
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// See [`Backlog::over_quota`].
 const FREE_SHARES: u64 = 4;
-/// What is read before more is asked for.
-const READ_BYTES_MAX: usize = 2 << 20;
-/// Queues read at once: each brings a frame or more, of up to 64 KiB.
-const READS_AT_ONCE: usize = 16;
 /// Between two attempts to write to a disk that refused.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// September 2001: a message that was received before it was received while the clock was not set, and nobody knows how
+/// old it is.
+const CLOCK_SET_MS: u64 = 1_000_000_000_000;

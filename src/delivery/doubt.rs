@@ -131,6 +131,13 @@ impl Doubt {
         }
     }
 
+    /// The message will not be sent any more.
+    pub(super) fn forgets(&mut self, id: u16) {
+        self.last.take_if(|last| *last == id);
+        self.suspects.retain(|suspect| suspect.id != id);
+        self.open = self.open.saturating_sub(1);
+    }
+
     /// Nothing is left that could be sent.
     pub(super) fn ends(&mut self) {
         let offenders = std::mem::take(&mut self.offenders);

@@ -16,8 +16,8 @@ use super::{
     places::{place_in_window, room_for_most_once},
     settling::{Kept, not_taken, taken},
     slots::{Owed, Slot, Slots},
-    spool::record_len,
-    spooling::{Spilling, joined, properties_len, record_of},
+    spool::{queue_of, record_len},
+    spooling::{Spilling, joined, properties_len, record_of, record_slots},
     stamp::Stamper,
     subscriptions::{Found, Identifiers, LinkState, REQUEST_ID_FIRST, Request, Subscriptions},
     turns::Turns,
@@ -163,6 +163,12 @@ impl Link {
             if ack == Ack::Disk
                 && let Some(backlog) = &mut self.backlog
             {
+                // After a crash messages come in the order of their records: what is before it in its queue has one, too.
+                if self.slots.any_unrecorded() {
+                    let before =
+                        self.slots.ids_where(|slot| slot.disk.is_none() && queue_of(slot.device) == queue_of(device));
+                    record_slots(before, &self.log, &mut self.slots, backlog, version);
+                }
                 let text = joined(version, &properties);
                 let record = record_of(&publish, &text, device, self.spilling.wall_ms(now));
                 let owed = slot.owed.take();
@@ -333,7 +339,7 @@ impl Link {
             self.on_frame(frame, out, deliver, now)?;
             used += frame.bytes().len();
         }
-        self.feed(now);
+        self.feed(out, now);
         self.permit(now);
         self.ask(now);
         Ok(used)

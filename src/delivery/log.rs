@@ -240,18 +240,6 @@ impl Log {
         self.reclaim(segment);
     }
 
-    /// Every frame that is still held, in order, and where it lies.
-    pub(super) fn each(&self, mut each: impl FnMut(PublishFrame<'_>, Position)) {
-        for (number, segment) in (self.first..).zip(&self.segments) {
-            let mut at = Position { segment: number, offset: 0 };
-            while let Some(rest) = segment.frames.get(at.offset..).filter(|rest| !rest.is_empty()) {
-                let frame = PublishFrame::first_of(rest);
-                each(frame, at);
-                at = at.plus(frame.len());
-            }
-        }
-    }
-
     /// The frame at `at`, which is retained.
     pub(super) fn frame_at(&self, at: Position) -> PublishFrame<'_> {
         let segment = self.segment(at.segment).expect("invariant: a retained frame's segment stays");

@@ -268,6 +268,8 @@ const NO_MESSAGE_IS_THE_CAUSE: [u8; 12] = [0x00, 0x89, 0x8b, 0x8d, 0x8e, 0x96, 0
 const ASKS_FOR_LESS: [u8; 4] = [0x89, 0x96, 0x97, 0x9f];
 
 #[cfg(test)]
+mod backlog_tests;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod poison_tests;

@@ -25,8 +25,15 @@ pub(super) struct Queue {
     pub(super) run: Run,
     /// Where the first of `run` begins.
     pub(super) at: usize,
-    /// Bytes it may send in its turn.
-    pub(super) deficit: usize,
+    /// Bytes it may send in this round; below zero: that much it has had of the next ones.
+    pub(super) credit: i64,
+    /// It has begun to wait and is served before its turn.
+    pub(super) is_fresh: bool,
+    /// Nothing in it is older than this; milliseconds of the wall clock.
+    pub(super) young_ms: u64,
+    /// It cannot be read: how often that was tried, and when it is again.
+    pub(super) unread: u32,
+    pub(super) read_again: Tick,
     /// Up to here the spool was told.
     pub(super) told: u64,
     pub(super) dirty: bool,
@@ -49,6 +56,8 @@ pub(super) struct Entry {
     pub(super) offered: Tick,
     /// A message that is set aside.
     pub(super) aside: Option<Aside>,
+    /// A message that was set aside and waits again: how it is named.
+    pub(super) again: Option<u64>,
 }
 
 /// What is done when a message that is set aside is on the disk.
@@ -71,9 +80,46 @@ impl Queue {
             done: VecDeque::new(),
             run: Run { first: head, ..Run::default() },
             at: 0,
-            deficit: 0,
+            credit: QUANTUM as i64,
+            is_fresh: false,
+            young_ms: 0,
+            unread: 0,
+            read_again: Tick::default(),
             told: head,
             dirty: false,
+        }
+    }
+
+    /// Keeps a record that follows what was read, so that it need not be read from the disk; `false`: it does not, or
+    /// so many bytes are kept.
+    pub(super) fn keep(&mut self, number: u64, bytes: &[u8], bytes_max: usize) -> bool {
+        let keeps = number == self.read + self.run.count && self.run.bytes.len() - self.at < bytes_max;
+        if keeps {
+            self.forget_fed();
+            if self.run.count == 0 {
+                self.run.first = number;
+            }
+            self.run.bytes.extend_from_slice(bytes);
+            self.run.count += 1;
+        }
+        keeps
+    }
+
+    /// Gives back the memory of what was fed from `run`.
+    pub(super) fn forget_fed(&mut self) {
+        self.run.bytes.drain(..self.at);
+        self.at = 0;
+    }
+
+    /// The first record of `run`, of so many bytes, waits no more.
+    pub(super) fn take_first(&mut self, len: usize) {
+        self.at += len;
+        self.read += 1;
+        self.run.first += 1;
+        self.run.count -= 1;
+        if self.run.count == 0 {
+            self.run.bytes = Vec::new();
+            self.at = 0;
         }
     }
 
@@ -130,3 +176,6 @@ pub(super) fn take_bytes(devices: &mut HashMap<u64, u64>, device: u64, bytes: u6
         }
     }
 }
+
+/// What a queue sends in a round.
+pub(super) const QUANTUM: usize = 16 << 10;

@@ -56,11 +56,13 @@ pub(super) struct Slots {
     slots: Vec<Option<Slot>>,
     free: VecDeque<u16>,
     window: u16,
+    /// How many have no record.
+    unrecorded: usize,
 }
 
 impl Slots {
     pub(super) fn new(window: u16) -> Self {
-        Self { slots: vec![], free: VecDeque::new(), window }
+        Self { slots: vec![], free: VecDeque::new(), window, unrecorded: 0 }
     }
 
     /// How many are in flight.
@@ -84,8 +86,10 @@ impl Slots {
 
     /// Fills the slot whose id was taken.
     pub(super) fn fill(&mut self, id: u16, slot: Slot) {
+        let is_unrecorded = slot.disk.is_none();
         if let Some(place) = self.place_mut(id) {
             *place = Some(slot);
+            self.unrecorded += usize::from(is_unrecorded);
         }
     }
 
@@ -100,7 +104,8 @@ impl Slots {
     /// Empties the slot and frees its id.
     pub(super) fn free(&mut self, id: u16) -> Option<Slot> {
         let slot = self.place_mut(id)?.take();
-        if slot.is_some() {
+        if let Some(slot) = &slot {
+            self.unrecorded -= usize::from(slot.disk.is_none());
             self.free.push_back(id);
         }
         slot
@@ -109,6 +114,27 @@ impl Slots {
     /// All that are in flight.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().flatten()
+    }
+
+    /// Whether any is without a record.
+    pub(super) fn any_unrecorded(&self) -> bool {
+        self.unrecorded > 0
+    }
+
+    /// The slot has a record from here on.
+    pub(super) fn record(&mut self, id: u16, disk: DiskRef) {
+        if let Some(slot) = self.get_mut(id)
+            && slot.disk.replace(disk).is_none()
+        {
+            self.unrecorded -= 1;
+        }
+    }
+
+    /// Those that are meant: packet id, and where the frame lies.
+    pub(super) fn ids_where(&self, is_meant: impl Fn(&Slot) -> bool) -> Vec<(u16, Position)> {
+        let meant =
+            (1..).zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref().filter(|s| is_meant(s))?.at)));
+        meant.collect()
     }
 
     fn place_mut(&mut self, id: u16) -> Option<&mut Option<Slot>> {

@@ -84,21 +84,22 @@ struct Device {
     waits: bool,
 }
 
+/// What a spool keeps, and what it was asked.
 #[derive(Default)]
-struct Disk {
-    streams: BTreeMap<u16, (u64, Vec<Vec<u8>>)>,
-    aside: Vec<Vec<u8>>,
-    asked: VecDeque<Asked>,
+pub(super) struct Disk {
+    pub(super) streams: BTreeMap<u16, (u64, Vec<Vec<u8>>)>,
+    pub(super) aside: Vec<Vec<u8>>,
+    pub(super) asked: VecDeque<Asked>,
     taken: u64,
 }
 
-enum Asked {
+pub(super) enum Asked {
     Append(Arc<Batch>),
     Read(Vec<Wanted>),
 }
 
 impl Disk {
-    fn append(&mut self, batch: &Batch) {
+    pub(super) fn append(&mut self, batch: &Batch) {
         for at in &batch.records {
             let bytes = batch.bytes[at.start as usize..][..at.len as usize].to_vec();
             if at.queue == ASIDE {
@@ -112,7 +113,7 @@ impl Disk {
         }
     }
 
-    fn read(&self, wanted: &Wanted) -> Fetched {
+    pub(super) fn read(&self, wanted: &Wanted) -> Fetched {
         let queue = wanted.stream.queue;
         let all = &self.streams[&queue].1;
         let mut run = Run { first: wanted.from, ..Run::default() };
@@ -124,7 +125,7 @@ impl Disk {
             }
         }
         assert!(run.count > 0, "nothing is read that is not there");
-        Fetched { queue, run }
+        Fetched { queue, run: Ok(run) }
     }
 
     /// Whether it holds the message and would give it out after a crash.
@@ -135,7 +136,7 @@ impl Disk {
         waits || self.aside.iter().any(is_it)
     }
 
-    fn backlog(&self) -> BacklogConfig {
+    pub(super) fn backlog(&self) -> BacklogConfig {
         BacklogConfig {
             upstream: 0,
             queues: (0..256)
@@ -166,7 +167,11 @@ struct Hub {
 }
 
 struct World {
-    ack: Ack,
+    /// Of each device's messages, in turn.
+    acks: Vec<Ack>,
+    age_max: Duration,
+    /// When a message was offered first.
+    offered: HashMap<Message, Tick>,
     version: ProtocolVersion,
     link: Link,
     out: LinkOutput,
@@ -180,12 +185,14 @@ struct World {
 }
 
 impl World {
-    fn new(version: ProtocolVersion, ack: Ack) -> Self {
+    fn new(version: ProtocolVersion, acks: &[Ack], age_max: Duration) -> Self {
         let disk = Disk::default();
         Self {
-            ack,
+            acks: acks.to_vec(),
+            age_max,
+            offered: HashMap::new(),
             version,
-            link: link(version, &disk),
+            link: link(version, age_max, &disk),
             out: LinkOutput::default(),
             hub: Hub::default(),
             disk,
@@ -194,6 +201,14 @@ impl World {
             given_up: HashSet::new(),
             now: Tick(0),
         }
+    }
+
+    fn ack_of(&self, (device, number): Message) -> Ack {
+        self.acks[(device + number as usize) % self.acks.len()]
+    }
+
+    fn is_old(&self, message: Message) -> bool {
+        !self.age_max.is_zero() && self.now.since(self.offered[&message]) > self.age_max
     }
 
     fn who(&self, device: usize) -> SessionRef {
@@ -217,7 +232,8 @@ impl World {
                 if self.link.tick(self.now).is_err() {
                     self.lose(Lost::Otherwise);
                 }
-                self.link.spool_tick(1_795_251_600_000 + self.now.0, 1 << 30, self.now);
+                self.link.spool_tick(1_795_251_600_000 + self.now.0, 1 << 30, &mut self.out, self.now);
+                self.settle();
             }
             Step::Disk { takes } => self.answer(takes),
             Step::Grants => self.grants(),
@@ -245,10 +261,11 @@ impl World {
             payload: &payload,
             received_ms: 0,
             device: hash(device),
-            ack: self.ack,
+            ack: self.ack_of((device, number)),
         };
         match self.link.offer(self.who(device), number as u16 + 1, &message, self.now) {
             Offer::Taken => {
+                self.offered.entry((device, number)).or_insert(self.now);
                 self.devices[device].next += 1;
                 self.devices[device].held = false;
                 let who = self.who(device);
@@ -322,7 +339,8 @@ impl World {
     fn arrived(&mut self, packet_id: u16, message: Message) {
         let (device, number) = message;
         let next = self.hub.highest.get(&device).map_or(0, |highest| highest + 1);
-        assert!(number <= next, "device {device}: {number} came, {next} is missing");
+        let missing = (next..number).filter(|n| !self.is_old((device, *n)));
+        assert_eq!(missing.count(), 0, "device {device}: {number} came, {next} is missing");
         self.hub.highest.insert(device, number.max(next.saturating_sub(1)));
         self.hub.unacknowledged.push((packet_id, message));
     }
@@ -355,15 +373,20 @@ impl World {
             match settled.outcome {
                 Ok(()) => {
                     let disk = self.disk.keeps(message) || hub && self.disk.taken > 0;
-                    match self.ack {
+                    match self.ack_of(message) {
                         Ack::Durable => assert!(hub || disk, "{message:?} has no witness"),
                         Ack::Hub => assert!(hub, "{message:?}: the hub has not got it"),
                         Ack::Disk => assert!(disk, "{message:?}: the disk has not got it"),
                     }
                 }
                 Err(Refusal::Code(_)) => assert!(self.hub.refused.contains(&message), "{message:?} was not refused"),
+                Err(Refusal::TooOld) => {
+                    assert_eq!(self.ack_of(message), Ack::Hub);
+                    assert!(self.is_old(message), "{message:?} is young");
+                    self.given_up.insert(message);
+                }
                 Err(why) => {
-                    assert_eq!((why, self.ack), (Refusal::Closed, Ack::Hub));
+                    assert_eq!((why, self.ack_of(message)), (Refusal::Closed, Ack::Hub));
                     assert!(self.hub.closed_on.contains(&message), "{message:?}: the hub did not close on it");
                     self.given_up.insert(message);
                 }
@@ -401,9 +424,17 @@ impl World {
             Some(Asked::Append(_)) => self.link.spool_stored(Err("disk_full"), &mut self.out, self.now),
             Some(Asked::Read(wanted)) if takes => {
                 let fetched = wanted.iter().map(|wanted| self.disk.read(wanted)).collect();
-                self.link.spool_read(Ok(fetched), self.now);
+                self.link.spool_read(fetched, &mut self.out, self.now);
             }
-            Some(Asked::Read(_)) => self.link.spool_read(Err("disk"), self.now),
+            Some(Asked::Read(wanted)) => {
+                // One of them at least, and others may be readable.
+                let unreadable = |(at, wanted): (usize, &Wanted)| match at % 2 {
+                    0 => Fetched { queue: wanted.stream.queue, run: Err("disk") },
+                    _ => self.disk.read(wanted),
+                };
+                let fetched = wanted.iter().enumerate().map(unreadable).collect();
+                self.link.spool_read(fetched, &mut self.out, self.now);
+            }
             None => {}
         }
         self.settle();
@@ -414,7 +445,7 @@ impl World {
         self.lose(Lost::Otherwise);
         self.life += 1;
         self.disk.asked.clear();
-        self.link = link(self.version, &self.disk);
+        self.link = link(self.version, self.age_max, &self.disk);
         self.out = LinkOutput::default();
         for device in &mut self.devices {
             (device.held, device.waits) = (false, false);
@@ -472,6 +503,7 @@ impl World {
         for (message, why) in &aside {
             match why {
                 Some(Refusal::Code(_)) => assert!(self.hub.refused.contains(message), "{message:?}"),
+                Some(Refusal::TooOld) => assert!(self.is_old(*message), "{message:?} is young"),
                 Some(Refusal::Closed) => assert!(self.hub.closed_on.contains(message), "{message:?}"),
                 why => panic!("{message:?} is set aside: {why:?}"),
             }
@@ -479,8 +511,9 @@ impl World {
     }
 }
 
-fn link(version: ProtocolVersion, disk: &Disk) -> Link {
-    Link::new(LinkConfig { spool: Some(disk.backlog()), ..config(version, WINDOW, 256 << 10) })
+fn link(version: ProtocolVersion, age_max: Duration, disk: &Disk) -> Link {
+    let spool = Some(BacklogConfig { age_max, ..disk.backlog() });
+    Link::new(LinkConfig { spool, ..config(version, WINDOW, 256 << 10) })
 }
 
 fn hash(device: usize) -> u64 {
@@ -510,11 +543,16 @@ proptest! {
     fn what_is_acknowledged_arrives_in_order_whatever_fails(
         steps in prop::collection::vec(any_step(), 1..250),
         of_5_0 in any::<bool>(),
-        ack in prop_oneof![3 => Just(Ack::Durable), 1 => Just(Ack::Hub), 1 => Just(Ack::Disk)],
+        // A device may use routes of every kind on one hub.
+        acks in prop::collection::vec(
+            prop_oneof![3 => Just(Ack::Durable), 1 => Just(Ack::Hub), 2 => Just(Ack::Disk)],
+            1..4,
+        ),
+        age_max in prop_oneof![3 => Just(Duration::ZERO), 1 => Just(Duration::from_secs(3))],
     ) {
         assert_eq!(queue_of(hash(0)), queue_of(hash(1)));
         let version = if of_5_0 { ProtocolVersion::V5_0 } else { ProtocolVersion::V3_1_1 };
-        let mut world = World::new(version, ack);
+        let mut world = World::new(version, &acks, age_max);
         for step in &steps {
             world.step(step);
         }

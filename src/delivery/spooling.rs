@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     Link, LinkOutput, Refusal, SessionRef,
     aging::{Aged, aged, as_received, ends_at},
-    backlog::{Fed, Recorded},
+    backlog::{Backlog, Fed, Hub, Recorded},
     log::{Log, Position, PublishFrame, Share},
     slots::{DiskRef, Slot, Slots},
     spool::{Batch, Fetched, Record, StreamId, Wanted},
@@ -73,7 +73,7 @@ impl Spilling {
 
 impl Link {
     /// What the clock has to do with the spool. `wall_ms` is the wall clock, `free` what the spool still takes.
-    pub fn spool_tick(&mut self, wall_ms: u64, free: u64, now: Tick) {
+    pub fn spool_tick(&mut self, wall_ms: u64, free: u64, out: &mut LinkOutput, now: Tick) {
         self.spilling.epoch_ms = wall_ms.saturating_sub(now.0);
         if let Some(away) = &mut self.spilling.away {
             *away = (*away).min(now);
@@ -83,7 +83,8 @@ impl Link {
         if backlog.may_spill() && self.is_late(now) {
             self.spill();
         }
-        self.feed(now);
+        self.set_aside_old(out, now);
+        self.feed(out, now);
     }
 
     /// The session offers nothing more: it waits for no place, in the window or on the disk. What it has offered is
@@ -102,24 +103,26 @@ impl Link {
 
     /// The batch that was handed over is on the disk, or it is not.
     pub fn spool_stored(&mut self, result: Result<(), &'static str>, out: &mut LinkOutput, now: Tick) {
+        let hub = self.hub();
         if let Some(backlog) = &mut self.backlog {
-            backlog.stored(result, out, now);
+            backlog.stored(result, hub, out, now);
         }
-        self.feed(now);
+        self.feed(out, now);
     }
 
     /// Which parts of the spool are to be read next.
     pub fn spool_wanted(&mut self, now: Tick) -> Option<Vec<Wanted>> {
-        let backlog = self.backlog.as_mut()?;
-        if self.client.is_up() || backlog.ages() { backlog.wanted(now) } else { None }
+        let (hub, wall_ms) = (self.hub(), self.spilling.wall_ms(now));
+        self.backlog.as_mut()?.wanted(hub, wall_ms, now)
     }
 
-    /// What was asked for was read, or could not be.
-    pub fn spool_read(&mut self, result: Result<Vec<Fetched>, &'static str>, now: Tick) {
+    /// What was asked for was read, or could not be, each queue for itself.
+    pub fn spool_read(&mut self, fetched: Vec<Fetched>, out: &mut LinkOutput, now: Tick) {
+        let wall_ms = self.spilling.wall_ms(now);
         if let Some(backlog) = &mut self.backlog {
-            backlog.fetched(result, now);
+            backlog.fetched(fetched, wall_ms, out, now);
         }
-        self.feed(now);
+        self.feed(out, now);
     }
 
     /// A message that was set aside under `id` is to wait for the hub again, behind what waits already; `false`: there is
@@ -197,40 +200,53 @@ impl Link {
     fn spill(&mut self) {
         let Self { log, slots, backlog, client, .. } = self;
         let Some(backlog) = backlog else { return };
-        let version = client.version();
-        log.each(|frame, at| {
-            let Some(slot) = frame.packet_id().and_then(|id| slots.get_mut(id)) else { return };
-            if slot.at != at || slot.disk.is_some() {
-                return;
-            }
-            let publish = read_back(frame, version);
-            let properties = as_received(publish.properties, slot.expires_at, slot.offered);
-            let record = Record { properties: &properties, ..record_again(&publish, slot.device, slot.received_ms) };
-            let (ack, owed, offered) = (slot.ack, slot.owed.take(), slot.offered);
-            slot.disk = Some(backlog.record_in_window(&Recorded { record, ack, owed, offered }));
-        });
+        record_slots(slots.ids_where(|slot| slot.disk.is_none()), log, slots, backlog, client.version());
         backlog.begin_spooling();
     }
 
-    /// What waits takes the places that are free.
-    pub(super) fn feed(&mut self, now: Tick) {
-        let packet_bytes_max = self.packet_bytes_max();
-        let Self { log, slots, turns, backlog, client, spilling, doubt, ends, .. } = self;
-        let Some(backlog) = backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return };
-        let is_up = client.is_up();
-        if !is_up && !backlog.ages() {
+    /// What has waited for longer than `age_max` is set aside, also while the hub is away: on the disk, and then in the
+    /// window.
+    fn set_aside_old(&mut self, out: &mut LinkOutput, now: Tick) {
+        let (hub, wall_ms) = (self.hub(), self.spilling.wall_ms(now));
+        let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.ages()) else { return };
+        backlog.set_aside_old(wall_ms, out, now);
+        // The hub may be about to answer for what it was sent.
+        if hub == Hub::Up || backlog.is_direct() || backlog.is_crowded() {
             return;
         }
+        let mut old = self.slots.ids_where(|slot| backlog.is_old(slot.received_ms, wall_ms));
+        old.sort_unstable_by_key(|(_, at)| *at);
+        for (id, at) in old {
+            if self.backlog.as_ref().is_some_and(|backlog| backlog.is_crowded()) {
+                return;
+            }
+            if let Some(slot) = self.slots.free(id) {
+                self.doubt.forgets(id);
+                self.give_up(&slot, Refusal::TooOld, out, now);
+                self.log.release(at);
+            }
+        }
+    }
+
+    fn hub(&self) -> Hub {
+        if self.client.is_up() { Hub::Up } else { Hub::Away }
+    }
+
+    /// What waits takes the places that are free.
+    pub(super) fn feed(&mut self, out: &mut LinkOutput, now: Tick) {
+        let packet_bytes_max = self.packet_bytes_max();
+        let Self { log, slots, turns, backlog, client, spilling, doubt, ends, .. } = self;
+        let Some(backlog) = backlog.as_mut().filter(|backlog| !backlog.is_direct() && client.is_up()) else { return };
         let wall_ms = spilling.wall_ms(now);
-        backlog.feed(wall_ms, &mut |record, disk| match is_up {
-            true if doubt.holds(record.device) => Fed::Held,
-            true => take(record, disk, (log, slots, client, ends), packet_bytes_max, (wall_ms, now)),
-            false => Fed::Full,
-        });
+        let mut take = |record: &Record<'_>, disk| match doubt.holds(record.device) {
+            true => Fed::Held,
+            false => take(record, disk, (log, slots, client, ends), packet_bytes_max, (wall_ms, now)),
+        };
+        backlog.feed(wall_ms, &mut take, out, now);
         // While the hub is as late as it was, the next message would only wait until it is spilled as well.
         let after = spilling.after();
         let is_prompt = || slots.iter().all(|slot| now.since(slot.offered) < after);
-        if is_up && backlog.waiting() == 0 && is_prompt() && backlog.end_spooling() {
+        if backlog.waiting() == 0 && is_prompt() && backlog.end_spooling() {
             // Those who wait for the spool find the window again.
             for who in backlog.held() {
                 turns.enqueue(who, 0, Share::Whole, now);
@@ -238,6 +254,25 @@ impl Link {
             spilling.oldest = now;
         }
         self.permit(now);
+    }
+}
+
+/// Records messages that have their place in the window, in their order.
+pub(super) fn record_slots(
+    mut unrecorded: Vec<(u16, Position)>,
+    log: &Log,
+    slots: &mut Slots,
+    backlog: &mut Backlog,
+    version: ProtocolVersion,
+) {
+    unrecorded.sort_unstable_by_key(|(_, at)| *at);
+    for (id, at) in unrecorded {
+        let Some(slot) = slots.get_mut(id) else { continue };
+        let publish = read_back(log.frame_at(at), version);
+        let properties = as_received(publish.properties, slot.expires_at, slot.offered);
+        let record = Record { properties: &properties, ..record_again(&publish, slot.device, slot.received_ms) };
+        let (ack, owed, offered) = (slot.ack, slot.owed.take(), slot.offered);
+        slots.record(id, backlog.record_in_window(&Recorded { record, ack, owed, offered }));
     }
 }
 

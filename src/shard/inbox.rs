@@ -6,8 +6,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -45,9 +46,18 @@ pub enum Inbox {
     /// The session of a device ends, if it is away.
     End(DeviceId),
     /// Messages that were set aside are to wait again: hub, member, messages.
-    Again(usize, usize, Vec<AsideMessage>),
+    Again(usize, usize, Vec<AsideMessage>, SyncSender<Again>),
     /// Hubs are told that the gateway ends.
     Leave,
+}
+
+/// What became of messages that were to wait for their hub again.
+#[derive(Debug)]
+pub struct Again {
+    /// How many wait.
+    pub(super) done: usize,
+    /// For which there is no room now.
+    pub(super) stay: Vec<u64>,
 }
 
 /// The inboxes of all shards. Cheap to clone.
@@ -150,9 +160,13 @@ impl Shards {
         }
     }
 
-    /// Has messages that were set aside wait for their hub again, each with the link of its device. `members` of the hub
-    /// belong to each shard.
-    pub fn try_again(&self, upstream: usize, members: usize, messages: Vec<AsideMessage>) {
+    /// Has messages that were set aside wait for their hub again, each with the link of its device, and waits for the
+    /// shards' decision: not for a thread that serves others. `members` of the hub belong to each shard. How many wait
+    /// again, and which stay set aside, since there is no room for them now. A shard that does not answer in time may still
+    /// take its own.
+    pub fn try_again(&self, upstream: usize, members: usize, messages: Vec<AsideMessage>) -> (usize, Vec<u64>) {
+        let (answer, answers) = sync_channel(self.len() * members);
+        let (mut asked, mut taken, mut left) = (0, 0, Vec::new());
         let mut by_link: BTreeMap<(usize, usize), Vec<AsideMessage>> = BTreeMap::new();
         for message in messages {
             let Some(queue) = message.record().map(|record| usize::from(queue_of(record.device))) else { continue };
@@ -161,9 +175,20 @@ impl Shards {
         }
         for ((shard, member), messages) in by_link {
             if let Some(inbox) = self.inboxes.get(shard) {
-                post(inbox, Inbox::Again(upstream, member, messages));
+                post(inbox, Inbox::Again(upstream, member, messages, answer.clone()));
+                asked += 1;
             }
         }
+        drop(answer);
+        let until = Instant::now() + DECIDED_WITHIN;
+        for _ in 0..asked {
+            let Ok(Again { done, stay }) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                break;
+            };
+            taken += done;
+            left.extend(stay);
+        }
+        (taken, left)
     }
 
     /// Hands an admitted connection to the shard where its device is at home.
@@ -197,7 +222,10 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
             }
             Inbox::Drain(Drain::InWaves(within)) => drain::begin(&shard, within),
             Inbox::Drain(Drain::AtOnce) => wake(&shard, &drain::deafen_all(&shard)).await,
-            Inbox::Again(upstream, member, messages) => spooling::again(&shard, upstream, member, &messages),
+            Inbox::Again(upstream, member, messages, answer) => {
+                // Who asked may have gone.
+                drop(answer.try_send(spooling::again(&shard, upstream, member, messages)));
+            }
             Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
         }
     }
@@ -217,5 +245,7 @@ async fn wake(shard: &Rc<Shard>, sessions: &[SessionRef]) {
 
 /// Hand-offs that may wait. A full inbox holds up those who hand over, not those who live here.
 pub(super) const INBOX_MAX: usize = 4096;
+/// An operator waits for it.
+const DECIDED_WITHIN: Duration = Duration::from_secs(8);
 /// Sessions closed, as a rule, before others have their turn.
 const WOKEN_A_POLL: usize = 64;

@@ -56,6 +56,9 @@ pub(super) struct Member {
     /// The gateway ends: the hub is told, and not connected to again.
     leaving: Cell<bool>,
     status: Arc<MemberStatus>,
+    /// What was said of it in the log since it was last connected.
+    said: RefCell<Option<String>>,
+    was_up: Cell<bool>,
     /// Messages that the hub acknowledged, when they were last counted and how many there were then.
     forwarded: Cell<u64>,
     counted: Cell<(Tick, u64)>,
@@ -102,6 +105,8 @@ pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize
                 progressed: Cell::new(false),
                 leaving: Cell::new(false),
                 status: upstream.status[number].clone(),
+                said: RefCell::default(),
+                was_up: Cell::new(false),
                 forwarded: Cell::new(0),
                 counted: Cell::default(),
             })
@@ -251,11 +256,13 @@ fn introduce(shard: &Shard, member: &Member, now: Tick) {
 
 /// What the clock has to do for a member: pings, watchdogs, turns, and what others see of it.
 pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
-    let mut link = member.link.borrow_mut();
     if let Some(spool) = &shard.site.spool {
-        link.spool_tick(shard.site.clock.now_ms(), spool.free(), now);
+        let (mut link, mut output) = (member.link.borrow_mut(), member.output.borrow_mut());
+        link.spool_tick(shard.site.clock.now_ms(), spool.free(), &mut output, now);
         shard.spooling.work();
     }
+    settle(shard, member);
+    let mut link = member.link.borrow_mut();
     if let Err(error) = link.tick(now) {
         member.failed.set(Some(error));
     }
@@ -302,11 +309,13 @@ fn note(member: &Member, ended: &Ended, explanation: Option<String>, now: UnixSe
     metrics::counter!(meter::UPSTREAM_ERRORS, "upstream" => upstream, "kind" => ended.kind()).increment(1);
     let text = explanation.unwrap_or_else(|| ended.to_string());
     let entry = format!("{now} {text}");
-    let old = member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace(entry);
+    // It is kept, with its time, also when the hub is there again: whoever looks later wants to know.
+    *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+    let old = member.said.replace(Some(text.clone()));
     // A hub that stays away says the same again and again: once is enough. The one in this process opens its listener
     // on a thread of its own, a moment after the pool asks for it.
     let opening = old.is_none() && matches!((&member.place, ended), (HubPlace::Embedded(_), Ended::Dial(_)));
-    if !opening && old.is_none_or(|old| !old.ends_with(&text)) {
+    if !opening && old.is_none_or(|old| old != text) {
         tracing::warn!(upstream = member.name, error = text, "hub connection ended");
     } else {
         tracing::debug!(upstream = member.name, error = text, "hub connection ended");
@@ -493,7 +502,11 @@ fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Resu
     let used = link.on_bytes(bytes, &mut output, &mut deliver, now).map_err(Ended::Link)?;
     if link.is_up() && !member.status.connected.swap(true, Relaxed) {
         metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);
-        *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        member.said.replace(None);
+        if !member.was_up.replace(true) && matches!(member.place, HubPlace::Embedded(_)) {
+            // That its listener was not yet open was no error.
+            *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         member.renewing.ends();
         let session_present = link.session_present();
         tracing::info!(upstream = member.name, session_present, inflight = link.inflight(), "hub connected");

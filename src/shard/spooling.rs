@@ -7,7 +7,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{Shard, kept, pump};
+use super::{Shard, inbox::Again, kept, pump};
 use crate::delivery::spool::{Answer, AsideMessage};
 
 /// That a link may have something for the disk.
@@ -47,10 +47,10 @@ pub(super) fn answered(shard: &Rc<Shard>, upstream: usize, member: usize, answer
     let Some(member) = shard.members.get(upstream).and_then(|members| members.get(member)) else { return };
     let now = shard.site.now();
     {
-        let mut link = member.link.borrow_mut();
+        let (mut link, mut output) = (member.link.borrow_mut(), member.output.borrow_mut());
         match answer {
-            Answer::Appended(result) => link.spool_stored(result, &mut member.output.borrow_mut(), now),
-            Answer::Read(result) => link.spool_read(result, now),
+            Answer::Appended(result) => link.spool_stored(result, &mut output, now),
+            Answer::Read(fetched) => link.spool_read(fetched, &mut output, now),
         }
     }
     pump::settle(shard, member);
@@ -60,17 +60,20 @@ pub(super) fn answered(shard: &Rc<Shard>, upstream: usize, member: usize, answer
 }
 
 /// Messages that were set aside are to wait for their hub again.
-pub(super) fn again(shard: &Rc<Shard>, upstream: usize, member: usize, messages: &[AsideMessage]) {
-    let Some(member) = shard.members.get(upstream).and_then(|members| members.get(member)) else { return };
-    let now = shard.site.now();
-    let taken = messages.iter().filter(|message| {
+pub(super) fn again(shard: &Rc<Shard>, upstream: usize, member: usize, messages: Vec<AsideMessage>) -> Again {
+    let ids = |messages: Vec<AsideMessage>| messages.into_iter().map(|message| message.id).collect();
+    let Some(member) = shard.members.get(upstream).and_then(|members| members.get(member)) else {
+        return Again { done: 0, stay: ids(messages) };
+    };
+    let (now, of) = (shard.site.now(), messages.len());
+    let (taken, left): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
         let record = message.record();
         record.is_some_and(|record| member.link.borrow_mut().try_again(&record, message.id, now))
     });
-    let (taken, of) = (taken.count(), messages.len());
-    tracing::info!(taken, of, "messages that were set aside are to be sent again");
+    tracing::info!(taken = taken.len(), of, "messages that were set aside are to be sent again");
     member.wake();
     hand_over(shard, member);
+    Again { done: taken.len(), stay: ids(left) }
 }
 
 fn hand_over(shard: &Shard, member: &pump::Member) {

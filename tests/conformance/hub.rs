@@ -9,10 +9,12 @@ use std::{
 };
 
 use crate::{
-    EVENTS,
     support::{Gateway, Version, until_some},
     wire::{PATIENCE, Packet, Peer, cut, packet},
 };
+
+/// Where the device d0 publishes.
+const EVENTS: &str = "devices/d0/messages/events/";
 
 /// Listens until the test's process ends; its threads end with their connections.
 pub struct Hub {

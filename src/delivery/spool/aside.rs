@@ -3,7 +3,10 @@
 //! A message is named by a hash of its record, which no move of it changes. The stream of what is set aside is
 //! acknowledged from its beginning like any other: what is to stay and lies before what goes is written anew behind it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{ASIDE, Batch, BatchRecord, Record, Spool, SpoolError, StreamId, parse_record, queue_of};
 
@@ -66,25 +69,9 @@ pub fn list_aside(
 /// Takes messages out for good; says how many.
 ///
 /// # Errors
-/// [`SpoolError`]: nothing is taken out.
+/// [`SpoolError`]: some may be taken out already, and no other is lost.
 pub fn discard_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> Result<usize, SpoolError> {
-    let (mut gone, mut last) = (0, None);
-    each(spool, upstream, &mut |number, message| {
-        if chosen.has(id_of(message)) {
-            (gone, last) = (gone + 1, Some(number));
-        }
-    })?;
-    let Some(last) = last else { return Ok(0) };
-    let mut kept = Vec::new();
-    each(spool, upstream, &mut |number, message| {
-        if number < last && !chosen.has(id_of(message)) {
-            kept.push(message.to_vec());
-        }
-    })?;
-    append(spool, upstream, &mut kept.iter().map(|message| (ASIDE, 0, &**message)))?;
-    spool.acknowledge(stream_of(upstream), last + 1);
-    spool.flush()?;
-    Ok(gone)
+    take_out(spool, upstream, chosen, Then::Gone)
 }
 
 /// Has messages wait for their hub again, behind what waits already; says how many. For a spool that no link uses.
@@ -92,19 +79,74 @@ pub fn discard_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> R
 /// # Errors
 /// [`SpoolError`]: messages may wait again and still be set aside.
 pub fn retry_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> Result<usize, SpoolError> {
-    let mut again = Vec::new();
-    each(spool, upstream, &mut |_, message| {
+    take_out(spool, upstream, chosen, Then::Waiting)
+}
+
+/// What becomes of a message that is set aside no longer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Gone,
+    Waiting,
+}
+
+/// Piece by piece, so that a spool without room has room for each: what stays and what waits again is written behind, and
+/// then the piece is given up.
+fn take_out(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, then: Then) -> Result<usize, SpoolError> {
+    let (mut meant, mut last) = (0, None);
+    each(spool, upstream, &mut |number, message| {
         if chosen.has(id_of(message)) {
-            again.push(message.to_vec());
+            (meant, last) = (meant + 1, Some(number));
         }
     })?;
-    for message in &again {
-        let Some((record, _)) = parse_record(message) else { continue };
-        let queue = queue_of(record.device);
-        let (_, next) = spool.extent(StreamId { upstream, queue });
-        append(spool, upstream, &mut std::iter::once((queue, next, &**message)))?;
+    let (mut head, _) = spool.extent(stream_of(upstream));
+    let mut piece_bytes = READ_BYTES;
+    while let Some(last) = last.filter(|last| head <= *last) {
+        let mut number = head;
+        let run = spool.read(stream_of(upstream), number, piece_bytes)?;
+        let (mut piece, mut rest) = (Batch { upstream, moves: true, ..Batch::default() }, &run.bytes[..]);
+        let mut next_of = HashMap::new();
+        while number <= last
+            && let Some((record, len)) = parse_record(rest)
+        {
+            let (message, after) = rest.split_at(len);
+            let place = match (chosen.has(id_of(message)), then) {
+                (false, _) => Some((ASIDE, 0)),
+                (true, Then::Gone) => None,
+                (true, Then::Waiting) => {
+                    let queue = queue_of(record.device);
+                    let next = next_of.entry(queue).or_insert_with(|| spool.extent(StreamId { upstream, queue }).1);
+                    *next += 1;
+                    Some((queue, *next - 1))
+                }
+            };
+            if let Some((queue, number)) = place {
+                let (start, len) = (piece.bytes.len() as u32, message.len() as u32);
+                piece.records.push(BatchRecord { queue, number, start, len });
+                piece.bytes.extend_from_slice(message);
+            }
+            number += 1;
+            rest = after;
+            if piece.bytes.len() >= piece_bytes {
+                break;
+            }
+        }
+        if run.count == 0 {
+            break;
+        }
+        if !piece.records.is_empty() {
+            match spool.append(&[Arc::new(piece)]) {
+                Err(SpoolError::SizeMax) if piece_bytes > PIECE_BYTES => {
+                    piece_bytes = PIECE_BYTES;
+                    continue;
+                }
+                appended => appended?,
+            }
+        }
+        spool.acknowledge(stream_of(upstream), number);
+        head = number;
     }
-    discard_aside(spool, upstream, chosen)
+    spool.flush()?;
+    Ok(meant)
 }
 
 /// What a message is named by.
@@ -134,27 +176,11 @@ fn each(spool: &mut dyn Spool, upstream: u16, visit: &mut dyn FnMut(u64, &[u8]))
     Ok(())
 }
 
-fn append(
-    spool: &mut dyn Spool,
-    upstream: u16,
-    records: &mut dyn Iterator<Item = (u16, u64, &[u8])>,
-) -> Result<(), SpoolError> {
-    let mut records = records.peekable();
-    while records.peek().is_some() {
-        let mut batch = Batch { upstream, ..Batch::default() };
-        while let Some((queue, number, bytes)) = records.next_if(|_| batch.bytes.len() < READ_BYTES) {
-            let (start, len) = (batch.bytes.len() as u32, bytes.len() as u32);
-            batch.records.push(BatchRecord { queue, number, start, len });
-            batch.bytes.extend_from_slice(bytes);
-        }
-        spool.append(&[Arc::new(batch)])?;
-    }
-    Ok(())
-}
-
 fn stream_of(upstream: u16) -> StreamId {
     StreamId { upstream, queue: ASIDE }
 }
 
 const READ_BYTES: usize = 256 << 10;
+/// Less than the smallest spool keeps free for moves.
+const PIECE_BYTES: usize = 16 << 10;
 const LIST_BYTES_MAX: usize = 1 << 20;

@@ -42,8 +42,8 @@ pub struct Wanted {
 pub struct Fetched {
     /// Which queue.
     pub queue: u16,
-    /// What was there.
-    pub run: Run,
+    /// What was there, or why it cannot be read.
+    pub run: Result<Run, &'static str>,
 }
 
 /// What a link is told.
@@ -52,7 +52,7 @@ pub enum Answer {
     /// Its batch is on the disk, or is not.
     Appended(Result<(), &'static str>),
     /// What it wanted to read.
-    Read(Result<Vec<Fetched>, &'static str>),
+    Read(Vec<Fetched>),
 }
 
 /// What others ask of the spool. Cheap to clone; no call waits for the disk.
@@ -66,6 +66,8 @@ struct Shared {
     mail: Mutex<Mail>,
     woken: Condvar,
     seen: Mutex<Seen>,
+    /// Messages that are set aside and on their way back: as many as are listed at once for each who asks.
+    claimed: Mutex<HashSet<(u16, u64)>>,
     free: AtomicU64,
 }
 
@@ -97,6 +99,8 @@ impl fmt::Debug for Work {
 struct Seen {
     fill: Fill,
     trouble: Option<String>,
+    /// Queues that cannot be read on, and why.
+    unreadable: BTreeMap<StreamId, String>,
     syncs: u64,
 }
 
@@ -146,9 +150,25 @@ impl SpoolHandle {
         self.seen().fill.clone()
     }
 
-    /// What the disk refused last, while it lasts.
+    /// What the disk refused last, or what of it cannot be read, while it lasts.
     pub fn trouble(&self) -> Option<String> {
-        self.seen().trouble.clone()
+        let seen = self.seen();
+        seen.trouble.as_ref().or_else(|| seen.unreadable.values().next()).cloned()
+    }
+
+    /// Claims a message that is set aside for whoever has it wait for its hub again: nobody else does so meanwhile.
+    pub fn claim_aside(&self, upstream: u16, id: u64) -> bool {
+        self.claimed().insert((upstream, id))
+    }
+
+    /// Gives claimed messages back: they stay set aside.
+    pub fn unclaim_aside(&self, upstream: u16, ids: impl IntoIterator<Item = u64>) {
+        let mut claimed = self.claimed();
+        ids.into_iter().for_each(|id| _ = claimed.remove(&(upstream, id)));
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashSet<(u16, u64)>> {
+        self.shared.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often messages were written and synced.
@@ -220,12 +240,13 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
             append(&mut *spool, mail.appends, handle, answer);
         }
         for (link, wanted) in mail.reads {
-            answer(link, Answer::Read(read(&mut *spool, &wanted)));
+            answer(link, Answer::Read(read(&mut *spool, &wanted, handle)));
         }
         for (upstream, ids) in mail.again {
-            if let Err(error) = discard_aside(&mut *spool, upstream, &Chosen::Ids(ids)) {
+            if let Err(error) = discard_aside(&mut *spool, upstream, &Chosen::Ids(ids.clone())) {
                 tracing::warn!(%error, "messages that wait again stay set aside as well");
             }
+            handle.unclaim_aside(upstream, ids);
         }
         for Work(work) in mail.asked {
             work(&mut *spool);
@@ -236,7 +257,7 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
             flushed = Instant::now();
             // That a flush succeeds does not say that messages are taken.
             handle.note(&*spool, flush.err().map(Some));
-            if handle.trouble().is_some() {
+            if handle.seen().trouble.is_some() {
                 // Nobody may have anything to append: the disk is asked, so that the alarm ends with its cause.
                 let still = spool.append(&[]).err();
                 handle.note(&*spool, Some(still));
@@ -276,18 +297,14 @@ fn told(trouble: Option<&SpoolError>) -> Result<(), &'static str> {
     trouble.map_or(Ok(()), |error| Err(error.tag()))
 }
 
-fn read(spool: &mut dyn Spool, wanted: &[Wanted]) -> Result<Vec<Fetched>, &'static str> {
-    let mut fetched = Vec::with_capacity(wanted.len());
-    for Wanted { stream, from, bytes } in wanted {
-        match spool.read(*stream, *from, *bytes) {
-            Ok(run) => fetched.push(Fetched { queue: stream.queue, run }),
-            Err(error) => {
-                tracing::error!(%error, "the spool cannot be read: messages wait that cannot be sent");
-                return Err(error.tag());
-            }
-        }
-    }
-    Ok(fetched)
+/// Each queue is answered for itself: what is damaged holds up no other.
+fn read(spool: &mut dyn Spool, wanted: &[Wanted], handle: &SpoolHandle) -> Vec<Fetched> {
+    let fetched = wanted.iter().map(|Wanted { stream, from, bytes }| {
+        let read = spool.read(*stream, *from, *bytes);
+        handle.note_read(*stream, read.as_ref().err());
+        Fetched { queue: stream.queue, run: read.map_err(|error| error.tag()) }
+    });
+    fetched.collect()
 }
 
 impl SpoolHandle {
@@ -302,6 +319,26 @@ impl SpoolHandle {
         let (mut mail, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let ends = mail.ends;
         Mail { ends, ..std::mem::take(&mut *mail) }
+    }
+
+    /// Shows which queue cannot be read on, or that it can.
+    fn note_read(&self, stream: StreamId, error: Option<&SpoolError>) {
+        let mut seen = self.seen();
+        let Some(error) = error else {
+            if !seen.unreadable.is_empty() && seen.unreadable.remove(&stream).is_some() {
+                tracing::info!(queue = stream.queue, "a queue of the spool can be read again");
+            }
+            return;
+        };
+        let remedy = match error {
+            SpoolError::Damaged { .. } => "stop the gateway and run `tollgate spool salvage`, see docs/operations.md",
+            _ => "it is tried again",
+        };
+        let what = format!("{error}; messages behind it wait, all others go on; {remedy}");
+        if seen.unreadable.get(&stream) != Some(&what) {
+            tracing::error!(queue = stream.queue, error = what, "the spool cannot be read");
+            seen.unreadable.insert(stream, what);
+        }
     }
 
     /// Shows how full the spool is and, where there is news of it, what the disk refuses.

@@ -29,6 +29,8 @@ pub struct SegmentLog {
     pub(super) current_file: Option<Box<dyn DiskFile>>,
     /// A write of `CURRENT` failed: it says less than there is, and is written again.
     pub(super) current_late: bool,
+    /// From here on the newest segment holds what a process wrote that may not have lived to sync it.
+    pub(super) unlasting: Option<u64>,
     pub(super) tail: Tail,
     /// Files that nothing is wanted of and that could not be unlinked.
     pub(super) leftovers: Vec<String>,
@@ -49,10 +51,10 @@ pub(super) enum Tail {
 }
 
 /// A frame that is being appended, for the index.
-struct Placed {
-    stream: StreamId,
-    place: FramePlace,
-    first_ms: u64,
+pub(super) struct Placed {
+    pub(super) stream: StreamId,
+    pub(super) place: FramePlace,
+    pub(super) first_ms: u64,
 }
 
 impl Spool for SegmentLog {
@@ -80,21 +82,11 @@ impl Spool for SegmentLog {
         while run.bytes.is_empty() || run.bytes.len() < bytes {
             let number = run.first + run.count;
             let Some(extent) = self.streams.get(&id).and_then(|stream| stream.find(number)) else { break };
-            self.load_map(extent.segment)?;
-            let segment = self.segment(extent.segment).expect("invariant: an extent lies in a segment that is there");
-            let missing =
-                || SpoolError::Damaged { file: segment.name(), offset: 0, what: "a record is not where it was" };
-            let place = segment.map.as_ref().and_then(|map| map.find(id, number)).ok_or_else(missing)?;
-            let frame = segment.frame(place, &mut buffer)?;
-            let mut rest = frame.body;
-            for at in frame.first..frame.first + u64::from(frame.count) {
-                let (_, len) = format::parse_record(rest).ok_or_else(missing)?;
-                let (record, after) = rest.split_at(len);
-                if at >= number && at < extent.end {
-                    run.bytes.extend_from_slice(record);
-                    run.count += 1;
-                }
-                rest = after;
+            match self.read_frame(id, extent, number, &mut run, &mut buffer) {
+                Ok(()) => {}
+                // What lies before the damage is as good as ever.
+                Err(_) if run.count > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         if let Some((record, _)) = format::parse_record(&run.bytes)
@@ -106,6 +98,7 @@ impl Spool for SegmentLog {
     }
 
     fn flush(&mut self) -> Result<(), SpoolError> {
+        self.make_lasting()?;
         if self.tail != Tail::Clean || self.current_late {
             self.roll_if_needed()?;
         }
@@ -145,7 +138,7 @@ impl Spool for SegmentLog {
 
 /// Which streams a checkpoint is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     /// Those whose head moved.
     Dirty,
     /// All, at the beginning of a segment: the older ones may go.
@@ -159,13 +152,44 @@ impl SegmentLog {
     }
 
     /// Up to here messages are taken. The rest is for copying forward what pins old segments, and for checkpoints.
-    fn append_max(&self) -> u64 {
+    pub(super) fn append_max(&self) -> u64 {
         self.limits.bytes_max.saturating_sub(2 * self.limits.segment_bytes)
+    }
+
+    /// Reads the frame that record `number` lies in, from that record on.
+    fn read_frame(
+        &mut self,
+        id: StreamId,
+        extent: Extent,
+        number: u64,
+        run: &mut Run,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        self.load_map(extent.segment)?;
+        let segment = self.segment(extent.segment).expect("invariant: an extent lies in a segment that is there");
+        let missing = || SpoolError::Damaged { file: segment.name(), offset: 0, what: "a record is not where it was" };
+        let place = segment.map.as_ref().and_then(|map| map.find(id, number)).ok_or_else(missing)?;
+        let frame = segment.frame(place, buffer)?;
+        let mut rest = frame.body;
+        for at in frame.first..frame.first + u64::from(frame.count) {
+            let (_, len) = format::parse_record(rest).ok_or_else(missing)?;
+            let (record, after) = rest.split_at(len);
+            if at >= number && at < extent.end {
+                run.bytes.extend_from_slice(record);
+                run.count += 1;
+            }
+            rest = after;
+        }
+        Ok(())
     }
 
     fn append_group(&mut self, batches: &[Arc<Batch>]) -> Result<(), SpoolError> {
         let bytes: usize = batches.iter().map(|batch| batch.bytes.len() + batch.records.len() * FRAME_OVERHEAD).sum();
-        self.make_room(bytes as u64)?;
+        let bytes_max = match !batches.is_empty() && batches.iter().all(|batch| batch.moves) {
+            true => self.limits.bytes_max.saturating_sub(self.limits.segment_bytes),
+            false => self.append_max(),
+        };
+        self.make_room(bytes as u64, bytes_max)?;
         let mut placed = Vec::new();
         let mut group = std::mem::take(&mut self.buffer);
         format::begin_group(&mut group);
@@ -174,7 +198,7 @@ impl SegmentLog {
         for batch in batches {
             self.frames_of(batch, &mut sealer, &mut group, &mut placed);
         }
-        let written = if self.bytes() + group.len() as u64 > self.append_max() {
+        let written = if self.bytes() + group.len() as u64 > bytes_max {
             Err(SpoolError::SizeMax)
         } else {
             self.write_group(&mut group)
@@ -188,19 +212,24 @@ impl SegmentLog {
         Ok(())
     }
 
-    fn make_room(&mut self, bytes: u64) -> Result<(), SpoolError> {
-        if self.bytes() + bytes > self.append_max() {
+    fn make_room(&mut self, bytes: u64, bytes_max: u64) -> Result<(), SpoolError> {
+        self.make_lasting()?;
+        if self.bytes() + bytes > bytes_max {
             // What was acknowledged may free a segment.
             self.release()?;
             self.copy_forward()?;
         }
-        if self.bytes() + bytes > self.append_max() {
+        if self.bytes() + bytes > bytes_max && bytes_max > self.append_max() {
+            // A move frees as much as it takes, wherever that lies.
+            self.copy_all_forward()?;
+        }
+        if self.bytes() + bytes > bytes_max {
             return Err(SpoolError::SizeMax);
         }
         self.roll_if_needed()
     }
 
-    fn roll_if_needed(&mut self) -> Result<(), SpoolError> {
+    pub(super) fn roll_if_needed(&mut self) -> Result<(), SpoolError> {
         if self.tail == Tail::Uncut {
             let newest = self.newest();
             newest.file.cut(newest.end).map_err(|error| SpoolError::of("cut a segment", error))?;
@@ -286,7 +315,7 @@ impl SegmentLog {
     }
 
     /// Writes and syncs one group; says where its body begins.
-    fn write_group(&mut self, group: &mut [u8]) -> Result<usize, SpoolError> {
+    pub(super) fn write_group(&mut self, group: &mut [u8]) -> Result<usize, SpoolError> {
         let number = self.group + 1;
         let newest = self.segments.back_mut().expect("invariant: an open log has a segment");
         format::seal(group, number, newest.salt);
@@ -307,7 +336,7 @@ impl SegmentLog {
         Ok(at)
     }
 
-    fn checkpoints(&self, group: &mut Vec<u8>, which: Which, salt: u32) {
+    pub(super) fn checkpoints(&self, group: &mut Vec<u8>, which: Which, salt: u32) {
         for (id, stream) in &self.streams {
             if which == Which::All || stream.dirty {
                 let frame = Frame {
@@ -378,8 +407,28 @@ impl SegmentLog {
         self.streams.entry(stream).or_default().append(extent, &mut |segment, by| count(segments, segment, by));
     }
 
+    /// What a start found counts as stored, and what comes next builds on it. After a kill -9 it may lie in the system's
+    /// memory alone: one group at most, since each was synced before the next was written. It is written again, since a
+    /// sync after one that failed says nothing of what was written before.
+    pub(super) fn make_lasting(&mut self) -> Result<(), SpoolError> {
+        if let Some(from) = self.unlasting {
+            let newest = self.segments.back_mut().expect("invariant: an open log has a segment");
+            let mut group = vec![0; usize::try_from(newest.end.saturating_sub(from)).unwrap_or(0)];
+            newest.file.read_at(&mut group, from).map_err(|error| SpoolError::of("read a segment", error))?;
+            let written = newest.file.write_at(&group, from).and_then(|()| newest.file.sync());
+            let lasting = written.and_then(|()| self.disk.sync_directory());
+            lasting.map_err(|error| SpoolError::of("sync what it found", error))?;
+            self.unlasting = None;
+        }
+        if self.current_late {
+            self.write_current(self.current.newest, self.current.oldest)?;
+        }
+        Ok(())
+    }
+
     /// Unlinks segments from the oldest on that nothing is wanted of.
     pub(super) fn release(&mut self) -> Result<(), SpoolError> {
+        self.make_lasting()?;
         let leftovers = std::mem::take(&mut self.leftovers);
         self.unlink(leftovers);
         let dead = self.segments.iter().take_while(|segment| segment.live == 0).count().min(self.segments.len() - 1);
@@ -400,79 +449,6 @@ impl SegmentLog {
         self.leftovers.extend(names.into_iter().filter(failed));
     }
 
-    /// Copies what pins the oldest segment to the newest, when most of the disk's bytes are not wanted.
-    fn copy_forward(&mut self) -> Result<(), SpoolError> {
-        while self.segments.len() > 3 && self.bytes() > 2 * self.live_bytes() + 2 * self.limits.segment_bytes {
-            self.copy_oldest()?;
-            self.release()?;
-        }
-        Ok(())
-    }
-
-    fn copy_oldest(&mut self) -> Result<(), SpoolError> {
-        self.roll_if_needed()?;
-        let number = self.segments.front().map_or(0, |oldest| oldest.number);
-        self.load_map(number)?;
-        let mut group = std::mem::take(&mut self.buffer);
-        format::begin_group(&mut group);
-        self.checkpoints(&mut group, Which::Dirty, self.salt());
-        let copied = self.frames_to_copy(number, &mut group);
-        let written = copied.and_then(|placed| self.write_group(&mut group).map(|at| (placed, at)));
-        self.keep_buffer(group);
-        let (placed, body_at) = written?;
-        for Placed { stream, mut place, first_ms } in placed {
-            place.at += body_at as u32;
-            let newest = self.segments.back_mut().expect("invariant: an open log has a segment");
-            newest.records += u64::from(place.count);
-            newest.map.get_or_insert_default().add(stream, place);
-            let newest = newest.number;
-            let segments = &mut self.segments;
-            let Some(stream) = self.streams.get_mut(&stream) else { continue };
-            let end = place.first + u64::from(place.count);
-            // Only what still lies in the old segment moves.
-            let parts: Vec<Extent> = stream
-                .extents
-                .iter()
-                .filter(|extent| extent.segment == number && extent.first < end && extent.end > place.first)
-                .map(|old| Extent {
-                    first: old.first.max(place.first),
-                    end: old.end.min(end),
-                    segment: newest,
-                    first_ms,
-                })
-                .collect();
-            for part in parts {
-                stream.place(part, &mut |segment, by| count(segments, segment, by));
-            }
-        }
-        Ok(())
-    }
-
-    /// Frames of a segment with anything in them that is wanted and lies nowhere newer.
-    fn frames_to_copy(&self, number: u64, group: &mut Vec<u8>) -> Result<Vec<Placed>, SpoolError> {
-        let (mut placed, mut buffer) = (Vec::new(), Vec::new());
-        let segment = self.segment(number).expect("invariant: the oldest segment is there");
-        let salt = self.salt();
-        let mut sealer = self.sealer()?;
-        let frames: Vec<_> = segment.map.iter().flat_map(Map::frames).collect();
-        for (id, place) in frames {
-            let Some(stream) = self.streams.get(&id) else { continue };
-            let end = place.first + u64::from(place.count);
-            let wanted = stream.extents.iter().any(|extent| {
-                extent.segment == number && extent.first.max(stream.head) < end && extent.end > place.first
-            });
-            if !wanted {
-                continue;
-            }
-            let frame = Frame { kind: Kind::Moved, ..segment.frame(place, &mut buffer)? };
-            let range = write_sealed(group, &frame, &mut sealer, salt);
-            let frame = Frame { len: range.len(), ..frame };
-            let first_ms = format::parse_record(frame.body).map_or(0, |(record, _)| record.received_ms);
-            placed.push(Placed { stream: id, place: place_of(&frame, range.start - GROUP_HEADER_BYTES), first_ms });
-        }
-        Ok(placed)
-    }
-
     /// A drained spool keeps one segment, and not a large one.
     fn rest_when_empty(&mut self) -> Result<(), SpoolError> {
         let empty = self.segments.iter().all(|segment| segment.live == 0);
@@ -483,11 +459,7 @@ impl SegmentLog {
         Ok(())
     }
 
-    fn live_bytes(&self) -> u64 {
-        self.segments.iter().map(|s| (s.end as u128 * u128::from(s.live) / u128::from(s.records.max(1))) as u64).sum()
-    }
-
-    fn load_map(&mut self, number: u64) -> Result<(), SpoolError> {
+    pub(super) fn load_map(&mut self, number: u64) -> Result<(), SpoolError> {
         self.reads += 1;
         let (reads, upstreams) = (self.reads, &self.upstreams);
         let id_of = &mut |name: &str, queue| {
@@ -519,11 +491,11 @@ impl SegmentLog {
     }
 
     /// For the next group, where the newest segment is sealed.
-    fn sealer(&self) -> Result<Option<Sealer<'_>>, SpoolError> {
+    pub(super) fn sealer(&self) -> Result<Option<Sealer<'_>>, SpoolError> {
         self.segments.back().and_then(|newest| newest.key.as_ref()).map(|key| key.sealer()).transpose()
     }
 
-    fn salt(&self) -> u32 {
+    pub(super) fn salt(&self) -> u32 {
         self.segments.back().map_or(0, |newest| newest.salt)
     }
 
@@ -531,7 +503,7 @@ impl SegmentLog {
         self.segments.back_mut().expect("invariant: an open log has a segment")
     }
 
-    fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= BUFFER_BYTES_KEPT {
             buffer.clear();
             self.buffer = buffer;
@@ -549,7 +521,12 @@ impl SegmentLog {
 }
 
 /// Appends a frame of records, sealed where there is a key.
-fn write_sealed(group: &mut Vec<u8>, frame: &Frame<'_>, sealer: &mut Option<Sealer<'_>>, salt: u32) -> Range<usize> {
+pub(super) fn write_sealed(
+    group: &mut Vec<u8>,
+    frame: &Frame<'_>,
+    sealer: &mut Option<Sealer<'_>>,
+    salt: u32,
+) -> Range<usize> {
     match sealer {
         Some(sealer) => format::write_frame(group, &Frame { body: &sealer.seal(frame), ..*frame }, salt),
         None => format::write_frame(group, frame, salt),

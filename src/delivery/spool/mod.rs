@@ -19,6 +19,7 @@ mod disk;
 mod format;
 mod keeper;
 mod log;
+mod moves;
 mod recover;
 mod salvage;
 mod segment;
@@ -54,6 +55,9 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// Where each record lies.
     pub records: Vec<BatchRecord>,
+    /// The spool has all of them already, and will not keep them where they are: they may take what is kept free for
+    /// such moves.
+    pub moves: bool,
 }
 
 impl Batch {

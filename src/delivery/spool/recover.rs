@@ -11,6 +11,7 @@ use super::{
     disk::{Disk, DiskFile},
     format::{self, Extent as Current, Frame, GROUP_HEADER_BYTES, HeaderFault, Kind, SegmentHeader},
     log::{CURRENT, Tail, count},
+    salvage::unfinished,
     segment::{Map, Segment, frames, place_of, segment_name, segment_number},
     streams::{Extent, Streams},
 };
@@ -40,6 +41,7 @@ impl SegmentLog {
             current: found.current.unwrap_or(Current { generation: 0, newest: 0, oldest: 0 }),
             current_file: found.current_file,
             current_late: false,
+            unlasting: None,
             tail: Tail::Clean,
             leftovers: found.leftovers,
             reads: 0,
@@ -49,13 +51,17 @@ impl SegmentLog {
         let torn_bytes = log.read_all(&found.numbers)?;
         if log.segments.is_empty() {
             log.begin()?;
+        } else {
+            let newest = log.segments.back().map_or(0, |newest| newest.number);
+            let oldest = log.segments.front().map_or(0, |oldest| oldest.number);
+            log.current = Current { newest, oldest, ..log.current };
+            log.current_late = true;
         }
         let devices = log.devices()?;
-        let newest = log.segments.back().map_or(0, |newest| newest.number);
-        let oldest = log.segments.front().map_or(0, |oldest| oldest.number);
-        if (log.current.newest, log.current.oldest) != (newest, oldest) || log.current_file.is_none() {
-            // On a disk that is read-only it is said later.
-            let _ = log.write_current(newest, oldest);
+        match log.make_lasting() {
+            // On a disk that takes nothing it is done later, and before anything else.
+            Ok(()) | Err(SpoolError::ReadOnly(_) | SpoolError::DiskFull(_)) => {}
+            Err(error) => return Err(error),
         }
         let recovered = log.recovered(devices, torn_bytes);
         log.wear = Wear::default();
@@ -131,13 +137,14 @@ impl SegmentLog {
             map: is_last.then(Map::default),
             read: 0,
         });
-        let mut at = header.len();
+        let (mut at, mut last) = (header.len(), 0);
         let Some(answered) = bytes.get(..end) else { return damaged(bytes.len(), "its end is missing") };
         while at < end {
             let group = match format::parse_group(&answered[at..], header.salt) {
                 Some(group) => group,
                 None if is_last && format::find_group_after(&answered[at..], self.group, header.salt).is_none() => {
                     self.seal_last(key);
+                    self.unlasting = Some(last);
                     return Ok(self.cut_tail(at as u64, (end - at) as u64));
                 }
                 None => return damaged(at, "a group is not what was written, and groups follow it"),
@@ -158,8 +165,11 @@ impl SegmentLog {
                 }
             }
             self.group = group.number;
+            // The first one became lasting with the header before it.
+            last = if at == header.len() { 0 } else { at as u64 };
             at += group.len;
         }
+        self.unlasting = Some(last);
         self.seal_last(key);
         Ok(0)
     }
@@ -299,6 +309,10 @@ struct Found {
 fn find(disk: &dyn Disk) -> Result<Found, SpoolError> {
     let failed = |error| SpoolError::of("read its directory", error);
     let names: Vec<(String, u64)> = disk.list().map_err(failed)?;
+    if let Some(note) = unfinished(names.iter().map(|(name, _)| &**name)) {
+        let what = "a salvage was interrupted: let it be finished";
+        return Err(SpoolError::Damaged { file: note.into(), offset: 0, what });
+    }
     let all: BTreeSet<u64> = names.iter().filter_map(|(name, _)| segment_number(name)).collect();
     let current_file = match names.iter().any(|(name, _)| name == CURRENT) {
         true => Some(disk.open(CURRENT).map_err(failed)?),

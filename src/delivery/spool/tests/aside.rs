@@ -10,7 +10,7 @@ fn with_aside(payloads: &[&str]) -> (SimDisk, SegmentLog) {
         let mut bytes = Vec::new();
         write_record(&mut bytes, &Record { why: Some(Refusal::Code(0x90)), ..record(payload.as_bytes()) });
         let at = BatchRecord { queue: ASIDE, number: 0, start: 0, len: bytes.len() as u32 };
-        log.append(&[Arc::new(Batch { upstream: 0, bytes, records: vec![at] })]).expect("appended");
+        log.append(&[Arc::new(Batch { bytes, records: vec![at], ..Batch::default() })]).expect("appended");
     }
     (disk, log)
 }
@@ -46,6 +46,50 @@ fn one_that_is_discarded_from_the_middle_leaves_the_others_under_their_names() {
     assert_eq!(log.fill().hubs[0].aside, 3);
     assert_eq!(discard_aside(&mut log, 0, &Chosen::All).expect("discarded"), 3);
     assert_eq!(log.fill().hubs[0].aside, 0);
+}
+
+#[test]
+fn a_full_spool_is_freed_by_what_is_discarded_and_by_what_is_tried_again() {
+    for retried in [false, true] {
+        let disk = SimDisk::default();
+        let limits = Limits { bytes_max: 1 << 20, segment_bytes: 64 << 10 };
+        let (mut log, _) = opened(&disk, limits);
+        let (mut count, mut waiting) = (0_u64, 0_u64);
+        loop {
+            // Every third message waits, so that no segment is all of one kind.
+            let mut bytes = Vec::new();
+            let text = format!("{count}:{}", "x".repeat(2_000));
+            write_record(&mut bytes, &Record { why: Some(Refusal::Code(0x90)), ..record(text.as_bytes()) });
+            let at = BatchRecord { queue: ASIDE, number: 0, start: 0, len: bytes.len() as u32 };
+            let aside = Arc::new(Batch { bytes, records: vec![at], ..Batch::default() });
+            match log.append(&if count.is_multiple_of(3) { vec![aside, one(9, waiting, 500)] } else { vec![aside] }) {
+                Ok(()) => waiting += u64::from(count.is_multiple_of(3)),
+                Err(SpoolError::SizeMax) => break,
+                Err(error) => panic!("{error}"),
+            }
+            count += 1;
+        }
+        let (all, total) = list_aside(&mut log, 0, &Chosen::All, usize::MAX).expect("read");
+        assert!(total > 300 && total == count, "{total}");
+        // All but the first few: these have to be moved.
+        let meant: Vec<u64> = all.iter().skip(40).map(|message| message.id).collect();
+        let chosen = Chosen::Ids(meant.iter().copied().collect());
+        let done = match retried {
+            true => retry_aside(&mut log, 0, &chosen),
+            false => discard_aside(&mut log, 0, &chosen),
+        };
+        assert_eq!(done.expect("there is room for it"), meant.len());
+        assert!(log.fill().bytes <= limits.bytes_max, "{:?}", log.fill());
+        assert_eq!(log.fill().hubs[0].aside, total - meant.len() as u64);
+        if !retried {
+            log.append(&[one(9, waiting, 500)]).expect("there is room again");
+        }
+        let (mut log, recovered) = opened(&disk.after_kill(), limits);
+        assert_eq!(log.fill().hubs[0].aside, total - meant.len() as u64);
+        let queue = queue_of(record(b"").device);
+        assert_eq!(state(&recovered, queue).1, if retried { meant.len() as u64 } else { 0 });
+        assert_eq!(payloads(&mut log, 9, 0).expect("whole").len() as u64, waiting + u64::from(!retried));
+    }
 }
 
 #[test]

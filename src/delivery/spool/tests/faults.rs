@@ -160,6 +160,34 @@ fn after_a_failed_sync_the_segment_is_never_written_again_and_nothing_of_it_is_b
 }
 
 #[test]
+fn what_a_killed_process_did_not_sync_is_made_lasting_before_anything_builds_on_it() {
+    // Killed before the sync, after a sync that failed, and in a roll: before the file and before its name was synced.
+    let (crash, error) = (sim::Fault::Crash, sim::Fault::Error);
+    for (rolls, fault_at, fault) in
+        [(false, 2, crash), (false, 2, error), (true, 3, crash), (true, 3, error), (true, 4, crash), (true, 4, error)]
+    {
+        let disk = SimDisk::default();
+        let (mut log, _) = opened(&disk, SMALL);
+        let mut records = 0;
+        while records == 0 || rolls && log.segments.back().is_some_and(|newest| newest.end < SMALL.segment_bytes) {
+            log.append(&[one(1, records, 300)]).expect("room");
+            records += 1;
+        }
+        let calls = disk.world().calls;
+        disk.world().fails_at = Some((calls + fault_at, fault));
+        log.append(&[one(1, records, 300)]).expect_err("it was not synced");
+        let killed = disk.after_kill();
+        let (mut log, recovered) = opened(&killed, SMALL);
+        let (_, next) = state(&recovered, 1);
+        // It goes on into the next segment, and the power goes.
+        (next..next + 20).for_each(|n| log.append(&[one(1, n, 300)]).expect("room"));
+        let (mut log, recovered) = opened(&killed.after_power_cut(&mut || false), SMALL);
+        assert_eq!(state(&recovered, 1), (0, next + 20));
+        assert_eq!(payloads(&mut log, 1, 0).expect("whole").len() as u64, next + 20);
+    }
+}
+
+#[test]
 fn a_disk_that_lies_is_found_out_or_loses_what_no_program_can_keep() {
     let disk = SimDisk::default();
     let (mut log, _) = opened(&disk, SMALL);
@@ -186,6 +214,42 @@ fn a_disk_that_lies_is_found_out_or_loses_what_no_program_can_keep() {
             Err(error) => assert!(matches!(error, SpoolError::Damaged { .. }), "{error}"),
         }
     }
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_holds_up_no_other_and_is_named_with_its_remedy() {
+    let disk = SimDisk::default();
+    let (mut log, _) = opened(&disk, SMALL);
+    for n in 0..3 {
+        log.append(&[one(1, n, 100), one(2, n, 100)]).expect("room");
+    }
+    let name = "0000000000000001.seg";
+    let needle = b"1/1/xxx";
+    let mut at = 0;
+    disk.damage(name, |bytes| {
+        at = bytes.windows(needle.len()).position(|window| window == needle).expect("there");
+        bytes[at] ^= 1;
+    });
+    let mut keeper = Keeper::new(Box::new(log));
+    let handle = keeper.handle();
+    let (answers, answered) = std::sync::mpsc::channel();
+    keeper.start(move |_, answer| drop(answers.send(answer))).expect("a thread");
+    let read = |from: u64| {
+        let link = LinkAddress { shard: 0, upstream: 0, member: 0 };
+        let wanted = |queue| Wanted { stream: stream(queue), from, bytes: 1 << 20 };
+        handle.read(link, vec![wanted(1), wanted(2)]);
+        let Answer::Read(fetched) = answered.recv().expect("an answer") else { panic!("it was a read") };
+        fetched.into_iter().map(|fetched| fetched.run.map(|run| run.count)).collect::<Vec<_>>()
+    };
+    // What lies before the damage is given, what lies in it is not, and the other queue does not care.
+    assert_eq!(read(0), [Ok(1), Ok(3)]);
+    assert_eq!(handle.trouble(), None);
+    assert_eq!(read(1), [Err("damaged"), Ok(2)]);
+    let trouble = handle.trouble().expect("an alarm");
+    assert!(trouble.contains(name) && trouble.contains("tollgate spool salvage"), "{trouble}");
+    disk.damage(name, |bytes| bytes[at] ^= 1);
+    assert_eq!(read(1), [Ok(2), Ok(2)]);
+    assert_eq!(handle.trouble(), None);
 }
 
 #[test]
@@ -219,4 +283,75 @@ fn a_salvage_keeps_what_is_whole_and_the_damaged_files_beside_it() {
     let all = payloads(&mut log, 1, 0).expect("whole");
     assert_eq!((&all[0], all.len()), (&payload(1, 10, 300), 49));
     assert!(all.is_sorted_by_key(|p| String::from_utf8_lossy(p).split('/').nth(1).and_then(|n| n.parse::<u64>().ok())));
+}
+
+#[test]
+fn a_salvage_that_is_interrupted_anywhere_is_finished_by_the_next_and_never_taken_for_the_whole() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let damaged = folder.path().join("damaged");
+    let open = |path: &std::path::Path| {
+        let directory = Directory::open(path).expect("free");
+        SegmentLog::open(Box::new(directory), SMALL, &[HUB.to_owned(), "other".to_owned()], &SpoolKeys::default())
+    };
+    let (mut log, _) = open(&damaged).unwrap_or_else(|error| panic!("{error}"));
+    // One record stays in the oldest segment until it is copied forward, behind those that follow it.
+    log.append(&[one(9, 0, 100)]).expect("room");
+    for n in 0..80 {
+        log.append(&[one(1, n, 300)]).expect("room");
+        log.acknowledge(stream(1), n.saturating_sub(12));
+        log.flush().expect("room");
+    }
+    for n in 1..30 {
+        log.append(&[one(9, n, 300)]).expect("room");
+    }
+    drop(log);
+    let segments: Vec<_> = names_in(&damaged).into_iter().filter(|name| name.ends_with(".seg")).collect();
+    assert!(segments.len() > 3, "{segments:?}");
+    let last_but_one = damaged.join(&segments[segments.len() - 2]);
+    let mut bytes = std::fs::read(&last_but_one).expect("there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&last_but_one, bytes).expect("writable");
+
+    let contents = |log: &mut SegmentLog| [1, 9].map(|queue| payloads(log, queue, 0).expect("whole"));
+    let mut whole = None;
+    for stops_at in 0..1_000 {
+        let path = folder.path().join(format!("stopped-{stops_at}"));
+        std::fs::create_dir(&path).expect("free");
+        for name in names_in(&damaged) {
+            std::fs::copy(damaged.join(&name), path.join(&name)).expect("copied");
+        }
+        let mut steps = 0..stops_at;
+        let mut step = || steps.next().map(drop).ok_or_else(|| io::Error::other("killed"));
+        let stopped = salvage::salvage_by_steps(&path, SMALL, &SpoolKeys::default(), &mut step);
+        if stopped.is_ok() {
+            assert!(stops_at > 20, "every step was stopped at: {stops_at}");
+            let (mut log, _) = open(&path).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(Some(contents(&mut log)), whole);
+            let kept = names_in(&path).iter().filter(|name| name.contains(".damaged-")).count();
+            assert_eq!(kept, segments.len() + 1, "and CURRENT");
+            return;
+        }
+        assert!(open(&path).is_err(), "stopped at {stops_at}: a part is taken for the whole");
+        let salvaged = salvage(&path, SMALL, &SpoolKeys::default()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(salvaged.kept_as.len(), segments.len() + 1);
+        let (mut log, _) = open(&path).unwrap_or_else(|error| panic!("stopped at {stops_at}: {error}"));
+        let all = contents(&mut log);
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>() as u64, salvaged.messages);
+        let numbers = |payloads: &[Vec<u8>]| -> Vec<u64> {
+            let number = |p: &Vec<u8>| String::from_utf8_lossy(p).split('/').nth(1).and_then(|n| n.parse().ok());
+            payloads.iter().filter_map(number).collect()
+        };
+        assert!(all.iter().all(|of_queue| numbers(of_queue).is_sorted()), "in order");
+        assert!(numbers(&all[1]).contains(&0) && all[0].len() > 5, "{:?}", all.each_ref().map(|a| numbers(a)));
+        assert_eq!(*whole.get_or_insert(all.clone()), all, "stopped at {stops_at}");
+    }
+    panic!("it never comes to an end");
+}
+
+fn names_in(path: &std::path::Path) -> Vec<String> {
+    let names = std::fs::read_dir(path).expect("there").map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    names.sort_unstable();
+    names
 }

@@ -33,6 +33,10 @@ enum Step {
     PowerCut {
         seed: u64,
     },
+    /// Killed, started again, and then the power goes.
+    KillAndPowerCut {
+        seed: u64,
+    },
     Full,
     RoomAgain,
 }
@@ -48,6 +52,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (1..12_u64, fault).prop_map(|(after, fault)| Step::Fault { after, fault }),
         1 => Just(Step::Kill),
         1 => any::<u64>().prop_map(|seed| Step::PowerCut { seed }),
+        1 => any::<u64>().prop_map(|seed| Step::KillAndPowerCut { seed }),
         1 => Just(Step::Full),
         2 => Just(Step::RoomAgain),
     ]
@@ -110,13 +115,10 @@ impl World {
                 world.fails_at = Some((world.calls + after, *fault));
             }
             Step::Kill => self.restart(self.disk.after_kill())?,
-            Step::PowerCut { seed } => {
-                let mut bits = *seed | 1;
-                let after = self.disk.after_power_cut(&mut || {
-                    bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    bits >> 63 == 0
-                });
-                self.restart(after)?;
+            Step::PowerCut { seed } => self.power_cut(*seed)?,
+            Step::KillAndPowerCut { seed } => {
+                self.restart(self.disk.after_kill())?;
+                self.power_cut(*seed)?;
             }
             Step::Full => {
                 let used: u64 = self.disk.names().iter().map(|name| self.disk.bytes_of(name).len() as u64).sum();
@@ -125,6 +127,15 @@ impl World {
             Step::RoomAgain => self.disk.world().bytes_max = None,
         }
         Ok(())
+    }
+
+    fn power_cut(&mut self, seed: u64) -> Result<(), TestCaseError> {
+        let mut bits = seed | 1;
+        let after = self.disk.after_power_cut(&mut || {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            bits >> 63 == 0
+        });
+        self.restart(after)
     }
 
     fn batch(&self, queues: &[u16], records: u8, len: usize) -> Arc<Batch> {
@@ -240,6 +251,16 @@ fn a_crash_at_every_call_of_roll_unlink_and_copy_forward_loses_nothing() {
             if stored > 0 {
                 assert_eq!(payloads(&mut log, 9, 0).expect("whole"), [payload(9, 0, 100)], "at {crash_at}");
             }
+            // What was found counts as stored from here on: it outlives a power cut, at once and after a roll.
+            let then = after.after_power_cut(&mut || false);
+            let (_, found) = open(&then, SMALL).unwrap_or_else(|error| panic!("at {crash_at}, then cut: {error}"));
+            assert!(state(&found, 1).1 >= next, "at {crash_at}, then cut");
+            for n in next..next + 20 {
+                log.append(&[one(1, n, 300)]).expect("a healthy disk takes");
+            }
+            let then = after.after_power_cut(&mut || false);
+            let (_, found) = open(&then, SMALL).unwrap_or_else(|error| panic!("at {crash_at}, then cut: {error}"));
+            assert_eq!(state(&found, 1).1, next + 20, "at {crash_at}, rolled, then cut");
         }
     }
 }

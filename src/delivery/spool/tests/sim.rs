@@ -67,11 +67,16 @@ impl SimDisk {
         Box::new(self.clone())
     }
 
-    /// What a kill -9 leaves: all that was written.
+    /// What a kill -9 leaves: all that was written. What was not synced is as little on the disk as before.
     pub(super) fn after_kill(&self) -> Self {
         let world = self.world();
-        let inodes = world.inodes.iter().map(|inode| Inode { lasting: inode.now.clone(), ..inode.clone() }).collect();
-        Self::fresh(inodes, world.names.clone())
+        Self(Arc::new(Mutex::new(World {
+            inodes: world.inodes.clone(),
+            names: world.names.clone(),
+            lasting_names: world.lasting_names.clone(),
+            moves: world.moves.clone(),
+            ..World::default()
+        })))
     }
 
     /// What a power cut leaves: all that was synced, and of the rest what `kept` says, sector by sector.
@@ -114,6 +119,7 @@ impl SimDisk {
         how(&mut world.inodes[inode].now);
         let now = world.inodes[inode].now.clone();
         world.inodes[inode].lasting = now;
+        world.inodes[inode].pending.clear();
     }
 
     pub(super) fn lose(&self, name: &str) {
@@ -264,8 +270,9 @@ impl DiskFile for SimFile {
         called?;
         world.syncs += 1;
         if !world.lies {
+            // What a failed sync dropped is in no later one.
             let inode = &mut world.inodes[self.inode];
-            inode.lasting.clone_from(&inode.now);
+            inode.lasting = inode.survives(&mut || true);
             inode.pending.clear();
         }
         Ok(())
