@@ -162,6 +162,9 @@ pub(super) enum LinkState {
     Down,
 }
 
+/// What is asked for, each with its QoS.
+type Filters = Vec<(TopicFilter, QoS)>;
+
 impl Subscriptions {
     /// Adds a holder, or changes its QoS. `Granted`: nothing need be asked, or it is placed when the link is up again.
     pub(super) fn subscribe(
@@ -379,11 +382,7 @@ impl Subscriptions {
         claim
     }
 
-    fn next_subscribe(
-        &mut self,
-        id: u16,
-        identifiers: Identifiers,
-    ) -> Option<(Option<Named>, Vec<(TopicFilter, QoS)>)> {
+    fn next_subscribe(&mut self, id: u16, identifiers: Identifiers) -> Option<(Option<Named>, Filters)> {
         let filters_max = if identifiers == Identifiers::Named { 1 } else { FILTERS_PER_REQUEST };
         let (mut named, mut filters) = (None, vec![]);
         while filters.len() < filters_max {
