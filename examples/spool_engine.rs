@@ -24,7 +24,8 @@ fn main() {
     let groups = messages.div_ceil(group);
     let started = Instant::now();
     for _ in 0..groups {
-        let mut batch = Batch { upstream: 0, bytes: record.repeat(group), records: Vec::with_capacity(group) };
+        let mut batch =
+            Batch { upstream: 0, bytes: record.repeat(group), records: Vec::with_capacity(group), ..Batch::default() };
         for at in 0..group {
             let device = at % DEVICES;
             let (start, len) = (u32::try_from(at * record.len()).unwrap(), u32::try_from(record.len()).unwrap());

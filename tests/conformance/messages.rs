@@ -177,7 +177,7 @@ fn retain_is_as_it_was_published_for_who_wants_that_and_cleared_for_others() {
             device_key(id)
         )
     };
-    let (gateway, hub) = with(|plan| plan.shards(1).identities_and(&["w1", "w2"].map(|id| watcher(id)).concat()));
+    let (gateway, hub) = with(|plan| plan.shards(1).identities_and(&["w1", "w2"].map(watcher).concat()));
     let filter = "devices/+/messages/events/#";
     let say =
         |first, payload: &[u8]| hub.send(filter, &publish(V5, first, EVENTS, 0, &hub.identifier(filter), payload));
