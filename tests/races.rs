@@ -1,6 +1,7 @@
 //! Admission, publishing, renewal and a change at the same time: nothing that is read after a change has been applied is
 //! accepted. On threads of their own, by the gateway's own steps (`registry::Threshold`); and over sockets, by devices that
 //! publish as fast as they can.
+//! (Over 600 lines: one race, and each kind of change that takes part in it.)
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 

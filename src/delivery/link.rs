@@ -1,4 +1,5 @@
 //! One pool member: the log, what is in flight, who waits, and the MQTT session towards the hub.
+//! (Over 600 lines: the one place where all of a link's parts meet, and each step of it has its reasons beside it.)
 
 use std::{
     collections::{HashMap, VecDeque},

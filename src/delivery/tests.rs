@@ -1,3 +1,5 @@
+//! A link against a hub that the test plays. (Over 600 lines: cases of one machine, which share its set-up.)
+
 use super::*;
 use crate::{
     packet::{

@@ -1,5 +1,6 @@
 //! One member of a pool: from the log to the hub, and from the hub's acknowledgement to the device's PUBACK. Walk 3 of
 //! ARCHITECTURE.md.
+//! (Over 600 lines: the walk is to be read in one place.)
 
 use std::{
     cell::{Cell, RefCell},
