@@ -313,6 +313,7 @@ fn a_message_of_a_hub_with_qos_2_reaches_the_device_once_however_often_the_hub_s
             hub.cut();
             until("the gateway to come back", PATIENCE, || hub.connections() > connections);
         };
+        assert_eq!(hub.granted(topic), Some(2));
         hub.hold_back();
         hub.send_exactly(topic, b"once", 7, 0);
         let (_, packet_id) = message(&mut device, 2);
@@ -335,6 +336,23 @@ fn a_message_of_a_hub_with_qos_2_reaches_the_device_once_however_often_the_hub_s
         until("PUBCOMP", PATIENCE, || hub.completed() == [7]);
         hub.send_exactly(topic, b"another", 7, 0);
         assert_eq!(message(&mut device, 2).0, "another", "and no second copy before it");
+    }
+}
+
+#[test]
+fn by_rumqttc_a_hub_is_asked_for_no_more_than_qos_1() {
+    let topic = "devices/d0/messages/devicebound/c";
+    for version in BOTH {
+        let hub = Commander::start(version);
+        let gateway = gateway_by(HubClient::Rumqttc, &hub, version);
+        let device = gateway.connect(version, "d0");
+        let mut device = subscribed(&hub, device, "d0", 2);
+        assert_eq!(hub.granted(topic), Some(1), "of QoS 2 rumqttc would answer before the device has it");
+        hub.send(topic, b"a", 1);
+        let (_, packet_id) = message(&mut device, 1);
+        device.acknowledge(packet_id);
+        hub.answered_for(&[1]);
+        assert_eq!(hub.connections(), 1);
     }
 }
 

@@ -402,10 +402,10 @@ fn link(config: &Config, upstream: &UpstreamConfig, version: ProtocolVersion, no
         window: upstream.window,
         log_bytes_max: LINK_LOG_BYTES_MAX,
         id_prefix: format!("{}-{nonce}-{}", config.gateway.name, upstream.name),
-        // To the embedded hub, and to NATS, messages come with 1 at most.
-        subscribe_qos_max: match upstream.kind {
-            UpstreamKind::Mqtt(_) => QoS::ExactlyOnce,
-            UpstreamKind::Embedded | UpstreamKind::Nats(_) => QoS::AtLeastOnce,
+        // From the embedded hub, from NATS and by rumqttc messages come with 1 at most.
+        subscribe_qos_max: match &upstream.kind {
+            UpstreamKind::Mqtt(hub) if hub.wire.client == HubClient::Native => QoS::ExactlyOnce,
+            UpstreamKind::Mqtt(_) | UpstreamKind::Embedded | UpstreamKind::Nats(_) => QoS::AtLeastOnce,
         },
         spool: None,
     }

@@ -586,7 +586,12 @@ pub(super) fn settle(shard: &Shard, member: &Member) {
 #[inline]
 fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
     let state = &mut *cell.state.borrow_mut();
+    let of_earlier = settled.session != cell.who;
     match settled.outcome {
+        Ok(()) if of_earlier => {
+            let _ = state.session.settle_earlier(settled.packet_id, Ok(()), &mut state.out);
+            shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
+        }
         Ok(()) => {
             state.session.publish_stored(settled.packet_id, &mut state.out);
             shard.meter.acknowledged(Duration::from_millis(settled.took_ms));
@@ -597,7 +602,12 @@ fn acknowledge(shard: &Shard, cell: &SessionCell, settled: &Settled) {
             if cell.journals_refusal() {
                 shard.site.journal.action_refused(&cell.identified(), Denial::HubRefused, &detail);
             }
-            if let Err(reason) = state.session.publish_refused(settled.packet_id, Denial::HubRefused, &mut state.out) {
+            let (session, id, out) = (&mut state.session, settled.packet_id, &mut state.out);
+            let told = match of_earlier {
+                true => session.settle_earlier(id, Err(Denial::HubRefused), out),
+                false => session.publish_refused(id, Denial::HubRefused, out),
+            };
+            if let Err(reason) = told {
                 cell.live.deafen(reason, Instant::now());
             }
         }

@@ -32,6 +32,8 @@ struct State {
     /// Whether a session was kept: from the second connection on.
     connections: usize,
     filters: Vec<String>,
+    /// What was asked for, filter and QoS, in order.
+    granted: Vec<(String, u8)>,
     asked: usize,
     answered: Vec<u16>,
     holds_back: bool,
@@ -74,6 +76,11 @@ impl Commander {
     /// Filters that are subscribed to.
     pub fn filters(&self) -> Vec<String> {
         self.state().filters.clone()
+    }
+
+    /// The QoS that the last SUBSCRIBE to this filter asked for, and was granted.
+    pub fn granted(&self, filter: &str) -> Option<u8> {
+        self.state().granted.iter().rev().find(|(asked, _)| asked == filter).map(|(_, qos)| *qos)
     }
 
     /// How many SUBSCRIBEs came, over all connections.
@@ -215,6 +222,7 @@ fn answer(shared: &Shared, stream: &TcpStream, first: u8, body: &[u8]) -> Vec<u8
             let mut answer = vec![0x90, u8::try_from(filters.len()).unwrap() + 2 + u8::from(v5), id[0], id[1]];
             answer.extend(v5.then_some(0));
             answer.extend(filters.iter().map(|(_, options)| options & 3));
+            state.granted.extend(filters.iter().map(|(filter, options)| (filter.clone(), options & 3)));
             state.filters.extend(filters.into_iter().map(|(filter, _)| filter));
             answer
         }

@@ -318,6 +318,26 @@ impl Session {
         Ok(())
     }
 
+    /// What delivery says of a QoS 2 message that an earlier connection of this session brought. A QoS 1 message under the
+    /// same packet identifier is another one, and waits for its own witness.
+    ///
+    /// # Errors
+    /// As [`publish_refused`](Self::publish_refused).
+    pub fn settle_earlier(
+        &mut self,
+        packet_id: u16,
+        outcome: Result<(), Denial>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        match (self.inbound.qos_of(packet_id), outcome) {
+            (Some(QoS::AtLeastOnce), Ok(())) => self.settle_awaited(packet_id, Settlement::Stored),
+            (Some(QoS::AtLeastOnce), Err(_)) => self.settle_awaited(packet_id, Settlement::Refused),
+            (_, Ok(())) => self.publish_stored(packet_id, out),
+            (_, Err(denial)) => return self.publish_refused(packet_id, denial, out),
+        }
+        Ok(())
+    }
+
     /// Whether the next packet may be handled. A 3.1.1 device knows no Receive Maximum: while its ring is full it is not read.
     #[inline]
     pub fn wants_input(&self) -> bool {

@@ -50,7 +50,7 @@ pub(super) fn add(
     let to = shard.kept.inner.borrow_mut().name();
     hand_over(shard, hash, from, to);
     let inner = &mut *shard.kept.inner.borrow_mut();
-    inner.inherit(from, to, !state.awaited.is_empty());
+    inner.heirs.inherit(from, to, &state.awaited);
     for receipt in receipts {
         if let Some(held) = inner.receipts.get_mut(receipt) {
             held.session = to;
@@ -133,7 +133,7 @@ pub(super) fn forget(shard: &Shard, (device, hash): (&DeviceId, u64), left: &Lef
             held.counted.inspect(|bytes| shard.site.roster.let_go(*bytes));
             hubs.extend(held.hub);
         }
-        inner.heirs.retain(|_, heir| *heir != left.from);
+        inner.heirs.forget(left.from);
         if written == Written::Yes {
             inner.write((device, hash), &Entry::Ended, now(shard));
         }
@@ -240,15 +240,12 @@ fn keep(
 /// Delivery speaks of a message that an ended connection brought, to the session that goes on.
 pub(in crate::shard) fn settled(shard: &Shard, settled: &Settled) -> Option<Rc<SessionCell>> {
     let inner = &mut *shard.kept.inner.borrow_mut();
-    let heir = *inner.heirs.get(&settled.session)?;
+    let heir = inner.heirs.take(settled.session, settled.packet_id)?;
     let Some(Absent { device, hash, state, .. }) = inner.absent.get_mut(&heir) else { return shard.session(heir) };
     let stored = settled.outcome.is_ok();
     state.settle(settled.packet_id, if stored { Settlement::Stored } else { Settlement::Refused });
     if state.received.contains(&settled.packet_id) {
         inner.journal.write(device, *hash, &Entry::Received(settled.packet_id), now(shard));
-    }
-    if state.awaited.is_empty() {
-        inner.heirs.retain(|_, of| *of != heir);
     }
     None
 }

@@ -35,7 +35,8 @@ pub(in crate::shard) struct Resumed {
     pub(in crate::shard) state: SessionState,
     from: SessionRef,
     receipts: Vec<Receipt>,
-    awaits: bool,
+    /// Packet identifiers of QoS 2 messages that are with delivery.
+    awaited: Vec<u16>,
 }
 
 /// What a device left, if it left anything: of the connection that it has, or had. A device that wants to begin anew gets
@@ -60,8 +61,8 @@ pub(in crate::shard) fn resume(
         return None;
     }
     let Left { state, from, receipts } = left;
-    let awaits = !state.awaited.is_empty();
-    Some(Resumed { state, from, receipts, awaits })
+    let awaited = state.awaited.clone();
+    Some(Resumed { state, from, receipts, awaited })
 }
 
 /// What a connection left, or a session whose device was away.
@@ -86,7 +87,7 @@ pub(in crate::shard) enum CleanStart {
 pub(in crate::shard) fn begin(shard: &Shard, cell: &SessionCell, state: &mut State, resumed: Option<&Resumed>) {
     if let Some(resumed) = resumed {
         hand_over(shard, cell.hash, resumed.from, cell.who);
-        shard.kept.inner.borrow_mut().inherit(resumed.from, cell.who, resumed.awaits);
+        shard.kept.inner.borrow_mut().heirs.inherit(resumed.from, cell.who, &resumed.awaited);
     }
     let expires_after = state.session.session_expiry();
     cell.outlives.set(expires_after > 0 && shard.kept.spool.is_some());

@@ -6,6 +6,7 @@
 //! which hub waits for which message, [`journal`] what is on its way to the disk.
 
 mod absent;
+mod heirs;
 mod journal;
 mod live;
 mod receipts;
@@ -34,6 +35,7 @@ use crate::{
     time::{Tick, UnixSeconds},
 };
 use absent::Absent;
+use heirs::Heirs;
 use journal::{Journal, Waiter};
 use receipts::{Hub, Receipts};
 
@@ -105,8 +107,7 @@ struct Inner {
     absent: HashMap<SessionRef, Absent>,
     by_device: HashMap<DeviceId, SessionRef>,
     expires: BTreeSet<(UnixSeconds, SessionRef)>,
-    /// Who takes the answers of delivery that an ended connection waited for.
-    heirs: HashMap<SessionRef, SessionRef>,
+    heirs: Heirs,
     generation: u32,
     /// The gate's epoch when it was last asked about those who are away.
     epoch: u64,
@@ -137,15 +138,6 @@ impl Inner {
     fn name(&mut self) -> SessionRef {
         self.generation = self.generation.wrapping_add(1);
         SessionRef { slot: AWAY, generation: self.generation }
-    }
-
-    /// What delivery says to a session that has ended, it says to the one that goes on.
-    fn inherit(&mut self, from: SessionRef, to: SessionRef, awaits: bool) {
-        if !awaits {
-            return self.heirs.retain(|_, heir| *heir != from);
-        }
-        self.heirs.values_mut().filter(|heir| **heir == from).for_each(|heir| *heir = to);
-        self.heirs.insert(from, to);
     }
 
     fn write(&mut self, (device, hash): (&DeviceId, u64), entry: &Entry<'_>, now: Now) {
