@@ -33,6 +33,7 @@ pub(super) async fn readyz(State(backend): State<Backend>) -> Response {
 
 /// `GET /metrics`: Prometheus' text format. What is a state and no event is read now.
 pub(super) async fn metrics(State(backend): State<Backend>) -> Response {
+    backend.control.set_gauges();
     gauge!(meter::SESSIONS).set(backend.registry.len() as f64);
     for hub in backend.control.upstreams() {
         gauge!(meter::UPSTREAM_CONNECTED, "upstream" => hub.name.clone()).set(hub.connected as f64);

@@ -55,6 +55,9 @@ pub trait Control: Send + Sync {
     /// Sessions whose devices are away: all, or that of one device.
     fn away(&self, device: Option<&str>) -> Vec<AwayView>;
 
+    /// Sets the metrics of what is a state and no event, as it is now.
+    fn set_gauges(&self);
+
     /// How each hub fares, in the order of the configuration.
     fn upstreams(&self) -> Vec<UpstreamStatus>;
 

@@ -59,6 +59,8 @@ impl Control for Pretended {
         device.is_none_or(|asked| asked == known.as_str()).then(|| AwayView::of(&known, &away)).into_iter().collect()
     }
 
+    fn set_gauges(&self) {}
+
     fn upstreams(&self) -> Vec<UpstreamStatus> {
         vec![UpstreamStatus {
             name: "hub".into(),

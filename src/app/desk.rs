@@ -56,6 +56,10 @@ impl Control for Desk {
         found.iter().map(|(device, away)| AwayView::of(device, away)).collect()
     }
 
+    fn set_gauges(&self) {
+        gauge(&self.site, &self.changes);
+    }
+
     fn upstreams(&self) -> Vec<UpstreamStatus> {
         let both = self.site.upstreams.iter().zip(&self.config.upstreams);
         let spool = self.site.spool.as_ref().map(|spool| (spool.fill(), spool.trouble()));
@@ -86,7 +90,11 @@ impl Control for Desk {
                     spooled: fill.messages,
                     oldest_seconds: fill.oldest_ms.map(|at| now_ms.saturating_sub(at) / 1000),
                     set_aside: fill.aside,
-                    spool_error: spool.as_ref().and_then(|(_, trouble)| trouble.clone()),
+                    spool_error: match &spool {
+                        Some((_, None)) if holds_back(upstream) => Some(HELD_BACK.into()),
+                        Some((_, trouble)) => trouble.clone(),
+                        None => None,
+                    },
                     last_error: upstream.status.iter().filter_map(|member| member.last_error()).max(),
                 }
             })
@@ -143,15 +151,16 @@ pub(super) fn owed(upstream: &Upstream) -> usize {
     upstream.status.iter().map(|member| member.owed()).sum()
 }
 
+fn holds_back(upstream: &Upstream) -> bool {
+    upstream.status.iter().any(|member| member.holds_back())
+}
+
 fn connected(upstream: &Upstream) -> usize {
     upstream.status.iter().filter(|member| member.is_connected()).count()
 }
 
 /// Sets the gauges that nobody sets when something happens.
 pub(super) fn gauge(site: &Site, changes: &Changes) {
-    for upstream in &site.upstreams {
-        metrics::gauge!(meter::UPSTREAM_INFLIGHT, "upstream" => upstream.name.clone()).set(inflight(upstream) as f64);
-    }
     if let Some(spool) = &site.spool {
         for (upstream, fill) in site.upstreams.iter().zip(spool.fill().hubs) {
             let age_ms = fill.oldest_ms.map_or(0, |at| site.clock.now_ms().saturating_sub(at));
@@ -187,7 +196,7 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
         metrics::counter!(meter::SPOOL_SYNCS).absolute(spool.syncs());
         metrics::counter!(meter::SPOOL_APPENDED_BYTES).absolute(fill.wear.appended);
         metrics::counter!(meter::SPOOL_WRITTEN_BYTES).absolute(fill.wear.written);
-        let trouble = spool.trouble().is_some();
+        let trouble = spool.trouble().is_some() || site.upstreams.iter().any(holds_back);
         meter::alarm(meter::Alarm::Spool, if trouble { meter::AlarmState::On } else { meter::AlarmState::Off });
     }
     if let Some(sessions) = &site.sessions {
@@ -201,3 +210,5 @@ pub(super) fn gauge(site: &Site, changes: &Changes) {
     let away = site.upstreams.iter().any(|upstream| connected(upstream) == 0);
     meter::alarm(meter::Alarm::Hub, if away { meter::AlarmState::On } else { meter::AlarmState::Off });
 }
+
+const HELD_BACK: &str = "a device has its share of the room that is left, and waits (`size_max` under [spool])";

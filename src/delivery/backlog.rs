@@ -234,6 +234,11 @@ impl Backlog {
         admitted
     }
 
+    /// Whether a device waits because it has its share of the room.
+    pub(super) fn holds_back(&self) -> bool {
+        !self.over.is_empty()
+    }
+
     /// Whether a message of QoS 0 may be recorded now.
     pub(super) fn admits_most_once(&self, device: u64, len: usize) -> bool {
         let bytes = self.pending.batch.bytes.len();

@@ -174,6 +174,11 @@ impl Link {
         of_window + self.backlog.as_ref().map_or(0, |backlog| backlog.owed())
     }
 
+    /// Whether a device waits because it has its share of the room that the spool has left.
+    pub fn spool_holds_back(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.holds_back())
+    }
+
     /// What the disk refused, while it does.
     pub fn spool_refused(&self) -> Option<&'static str> {
         self.backlog.as_ref().and_then(|backlog| backlog.refused())

@@ -290,6 +290,7 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     member.status.inflight.store(link.inflight(), Relaxed);
     member.status.owed.store(link.owed(), Relaxed);
     member.status.spooling.store(link.is_spooling(), Relaxed);
+    member.status.holds_back.store(link.spool_holds_back(), Relaxed);
     member.status.spooled.store(usize::try_from(link.spooled()).unwrap_or(usize::MAX), Relaxed);
     member.status.backlog_bytes.store(link.unsent_bytes(), Relaxed);
     drop(link);

@@ -16,6 +16,7 @@ pub struct MemberStatus {
     pub(super) owed: AtomicUsize,
     pub(super) spooling: AtomicBool,
     pub(super) spooled: AtomicUsize,
+    pub(super) holds_back: AtomicBool,
     pub(super) backlog_bytes: AtomicUsize,
     /// Messages of QoS 1 that the hub acknowledged in the last second or so.
     pub(super) rate: AtomicUsize,
@@ -46,6 +47,11 @@ impl MemberStatus {
     /// Messages that wait on the disk, or on their way to it, for a place in the window.
     pub fn spooled(&self) -> usize {
         self.spooled.load(Relaxed)
+    }
+
+    /// Whether a device waits because it has its share of the room that the spool has left.
+    pub fn holds_back(&self) -> bool {
+        self.holds_back.load(Relaxed)
     }
 
     /// Bytes taken and not written to the hub.
