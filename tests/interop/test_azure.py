@@ -252,11 +252,12 @@ class AzureSdk(AtAHubOfAzure):
             relay.up()
             place.until("the SDK to come back", lambda: self.connects() > before)
             self.command(device, sent)
-            place.until("all commands", lambda: len(received) >= len(sent))
+            place.until("all commands", lambda: len(distinct(message.data for message in received)) >= len(sent))
             self.assertEqual(len(sent), relay_was + 4)
             telemetry.join(place.PATIENCE)
             self.assertFalse(telemetry.is_alive())
-        self.assertEqual([message.data for message in received], sent)
+        # A cut may take an acknowledgement with it: QoS 1 comes again.
+        self.assertEqual(distinct(message.data for message in received), sent)
         arrived = self.hub.take(f"devices/{device}/messages/events/", 2)
         self.assertEqual([message.payload for message in arrived], [b"of the meantime, 0", b"of the meantime, 1"])
 

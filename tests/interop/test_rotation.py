@@ -255,8 +255,8 @@ class Azure(Sdk):
         pass
 
     def report(self):
-        self.must("report")
-        return self.of("report")[0]["acknowledged"]
+        self.must("acknowledged")
+        return self.of("acknowledged")[0]["acknowledged"]
 
     def end(self):
         self.__exit__()

@@ -83,8 +83,9 @@ const commands = {
     }, every);
   },
   renew: ({ sas }) => client.updateSharedAccessSignature(sas),
-  async report() {
-    say("report", { acknowledged });
+  // What of the stream was.
+  async acknowledged() {
+    say("acknowledged", { acknowledged });
   },
   close: () => client.close(),
 };
