@@ -155,11 +155,16 @@ pub(super) fn seal(group: &mut [u8], number: u64, salt: u32) {
     header[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// Bytes that a group says it has, its header included.
+pub(super) fn group_len(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.get(..GROUP_HEADER_BYTES).filter(|header| header.starts_with(GROUP_MAGIC))?;
+    GROUP_HEADER_BYTES.checked_add(u32_at(header, 4) as usize)
+}
+
 /// The group at the beginning of `bytes`, if a whole and undamaged one is there.
 pub(super) fn parse_group(bytes: &[u8], salt: u32) -> Option<Group<'_>> {
-    let header = bytes.get(..GROUP_HEADER_BYTES).filter(|header| header.starts_with(GROUP_MAGIC))?;
-    let len = GROUP_HEADER_BYTES.checked_add(u32_at(header, 4) as usize)?;
-    let body = bytes.get(GROUP_HEADER_BYTES..len)?;
+    let len = group_len(bytes)?;
+    let (header, body) = (&bytes[..GROUP_HEADER_BYTES], bytes.get(GROUP_HEADER_BYTES..len)?);
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(salt, &header[..20]), body);
     (crc == u32_at(header, 20)).then_some(Group { number: u64_at(header, 8), body, len })
 }

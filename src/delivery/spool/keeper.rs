@@ -231,13 +231,17 @@ impl Drop for Keeper {
 
 fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAddress, Answer)) {
     let mut flushed = Instant::now();
+    // Messages that did not fit are offered again and again: as long as they do not, the trouble lasts, whatever else fits.
+    let mut refused = false;
     loop {
         let mail = handle.wait(FLUSH_EVERY.saturating_sub(flushed.elapsed()));
         for (stream, upto) in mail.acknowledged {
             spool.acknowledge(stream, upto);
         }
         if !mail.appends.is_empty() {
-            append(&mut *spool, mail.appends, handle, answer);
+            let trouble = append(&mut *spool, mail.appends, handle, answer);
+            refused |= trouble.is_some();
+            handle.note(&*spool, trouble.map(Some));
         }
         for (link, wanted) in mail.reads {
             answer(link, Answer::Read(read(&mut *spool, &wanted, handle)));
@@ -257,7 +261,7 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
             flushed = Instant::now();
             // That a flush succeeds does not say that messages are taken.
             handle.note(&*spool, flush.err().map(Some));
-            if handle.seen().trouble.is_some() {
+            if !std::mem::take(&mut refused) && handle.seen().trouble.is_some() {
                 // Nobody may have anything to append: the disk is asked, so that the alarm ends with its cause.
                 let still = spool.append(&[]).err();
                 handle.note(&*spool, Some(still));
@@ -269,19 +273,20 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
     }
 }
 
-/// Everything that waits becomes one group; where that does not fit, each batch is tried on its own.
+/// Everything that waits becomes one group; where that does not fit, each batch is tried on its own. Says what was refused.
 fn append(
     spool: &mut dyn Spool,
     appends: Vec<(LinkAddress, Arc<Batch>)>,
     handle: &SpoolHandle,
     answer: &dyn Fn(LinkAddress, Answer),
-) {
+) -> Option<SpoolError> {
     let batches: Vec<Arc<Batch>> = appends.iter().map(|(_, batch)| batch.clone()).collect();
     let together = spool.append(&batches);
     drop(batches);
     handle.seen().syncs += 1;
     let mut trouble = together.err();
     if matches!(trouble, Some(SpoolError::SizeMax)) && appends.len() > 1 {
+        trouble = None;
         for (link, batch) in appends {
             let refused = spool.append(&[batch]).err();
             answer(link, Answer::Appended(told(refused.as_ref())));
@@ -290,7 +295,7 @@ fn append(
     } else {
         appends.iter().for_each(|(link, _)| answer(*link, Answer::Appended(told(trouble.as_ref()))));
     }
-    handle.note(spool, Some(trouble));
+    trouble
 }
 
 fn told(trouble: Option<&SpoolError>) -> Result<(), &'static str> {

@@ -466,21 +466,28 @@ impl SegmentLog {
             let upstream = u16::try_from(upstreams.iter().position(|known| known == name)?).ok()?;
             Some(StreamId { upstream, queue })
         };
-        if let Some(segment) = segment_mut(&mut self.segments, number) {
-            segment.read = reads;
+        let Some(segment) = segment_mut(&mut self.segments, number) else { return Ok(()) };
+        segment.read = reads;
+        if segment.map.is_none() {
             segment.load_map(id_of)?;
+            self.drop_maps();
         }
-        self.drop_maps();
         Ok(())
     }
 
-    /// Keeps the maps of few segments: of those read last, and of the newest.
+    /// Keeps the maps of segments that were read last, as many as have so few places together, and of the newest.
     fn drop_maps(&mut self) {
-        let mut read: Vec<u64> = self.segments.iter().filter(|s| s.map.is_some()).map(|s| s.read).collect();
-        read.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(oldest_kept) = read.get(MAPS_KEPT - 1).copied() else { return };
-        let newest = self.segments.len() - 1;
-        for segment in self.segments.iter_mut().take(newest).filter(|segment| segment.read < oldest_kept) {
+        let older = self.segments.len() - 1;
+        let has_map = |segment: &Segment| Some((segment.read, segment.map.as_ref()?.places()));
+        let mut held: Vec<(u64, usize)> = self.segments.iter().take(older).filter_map(has_map).collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        let (mut places, places_max) = (0, self.limits.segment_bytes as usize / BYTES_A_PLACE);
+        let is_too_much = |(at, (_, more)): &(usize, &(u64, usize))| {
+            places += more;
+            *at >= MAPS_KEPT && places > places_max
+        };
+        let Some((_, (dropped, _))) = held.iter().enumerate().find(is_too_much) else { return };
+        for segment in self.segments.iter_mut().take(older).filter(|segment| segment.read <= *dropped) {
             segment.map = None;
         }
     }
@@ -550,8 +557,12 @@ pub(super) const CURRENT: &str = "CURRENT";
 const FRAME_BYTES_MAX: usize = 64 << 10;
 /// What a record may take beside itself: a frame of its own with a name of the longest kind.
 const FRAME_OVERHEAD: usize = format::FRAME_HEADER_BYTES + 64 + SEAL_BYTES;
-/// Each takes 16 bytes a frame; streams of one age lie in the same few segments.
+/// However large they are.
 const MAPS_KEPT: usize = 4;
+/// Of a segment, for each place that is kept in the maps of older ones: with the usual 16 MiB a quarter of a million places
+/// of 24 bytes. Queues of devices that send more are behind in age, while each is drained at the same pace: a segment that
+/// is read for one of them is soon read for another, and a map costs a read of all of it.
+const BYTES_A_PLACE: usize = 64;
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// What a spool without messages may take.
 const RESTING_BYTES_MAX: u64 = 64 << 10;

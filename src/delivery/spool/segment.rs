@@ -1,6 +1,9 @@
 //! One segment: its file, how much of it is wanted, and, for as long as it is read from, where its frames lie.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    io::{self, BufReader, Read},
+};
 
 use super::{
     SpoolError, StreamId,
@@ -57,6 +60,11 @@ impl Map {
         places.get(..until)?.iter().rev().filter(holds).max_by_key(|place| place.at).copied()
     }
 
+    /// How many frames there are.
+    pub(super) fn places(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
     /// The frames of every stream.
     pub(super) fn frames(&self) -> impl Iterator<Item = (StreamId, FramePlace)> {
         self.0.iter().flat_map(|(stream, places)| places.iter().map(|place| (*stream, *place)))
@@ -95,17 +103,20 @@ impl Segment {
         if self.map.is_some() {
             return Ok(());
         }
-        let mut bytes = vec![0; usize::try_from(self.end).unwrap_or(usize::MAX)];
-        self.file.read_at(&mut bytes, 0).map_err(|error| SpoolError::of("read a segment", error))?;
-        let mut map = Map::default();
+        // A piece at a time: a segment is large, and several may be wanted soon after each other.
+        let bytes = SegmentReader { file: &*self.file, at: self.header_bytes as u64, end: self.end };
+        let mut bytes = BufReader::with_capacity(READ_AHEAD_BYTES, bytes);
+        let (mut map, mut group) = (Map::default(), Vec::new());
         let (mut at, name) = (self.header_bytes, self.name());
-        while at < bytes.len() {
+        while (at as u64) < self.end {
             let damaged = || SpoolError::Damaged {
                 file: name.clone(),
                 offset: at as u64,
                 what: "a group is not what was written",
             };
-            let group = format::parse_group(&bytes[at..], self.salt).ok_or_else(damaged)?;
+            let read = read_group(&mut bytes, self.end - at as u64, &mut group);
+            read.map_err(|error| SpoolError::of("read a segment", error))?;
+            let group = format::parse_group(&group, self.salt).ok_or_else(damaged)?;
             for (offset, frame) in frames(group.body) {
                 let frame = frame.ok_or_else(damaged)?;
                 if frame.kind != Kind::Checkpoint
@@ -119,6 +130,32 @@ impl Segment {
         self.map = Some(map);
         Ok(())
     }
+}
+
+/// What of a file is answered for, from some place on.
+struct SegmentReader<'f> {
+    file: &'f dyn DiskFile,
+    at: u64,
+    end: u64,
+}
+
+impl Read for SegmentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let rest = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..rest], self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// Reads the next group into `group`: what is there of it, where it is said to be longer than the `rest` of its segment.
+fn read_group(bytes: &mut impl Read, rest: u64, group: &mut Vec<u8>) -> io::Result<()> {
+    group.clear();
+    bytes.take(GROUP_HEADER_BYTES as u64).read_to_end(group)?;
+    let len = format::group_len(group).unwrap_or(0) as u64;
+    let body = len.min(rest).saturating_sub(group.len() as u64);
+    bytes.take(body).read_to_end(group)?;
+    Ok(())
 }
 
 /// Where a frame lies that begins at byte `at` of its segment.
@@ -153,3 +190,5 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
 }
 
 const SUFFIX: &str = ".seg";
+/// Read at once to find out where frames lie.
+const READ_AHEAD_BYTES: usize = 256 << 10;

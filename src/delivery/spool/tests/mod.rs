@@ -7,7 +7,10 @@ mod model;
 mod sealed;
 mod sim;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sim::SimDisk;
 
@@ -167,6 +170,33 @@ fn a_group_is_one_write_and_one_sync() {
 }
 
 #[test]
+fn queues_that_are_drained_at_different_ages_do_not_have_segments_read_again_and_again() {
+    let limits = Limits { bytes_max: 1 << 30, segment_bytes: 64 << 10 };
+    let disk = SimDisk::default();
+    let (mut log, _) = opened(&disk, limits);
+    for n in 0..40 {
+        let group: Vec<_> = (0..16).map(|queue| one(queue, n, 2000)).collect();
+        log.append(&group).expect("room");
+    }
+    assert!(log.segments.len() > 15, "{} segments", log.segments.len());
+    drop(log);
+    // After a start it is not known where anything lies.
+    let (mut log, _) = opened(&disk.after_kill(), limits);
+    let round = |log: &mut SegmentLog| {
+        for queue in 0..16 {
+            assert_eq!(log.read(stream(queue), u64::from(queue) * 2, 1).expect("whole").count, 1);
+        }
+    };
+    round(&mut log);
+    let before = disk.world().read;
+    for _ in 0..10 {
+        round(&mut log);
+    }
+    let read = disk.world().read - before;
+    assert!(read < 160 * 2200, "{read} bytes read for 160 records of 2000");
+}
+
+#[test]
 fn acknowledgements_are_lasting_after_a_flush_and_with_the_next_group() {
     for flushed in [true, false] {
         let disk = SimDisk::default();
@@ -297,6 +327,40 @@ fn memory_does_not_grow_with_what_waits() {
         payloads(&mut log, queue, 0).expect("whole");
     }
     assert!(log.segments.iter().filter(|segment| segment.map.is_some()).count() <= 5, "also after reading all");
+}
+
+#[test]
+fn the_alarm_lasts_as_long_as_messages_are_refused_whatever_else_would_fit() {
+    let disk = SimDisk::default();
+    let (log, _) = opened(&disk, SMALL);
+    let mut keeper = Keeper::new(Box::new(log));
+    let handle = keeper.handle();
+    let link = LinkAddress { shard: 0, upstream: 0, member: 0 };
+    let (answers, answered) = std::sync::mpsc::channel();
+    keeper.start(move |_, answer| drop(answers.send(answer))).expect("a thread");
+    let too_large = one(0, 0, 2 << 20);
+    let refused = || {
+        handle.append(link, too_large.clone());
+        let answer = answered.recv_timeout(Duration::from_secs(20));
+        assert_eq!(answer, Ok(Answer::Appended(Err("size_max"))));
+    };
+    let began = Instant::now();
+    while handle.trouble().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(20), "an alarm");
+        refused();
+    }
+    // Over two of the times at which the disk would be asked.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(2500) {
+        refused();
+        assert!(handle.trouble().is_some(), "after {:?}", began.elapsed());
+    }
+    // Nobody has anything to append any more.
+    let began = Instant::now();
+    while handle.trouble().is_some() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the alarm ends");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) struct World {
     dead: bool,
     pub(super) syncs: u64,
     pub(super) written: u64,
+    pub(super) read: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,10 +226,11 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let world = self.disk.world();
+        let mut world = self.disk.world();
         let rest = world.inodes[self.inode].now.get(at as usize..).unwrap_or_default();
         let n = rest.len().min(buffer.len());
         buffer[..n].copy_from_slice(&rest[..n]);
+        world.read += n as u64;
         Ok(n)
     }
 
