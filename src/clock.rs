@@ -125,7 +125,8 @@ impl Clock {
     /// When timers will have reached a time, as guarded time goes by today.
     pub fn tick_of(&self, time: UnixSeconds) -> Tick {
         let boot_ms = i128::from(time.0) * 1000 - i128::from(self.offset_ms.load(Relaxed));
-        Tick(u64::try_from(boot_ms - i128::from(self.began_ms)).unwrap_or(if boot_ms > 0 { u64::MAX } else { 0 }))
+        let tick = (boot_ms - i128::from(self.began_ms)).max(0);
+        Tick(u64::try_from(tick).unwrap_or(u64::MAX))
     }
 
     /// How far guarded time and timers are apart: timers that were set for a time are to be set anew when it moves.
@@ -278,7 +279,7 @@ mod tests {
     }
 
     fn turned(wall: u64) -> (Arc<Turned>, Clock) {
-        let turned = Arc::new(Turned { wall_ms: AtomicU64::new(wall * 1000), boot_ms: AtomicU64::new(7_000) });
+        let turned = Arc::new(Turned { wall_ms: AtomicU64::new(wall * 1000), boot_ms: AtomicU64::new(7_200_000) });
         let read = turned.clone();
         let reading = move || Reading { wall_ms: read.wall_ms.load(Relaxed), boot_ms: read.boot_ms.load(Relaxed) };
         (turned, Clock::of_readings(reading, None))
@@ -310,6 +311,10 @@ mod tests {
         assert_eq!((clock.now(), clock.offset_ms() - before), (UnixSeconds(T + 31), 20_000));
         assert_eq!(clock.tick_of(ends), Tick(80_000), "twenty seconds earlier");
         assert_eq!((clock.tick_of(UnixSeconds(u64::MAX)), clock.tick_of(UnixSeconds(0))), (Tick(u64::MAX), Tick(0)));
+        // After the machine's start, and before the gateway's: long over.
+        turned.wall_ms.fetch_add(3_600_000, Relaxed);
+        clock.reset().expect("nothing is kept");
+        assert_eq!(clock.tick_of(ends), Tick(0));
     }
 
     #[test]
