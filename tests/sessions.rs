@@ -191,6 +191,32 @@ fn a_message_of_a_device_is_forwarded_once_also_when_it_comes_again_after_a_kill
 }
 
 #[test]
+fn who_has_a_pubrec_has_it_forwarded_once_however_soon_the_gateway_is_killed() {
+    for version in BOTH {
+        let hub = Commander::start(version);
+        let mut gateway = gateway(&hub, version);
+        let (mut device, _) = back(&gateway, version, "d0");
+        for round in 0..10 {
+            let mut packet = support::publish_packet(version, "devices/d0/messages/events/", b"once", 2, 7);
+            device.send(&packet);
+            assert_eq!(device.next(PATIENCE), Answer::Pubrec(7, 0));
+            gateway.kill_and_restart();
+            let (again, present) = back(&gateway, version, "d0");
+            assert!(present, "{version:?}, {round}");
+            device = again;
+            packet[0] |= 8;
+            device.send(&packet);
+            assert!(matches!(device.next(PATIENCE), Answer::Pubrec(7, _)));
+            device.release(7);
+            assert_eq!(device.next(PATIENCE), Answer::Pubcomp(7, 0));
+            // Behind it, one that counts.
+            device.publish_acknowledged("devices/d0/messages/events/", b"another");
+            accepted(&gateway, 1);
+        }
+    }
+}
+
+#[test]
 fn a_newcomer_takes_over_what_is_half_way_and_one_that_begins_anew_gets_nothing() {
     for version in BOTH {
         let hub = Commander::start(version);

@@ -1,6 +1,9 @@
 //! `tollgate spool`: the messages on disk, and what is set aside among them.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -103,9 +106,10 @@ pub(super) fn decide(at: &ConfigFile, which: &Aside, deed: AsideDeed) -> Result<
             }
         }
         Spools::Stopped(mut log, hubs) => {
+            let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
             for number in 0..hubs.len() as u16 {
                 let done = match deed {
-                    AsideDeed::Retry => retry_aside(&mut *log, number, &chosen),
+                    AsideDeed::Retry => retry_aside(&mut *log, number, &chosen, wall_ms),
                     AsideDeed::Discard => discard_aside(&mut *log, number, &chosen),
                 };
                 messages += done.map_err(Outcome::failed)?;

@@ -5,7 +5,7 @@
 //! its order, and everything new behind it. What is in the window stays in flight; what waits is fed to it, from the disk
 //! and at the end from memory; when nothing waits, the link is direct again.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Link, LinkOutput, Refusal, SessionRef,
@@ -125,14 +125,15 @@ impl Link {
         self.feed(out, now);
     }
 
-    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already; `false`: there is
-    /// no room for it now.
+    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already and as if it had just
+    /// come: `age_max` counts from here. `false`: there is no room for it now.
     pub fn try_again(&mut self, record: &Record<'_>, id: u64, now: Tick) -> bool {
         if self.backlog.as_ref().is_some_and(|backlog| backlog.may_spill()) {
             self.spill();
         }
         let Some(backlog) = self.backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return false };
-        let record = Record { why: None, ..*record };
+        let (record, properties) = come_anew(record, self.spilling.wall_ms(now));
+        let record = Record { properties: &properties, ..record };
         backlog.record_again(&Recorded { record, ack: Ack::Durable, owed: None, offered: now }, id)
     }
 
@@ -352,6 +353,15 @@ pub(super) fn record_again<'a>(publish: &PublishRef<'a>, device: u64, received_m
         properties: publish.properties,
         payload: publish.payload,
         why: None,
+    }
+}
+
+/// A message that was set aside, as one that is received at `wall_ms`, and its properties with what is left of its time.
+/// One whose time is over stays as it was, and is dropped in its turn.
+pub(super) fn come_anew<'a>(record: &Record<'a>, wall_ms: u64) -> (Record<'a>, Cow<'a, [u8]>) {
+    match aged(record.properties, wall_ms.saturating_sub(record.received_ms)) {
+        Aged::Still(properties) => (Record { why: None, received_ms: wall_ms, ..*record }, properties),
+        Aged::Expired => (Record { why: None, ..*record }, record.properties.into()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -233,9 +233,21 @@ async fn close(
     if let Some(cut) = cut.filter(|c| matches!(c.reason, CloseReason::Revoked | CloseReason::GrantWithdrawn)) {
         metrics::histogram!(meter::REVOCATION_CUT_SECONDS).record(cut.applied.elapsed());
     }
-    if reason != CloseReason::ConnectionLost {
+    if reason != CloseReason::ConnectionLost && lasts(shard, cell).await {
         accept::close_gently(stream, last_words).await;
     }
+}
+
+/// Waits until what the last words promise is on the disk; `false`: it does not get there in time, and nothing is promised.
+async fn lasts(shard: &Shard, cell: &SessionCell) -> bool {
+    let until = shard.site.now().plus(LASTS_WITHIN);
+    while !shard.kept.is_lasting(cell.after_batch.get()) {
+        if shard.site.now() > until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    true
 }
 
 /// What a session's next poll begins with.
@@ -271,6 +283,8 @@ fn drive(
                 renewal::narrowed(shard, cell, &mut cell.state.borrow_mut(), shard.site.now())
             }
         }
+        // Hubs and the disk have spoken meanwhile: what their answers promise is written down before they leave.
+        kept::note(shard, cell, &mut cell.state.borrow_mut());
         if !shard.kept.is_lasting(cell.after_batch.get()) {
             // What is owed to the device promises what is on its way to the disk.
             publish::done(shard, cell);
@@ -551,6 +565,8 @@ fn write_out(
 const TURN_BYTES: usize = 64 << 10;
 /// Bytes that may be owed to a device before it is read from again.
 const OUT_BYTES_MAX: usize = 64 << 10;
+/// The disk is given so long to take what a session's last answers promise.
+const LASTS_WITHIN: Duration = Duration::from_secs(1);
 /// What an idle session keeps of its buffer.
 const OUT_BYTES_KEPT: usize = 256;
 /// One read of a large packet.

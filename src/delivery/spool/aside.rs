@@ -4,11 +4,12 @@
 //! acknowledged from its beginning like any other: what is to stay and lies before what goes is written anew behind it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use super::{ASIDE, Batch, BatchRecord, Record, Spool, SpoolError, StreamId, parse_record, queue_of};
+use super::{ASIDE, Batch, BatchRecord, Record, Spool, SpoolError, StreamId, parse_record, queue_of, write_record};
+use crate::delivery::spooling::come_anew;
 
 /// Which messages are meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,13 +18,21 @@ pub enum Chosen {
     All,
     /// Those that are named.
     Ids(HashSet<u64>),
+    /// One for each time that it is named: a message that was sent again may have been set aside again, under its name.
+    Each(Vec<u64>),
 }
 
 impl Chosen {
-    fn has(&self, id: u64) -> bool {
-        match self {
+    /// Whether the next message, the oldest first, is meant.
+    fn picks(&self) -> impl FnMut(u64) -> bool {
+        let mut left: HashMap<u64, usize> = HashMap::new();
+        if let Self::Each(ids) = self {
+            ids.iter().for_each(|id| *left.entry(*id).or_default() += 1);
+        }
+        move |id| match self {
             Self::All => true,
             Self::Ids(ids) => ids.contains(&id),
+            Self::Each(_) => left.get_mut(&id).filter(|left| **left > 0).map(|left| *left -= 1).is_some(),
         }
     }
 }
@@ -55,9 +64,9 @@ pub fn list_aside(
     count_max: usize,
 ) -> Result<(Vec<AsideMessage>, u64), SpoolError> {
     let (head, next) = spool.extent(stream_of(upstream));
-    let (mut found, mut bytes) = (Vec::new(), 0);
+    let (mut found, mut bytes, mut picks) = (Vec::new(), 0, chosen.picks());
     each(spool, upstream, &mut |_, message| {
-        let wanted = chosen.has(id_of(message)) && found.len() < count_max && bytes < LIST_BYTES_MAX;
+        let wanted = picks(id_of(message)) && found.len() < count_max && bytes < LIST_BYTES_MAX;
         if wanted {
             bytes += message.len();
             found.push(AsideMessage { id: id_of(message), bytes: message.to_vec() });
@@ -74,30 +83,32 @@ pub fn discard_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> R
     take_out(spool, upstream, chosen, Then::Gone)
 }
 
-/// Has messages wait for their hub again, behind what waits already; says how many. For a spool that no link uses.
+/// Has messages wait for their hub again, behind what waits already and as if they had come at `wall_ms`, in milliseconds
+/// since 1970; says how many. For a spool that no link uses.
 ///
 /// # Errors
 /// [`SpoolError`]: messages may wait again and still be set aside.
-pub fn retry_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen) -> Result<usize, SpoolError> {
-    take_out(spool, upstream, chosen, Then::Waiting)
+pub fn retry_aside(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, wall_ms: u64) -> Result<usize, SpoolError> {
+    take_out(spool, upstream, chosen, Then::Waiting { wall_ms })
 }
 
 /// What becomes of a message that is set aside no longer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Gone,
-    Waiting,
+    Waiting { wall_ms: u64 },
 }
 
 /// Piece by piece, so that a spool without room has room for each: what stays and what waits again is written behind, and
 /// then the piece is given up.
 fn take_out(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, then: Then) -> Result<usize, SpoolError> {
-    let (mut meant, mut last) = (0, None);
+    let (mut meant, mut picks) = (BTreeSet::new(), chosen.picks());
     each(spool, upstream, &mut |number, message| {
-        if chosen.has(id_of(message)) {
-            (meant, last) = (meant + 1, Some(number));
+        if picks(id_of(message)) {
+            meant.insert(number);
         }
     })?;
+    let last = meant.last().copied();
     let (mut head, _) = spool.extent(stream_of(upstream));
     let mut piece_bytes = READ_BYTES;
     while let Some(last) = last.filter(|last| head <= *last) {
@@ -109,10 +120,10 @@ fn take_out(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, then: Then) -
             && let Some((record, len)) = parse_record(rest)
         {
             let (message, after) = rest.split_at(len);
-            let place = match (chosen.has(id_of(message)), then) {
+            let place = match (meant.contains(&number), then) {
                 (false, _) => Some((ASIDE, 0)),
                 (true, Then::Gone) => None,
-                (true, Then::Waiting) => {
+                (true, Then::Waiting { .. }) => {
                     let queue = queue_of(record.device);
                     let next = next_of.entry(queue).or_insert_with(|| spool.extent(StreamId { upstream, queue }).1);
                     *next += 1;
@@ -120,9 +131,16 @@ fn take_out(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, then: Then) -
                 }
             };
             if let Some((queue, number)) = place {
-                let (start, len) = (piece.bytes.len() as u32, message.len() as u32);
-                piece.records.push(BatchRecord { queue, number, start, len });
-                piece.bytes.extend_from_slice(message);
+                let start = piece.bytes.len();
+                match then {
+                    Then::Waiting { wall_ms } if queue != ASIDE => {
+                        let (record, properties) = come_anew(&record, wall_ms);
+                        write_record(&mut piece.bytes, &Record { properties: &properties, ..record });
+                    }
+                    _ => piece.bytes.extend_from_slice(message),
+                }
+                let len = (piece.bytes.len() - start) as u32;
+                piece.records.push(BatchRecord { queue, number, start: start as u32, len });
             }
             number += 1;
             rest = after;
@@ -146,7 +164,7 @@ fn take_out(spool: &mut dyn Spool, upstream: u16, chosen: &Chosen, then: Then) -
         head = number;
     }
     spool.flush()?;
-    Ok(meant)
+    Ok(meant.len())
 }
 
 /// What a message is named by.

@@ -78,7 +78,7 @@ struct Mail {
     reads: Vec<(LinkAddress, Vec<Wanted>)>,
     acknowledged: BTreeMap<StreamId, u64>,
     /// Messages that were set aside and wait for their hub again, by hub.
-    again: BTreeMap<u16, HashSet<u64>>,
+    again: BTreeMap<u16, Vec<u64>>,
     asked: Vec<Work>,
     ends: bool,
 }
@@ -247,7 +247,7 @@ fn keep(mut spool: Box<dyn Spool>, handle: &SpoolHandle, answer: &dyn Fn(LinkAdd
             answer(link, Answer::Read(read(&mut *spool, &wanted, handle)));
         }
         for (upstream, ids) in mail.again {
-            if let Err(error) = discard_aside(&mut *spool, upstream, &Chosen::Ids(ids.clone())) {
+            if let Err(error) = discard_aside(&mut *spool, upstream, &Chosen::Each(ids.clone())) {
                 tracing::warn!(%error, "messages that wait again stay set aside as well");
             }
             handle.unclaim_aside(upstream, ids);

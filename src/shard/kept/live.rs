@@ -91,7 +91,7 @@ pub(in crate::shard) fn begin(shard: &Shard, cell: &SessionCell, state: &mut Sta
     }
     let expires_after = state.session.session_expiry();
     cell.outlives.set(expires_after > 0 && shard.kept.spool.is_some());
-    let inner = &mut *shard.kept.inner.borrow_mut();
+    let mut inner = shard.kept.inner.borrow_mut();
     if let Some(resumed) = resumed {
         for receipt in &resumed.receipts {
             if let Some(held) = inner.receipts.get_mut(*receipt) {
@@ -109,6 +109,11 @@ pub(in crate::shard) fn begin(shard: &Shard, cell: &SessionCell, state: &mut Sta
         // What it was ends with this connection, and so does all that was written of it.
         (false, Some(_)) => inner.write(who, &Entry::Ended, now),
         (false, None) => {}
+    }
+    drop(inner);
+    if cell.outlives.get() && resumed.is_some() {
+        // What it finds here it is told of as something that lasts: some of it may have been written a moment ago.
+        wait_for_disk(shard, cell);
     }
 }
 

@@ -49,6 +49,21 @@ fn one_that_is_discarded_from_the_middle_leaves_the_others_under_their_names() {
 }
 
 #[test]
+fn one_that_was_set_aside_again_before_its_first_record_is_gone_stays() {
+    let (disk, mut log) = with_aside(&["a", "b", "b", "c"]);
+    let names: Vec<u64> = listed(&mut log).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(names[1], names[2]);
+    let again = Chosen::Each(vec![names[1], names[3]]);
+    assert_eq!(discard_aside(&mut log, 0, &again).expect("discarded"), 2);
+    drop(log);
+    let (mut log, _) = opened(&disk, SMALL);
+    assert_eq!(texts(&mut log), ["a", "b"]);
+    let twice = Chosen::Each(vec![names[1], names[1]]);
+    assert_eq!(discard_aside(&mut log, 0, &twice).expect("discarded"), 1);
+    assert_eq!(texts(&mut log), ["a"]);
+}
+
+#[test]
 fn a_full_spool_is_freed_by_what_is_discarded_and_by_what_is_tried_again() {
     for retried in [false, true] {
         let disk = SimDisk::default();
@@ -75,7 +90,7 @@ fn a_full_spool_is_freed_by_what_is_discarded_and_by_what_is_tried_again() {
         let meant: Vec<u64> = all.iter().skip(40).map(|message| message.id).collect();
         let chosen = Chosen::Ids(meant.iter().copied().collect());
         let done = match retried {
-            true => retry_aside(&mut log, 0, &chosen),
+            true => retry_aside(&mut log, 0, &chosen, WALL_MS),
             false => discard_aside(&mut log, 0, &chosen),
         };
         assert_eq!(done.expect("there is room for it"), meant.len());
@@ -98,11 +113,15 @@ fn what_is_tried_again_waits_in_its_devices_queue_behind_what_waits_there() {
     let queue = queue_of(record(b"").device);
     log.append(&[batch(&[(queue, 0, b"waits")])]).expect("appended");
     let first = Chosen::Ids([listed(&mut log)[0].0].into());
-    assert_eq!(retry_aside(&mut log, 0, &first).expect("retried"), 1);
+    assert_eq!(retry_aside(&mut log, 0, &first, WALL_MS).expect("retried"), 1);
     drop(log);
     let (mut log, _) = opened(&disk, SMALL);
     assert_eq!(texts(&mut log), ["b"]);
     let run = log.read(StreamId { upstream: 0, queue }, 0, 1 << 20).expect("read");
     let payloads: Vec<&[u8]> = run.records().map(|record| record.payload).collect();
     assert_eq!(payloads, [&b"waits"[..], b"a"]);
+    let came: Vec<_> = run.records().map(|record| (record.received_ms, record.why)).collect();
+    assert_eq!(came, [(record(b"").received_ms, None), (WALL_MS, None)], "its age counts anew");
 }
+
+const WALL_MS: u64 = 1_800_000_000_000;
