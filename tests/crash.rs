@@ -82,7 +82,7 @@ fn whoever_is_killed_nothing_acknowledged_is_lost_and_order_holds() {
 fn what_the_hub_inside_had_not_acknowledged_reaches_it_after_a_kill_in_order() {
     // Each round reads the spool as well: half as many.
     let (mut span, mut seed) = (Span::of(2), seed());
-    let plan = Plan::new(Hub::Embedded).shards(1).limit("[session]\nqueue_max = 100000");
+    let plan = Plan::new(Hub::Embedded).limit("[session]\nqueue_max = 100000");
     let mut gateway = span.quiet_if_long(plan).start();
     let (ledger, service) = (Ledger::default(), Subscriber::default());
     let mut kills = Vec::new();

@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 
-use support::{Answer, Device, Hub, Plan, Version};
+use support::{Answer, Device, Hub, Login, Plan, Version, sas, until_some};
 
 #[test]
 fn telemetry_reaches_a_program_of_the_site_and_its_command_the_device() {
@@ -51,6 +51,58 @@ fn a_program_of_the_site_sees_every_device_in_its_own_order() {
     }
 }
 
+/// What each shard has for the hub waits until sessions of the others are subscribed there again.
+#[test]
+fn after_a_kill_a_program_of_the_site_gets_the_first_words_of_devices_on_every_shard() {
+    let mut gateway = Plan::new(Hub::Embedded).shards(4).limit("[session]\nsubscriptions_max = 1000").start();
+    let mut program = first_connection(gateway.tcp, "service");
+    // Those that matter are asked for last, and not at once.
+    for filler in 0..600 {
+        assert_eq!(program.subscribe(&format!("devices/{filler}/messages/events/#"), 1), 1);
+    }
+    for number in 0..DEVICES {
+        assert_eq!(program.subscribe(&format!("devices/d{number}/messages/events/#"), 1), 1);
+    }
+    for round in 0..6 {
+        let said = round.to_string();
+        gateway.process.kill();
+        gateway.run_again();
+        thread::scope(|scope| {
+            for number in 0..DEVICES {
+                let (said, tcp) = (said.as_bytes(), gateway.tcp);
+                scope.spawn(move || {
+                    let mut device = first_connection(tcp, &format!("d{number}"));
+                    device.publish_acknowledged(&format!("devices/d{number}/messages/events/"), said);
+                });
+            }
+        });
+        let mut program = first_connection(gateway.tcp, "service");
+        assert!(program.session_present);
+        let mut heard = BTreeSet::new();
+        while heard.len() < DEVICES {
+            // What was acknowledged just before the kill may come again.
+            match program.next(PATIENCE) {
+                Answer::Publish { topic, payload, packet_id, .. } => {
+                    program.acknowledge(packet_id);
+                    heard.extend((payload == said.as_bytes()).then_some(topic));
+                }
+                other => panic!("round {round}: {other:?} instead of a message; of {DEVICES} only {heard:?} came"),
+            }
+        }
+        gateway.until_ready();
+    }
+}
+
+/// As soon as the gateway admits anybody.
+fn first_connection(tcp: SocketAddr, name: &str) -> Device {
+    until_some("a connection", Duration::from_secs(60), || {
+        let mut device = Device::try_open(tcp, Version::V5)?;
+        let login = Login { session: Some(3600), ..Login::new(Version::V5, name, &sas(name)) };
+        device.try_send(&login.packet()).ok()?;
+        (device.next(PATIENCE) == Answer::Connack(0)).then_some(device)
+    })
+}
+
 fn send(from: &mut Device, topic: &str, payload: &[u8], qos: u8) {
     if qos == 0 {
         from.publish(topic, payload, 0);
@@ -75,3 +127,5 @@ fn received(at: &mut Device) -> (String, Vec<u8>) {
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Of a [`Plan`].
+const DEVICES: usize = 10;

@@ -46,8 +46,8 @@ use crate::{
     shard::{self, Door, Entrance, HeldBy, HubPlace, MemberStatus, Shards, Site, Upstream},
     takeovers::TakeOvers,
     upstream::{
-        EmbeddedHub, HubAddress, HubClient, MqttHubConfig, NatsHub, Pace, RumqttcHub, TrustError, UpstreamConfig,
-        UpstreamKind,
+        EmbeddedHub, HubAddress, HubClient, MqttHubConfig, Muster, NatsHub, Pace, RumqttcHub, TrustError,
+        UpstreamConfig, UpstreamKind,
     },
     usage::KeyUses,
 };
@@ -342,7 +342,7 @@ fn upstreams(
             UpstreamKind::Embedded => {
                 let failed = |error| StartError::Io("cannot start the embedded hub", error);
                 let hub = EmbeddedHub::start(members_a_shard * shards).map_err(failed)?;
-                let place = HubPlace::Embedded(hub.endpoint());
+                let place = HubPlace::Embedded(hub.endpoint(), Arc::new(Muster::of(members_a_shard * shards)));
                 hubs.push(hub);
                 (place, ProtocolVersion::V3_1_1)
             }

@@ -60,6 +60,8 @@ pub struct Link {
     allowance: Option<usize>,
     /// Nothing more is sent on this connection.
     resting: bool,
+    /// No message is sent until it is said otherwise; filters are asked for.
+    held: bool,
     /// When the hub last acknowledged something, or first had something to acknowledge.
     progress: Tick,
     wrote: bool,
@@ -89,6 +91,7 @@ impl Link {
             arranged: Default::default(),
             allowance: None,
             resting: false,
+            held: false,
             progress: Tick::default(),
             wrote: false,
             found: vec![],
@@ -276,9 +279,26 @@ impl Link {
         self.on_wire == 0 && self.unsent().is_empty()
     }
 
+    /// Sends no message more until [`go_on`](Self::go_on), also on another connection. Filters are asked for meanwhile.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Sends again what waits.
+    pub fn go_on(&mut self, now: Tick) {
+        if std::mem::take(&mut self.held) {
+            self.permit(now);
+        }
+    }
+
+    /// Whether the hub has answered for every filter that it did not hold when it accepted the connection.
+    pub fn has_placed(&self) -> bool {
+        self.is_up() && self.subscriptions.missing() == 0
+    }
+
     /// Messages that could be sent and are not allowed yet, about.
     pub fn wants(&self) -> usize {
-        let waits = self.is_up() && self.log.next_to_permit().is_some();
+        let waits = self.is_up() && !self.held && self.log.next_to_permit().is_some();
         if waits { self.slots.len().saturating_sub(self.on_wire).max(1) } else { 0 }
     }
 
@@ -529,7 +549,7 @@ impl Link {
     /// Lets as much of the log go as the hub's Receive Maximum allows, resent or new [MQTT-3.3.4-7].
     #[inline]
     pub(super) fn permit(&mut self, now: Tick) {
-        if !self.is_up() || self.resting {
+        if !self.is_up() || self.resting || self.held {
             return;
         }
         let on_wire_max = usize::from(self.client.agreed().receive_maximum);

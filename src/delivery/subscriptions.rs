@@ -38,6 +38,8 @@ pub(super) struct Subscriptions {
     wanted: BTreeSet<TopicFilter>,
     /// Held by the hub and by no session.
     unwanted: BTreeSet<TopicFilter>,
+    /// How many filters the hub forgot and has not answered for since.
+    missing: usize,
     /// SUBSCRIBEs that the hub has not answered, by packet id.
     asked: HashMap<u16, Vec<(TopicFilter, QoS)>>,
     /// UNSUBSCRIBEs that the hub has not answered, the oldest first. Nothing waits for them: rumqttd answers one filter
@@ -130,6 +132,8 @@ struct Entry {
     asked: Option<Asked>,
     /// What the hub granted.
     held: Option<Held>,
+    /// The hub forgot it and has not answered for it since.
+    missing: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,6 +272,11 @@ impl Subscriptions {
         Some((id, Request::Subscribe(named, filters)))
     }
 
+    /// Filters that the hub forgot and has not answered for since.
+    pub(super) fn missing(&self) -> usize {
+        self.missing
+    }
+
     /// SUBSCRIBEs without an answer.
     pub(super) fn unanswered(&self) -> usize {
         self.asked.len()
@@ -287,6 +296,7 @@ impl Subscriptions {
             let Some(asked) = entry.asked.take_if(|asked| asked.by == id) else { continue };
             match QoS::from_bits(code) {
                 Some(granted) => {
+                    self.missing -= usize::from(std::mem::take(&mut entry.missing));
                     entry.held = Some(Held { asked: asked.qos, granted });
                     for (session, token) in std::mem::take(&mut entry.waiting) {
                         let qos = entry.qos_of(session).unwrap_or(QoS::AtMostOnce);
@@ -309,8 +319,9 @@ impl Subscriptions {
     pub(super) fn hub_forgot(&mut self) {
         self.unwanted.clear();
         self.cleared.clear();
+        self.missing = self.entries.len();
         for (filter, entry) in &mut self.entries {
-            entry.held = None;
+            (entry.held, entry.missing) = (None, true);
             self.wanted.insert(filter.clone());
             // What changed meanwhile was missed. MQTT 5.0 [MQTT-3.3.1-10], [MQTT-3.3.1-11]: those who want retained
             // messages once, or never, have not asked again.
@@ -408,6 +419,7 @@ impl Subscriptions {
     /// Those who waited are told; those who had been told otherwise lose what they had.
     fn refused(&mut self, filter: &TopicFilter, reason: u8, out: &mut LinkOutput) {
         let Some(entry) = self.entries.remove(filter) else { return };
+        self.missing -= usize::from(entry.missing);
         self.cleared.remove(&subscription_id(filter));
         if entry.held.is_some() {
             self.unwanted.insert(filter.clone());
@@ -451,6 +463,7 @@ impl Subscriptions {
         if let Some(entry) = self.entries.get(filter)
             && entry.holders.is_empty()
         {
+            self.missing -= usize::from(entry.missing);
             if entry.held.is_some() || entry.asked.is_some() {
                 self.unwanted.insert(filter.clone());
             }

@@ -142,6 +142,12 @@ impl Bench {
         self.written().iter().map(|bytes| seen(frames(bytes)[0], version)).collect()
     }
 
+    fn published_among_others(&mut self) -> Vec<Seen> {
+        let version = self.version;
+        let written = self.written();
+        written.iter().filter(|bytes| bytes[0] >> 4 == 3).map(|bytes| seen(frames(bytes)[0], version)).collect()
+    }
+
     fn settled(&mut self) -> Vec<(u32, u16, Result<(), Refusal>)> {
         self.out.settled.drain(..).map(|s| (s.session.slot, s.packet_id, s.outcome)).collect()
     }
@@ -601,4 +607,36 @@ fn what_waits_in_the_log_ages_and_what_is_over_is_not_sent() {
     assert_eq!(b.settled(), [(1, 2, Ok(())), (1, 4, Ok(()))]);
     assert_eq!((b.link.take_expired(&mut b.out, b.now), b.link.inflight()), (0, 2));
     assert_eq!(b.link.room(), 8, "their places are free");
+}
+
+#[test]
+fn a_held_link_asks_for_its_filters_and_sends_no_message_until_it_goes_on() {
+    let filter = |text: &str| TopicFilter::try_from(text).expect(text);
+    let mut b = Bench::new(V3, 10);
+    let _ = b.link.subscribe(session(1), &filter("a"), wish(0), b.now);
+    let _ = b.link.subscribe(session(1), &filter("b"), wish(0), b.now);
+    let _ = b.link.subscribe(session(2), &filter("c"), wish(0), b.now);
+    assert_eq!((b.offer(7, 501, Q1, b"one"), b.offer(7, 0, Q0, b"two")), (Offer::Taken, Offer::Taken));
+    b.link.hold();
+    assert!(!b.link.has_placed(), "there is no hub");
+    b.connect(&Connack::new(0));
+    assert_eq!(b.written().iter().map(|packet| packet[0]).collect::<Vec<_>>(), [0x82], "SUBSCRIBE alone");
+    assert_eq!(b.offer(8, 502, Q1, b"three"), Offer::Taken);
+    assert!(!b.link.has_placed() && b.link.wants() == 0);
+    // A session that comes later is not waited for, and one that goes is not missing.
+    assert_eq!(b.link.subscribe(session(3), &filter("d"), wish(9), b.now), Placement::Pending);
+    b.link.session_gone(session(2), b.now);
+    let mut bytes = vec![];
+    write_suback(&mut bytes, V3, 60_001, &[1, 0x80, 1]);
+    b.hub(&bytes).expect("asked for");
+    assert!(b.link.has_placed(), "also where the hub refused");
+    assert_eq!(b.published_among_others(), []);
+    b.link.go_on(b.now);
+    let sent = [plain(1, b"one"), plain(0, b"two"), plain(2, b"three")];
+    assert_eq!(b.published_among_others(), sent);
+    // It holds what is on another connection, too.
+    b.lose();
+    b.link.hold();
+    b.connect(&Connack::new(0));
+    assert!(!b.link.has_placed() && b.published_among_others().is_empty());
 }

@@ -14,6 +14,8 @@ pub(super) enum Ended {
     Link(LinkError),
     /// Another connection, with newer credentials, takes its place.
     Renewed(Option<HubStream>),
+    /// The hub inside is elsewhere.
+    LeftBehind,
     Left,
 }
 
@@ -23,7 +25,7 @@ impl Ended {
         match self {
             Self::Socket(_) => Lost::ByHub,
             Self::Link(error) => error.lost(),
-            Self::Dial(_) | Self::Renewed(_) | Self::Left => Lost::Otherwise,
+            Self::Dial(_) | Self::Renewed(_) | Self::LeftBehind | Self::Left => Lost::Otherwise,
         }
     }
 
@@ -31,7 +33,7 @@ impl Ended {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Dial(_) => "dial",
-            Self::Socket(_) | Self::Renewed(_) | Self::Left => "lost",
+            Self::Socket(_) | Self::Renewed(_) | Self::LeftBehind | Self::Left => "lost",
             Self::Link(LinkError::Refused(_)) => "refused",
             Self::Link(LinkError::Session(_)) => "session",
             Self::Link(LinkError::Stalled) => "stalled",
@@ -52,6 +54,7 @@ impl fmt::Display for Ended {
             Self::Socket(error) => write!(f, "connection lost: {error}"),
             Self::Link(error) => error.fmt(f),
             Self::Renewed(_) => f.write_str("renewed"),
+            Self::LeftBehind => f.write_str("the hub was started anew"),
             Self::Left => f.write_str("the gateway left"),
         }
     }

@@ -14,6 +14,7 @@ mod ended;
 mod inbox;
 mod iot_hub;
 mod kept;
+mod mustering;
 mod pending;
 mod publish;
 mod pump;

@@ -20,7 +20,9 @@ use tokio::{
 use super::{
     Shard, Upstream,
     ended::Ended,
-    kept, queues_of,
+    kept,
+    mustering::Mustering,
+    queues_of,
     renewing::Renewing,
     sessions::SessionCell,
     spooling,
@@ -36,7 +38,9 @@ use crate::{
     meter,
     route::Ack,
     time::{Tick, UnixSeconds},
-    upstream::{Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, NatsHub, Pace, RumqttcHub, dial},
+    upstream::{
+        Backoff, EmbeddedHub, HubAddress, HubEndpoint, HubLogin, HubStream, Muster, NatsHub, Pace, RumqttcHub, dial,
+    },
 };
 
 /// One connection of a pool, and the link that outlives it.
@@ -47,6 +51,7 @@ pub(super) struct Member {
     pub(super) place: HubPlace,
     pace: Option<Arc<Pace>>,
     pub(super) renewing: Renewing,
+    mustering: Mustering,
     pub(super) link: RefCell<Link>,
     pub(super) output: RefCell<LinkOutput>,
     waker: RefCell<Option<Waker>>,
@@ -72,8 +77,8 @@ pub enum HubPlace {
     At(HubAddress, HubLogin),
     /// The same by way of rumqttc.
     Rumqttc(RumqttcHub, HubLogin),
-    /// In this process, elsewhere after each of its starts.
-    Embedded(watch::Receiver<HubEndpoint>),
+    /// In this process, elsewhere after each of its starts, and who of the pool has its filters there.
+    Embedded(watch::Receiver<HubEndpoint>, Arc<Muster>),
     /// NATS.
     Nats(NatsHub),
 }
@@ -99,6 +104,10 @@ pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize
                 place: upstream.place.clone(),
                 pace: upstream.pace.clone(),
                 renewing: Renewing::new(upstream.renewal.clone()),
+                mustering: Mustering::new(match &upstream.place {
+                    HubPlace::Embedded(_, muster) => Some((muster.clone(), number)),
+                    _ => None,
+                }),
                 link: RefCell::new(link),
                 output: RefCell::default(),
                 waker: RefCell::default(),
@@ -119,7 +128,7 @@ impl Member {
     /// Whether the hub may be sent a message on `topic`, or asked for a filter that begins so.
     #[inline]
     pub(super) fn takes(&self, topic: &str) -> bool {
-        !matches!(self.place, HubPlace::Embedded(_)) || EmbeddedHub::takes(topic)
+        !matches!(self.place, HubPlace::Embedded(..)) || EmbeddedHub::takes(topic)
     }
 
     /// Takes a message, or has the session wait for its turn.
@@ -182,6 +191,11 @@ impl Member {
         self.wake();
     }
 
+    /// Whether it is connected to a hub that another has taken the place of.
+    fn is_left_behind(&self) -> bool {
+        matches!(&self.place, HubPlace::Embedded(endpoint, _) if self.mustering.compare(endpoint.borrow().start))
+    }
+
     pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -230,7 +244,7 @@ pub(super) async fn dial_hub(member: &Member) -> io::Result<HubStream> {
         HubPlace::At(address, _) => dial(address).await,
         HubPlace::Rumqttc(hub, _) => Ok(hub.dial()),
         HubPlace::Nats(hub) => hub.dial().await,
-        HubPlace::Embedded(endpoint) => {
+        HubPlace::Embedded(endpoint, _) => {
             let address = endpoint.borrow().address;
             dial(&HubAddress::plain(address.ip().to_string(), address.port())).await
         }
@@ -246,8 +260,9 @@ fn introduce(shard: &Shard, member: &Member, now: Tick) {
             link.set_credentials(said.user_name.as_deref(), said.password.as_deref().map(String::as_bytes));
             member.renewing.begins(said.renew_after, random(), now);
         }
-        HubPlace::Embedded(endpoint) => {
+        HubPlace::Embedded(endpoint, _) => {
             let endpoint = endpoint.borrow();
+            member.mustering.begins(endpoint.start, &mut link);
             link.set_credentials(Some(&endpoint.user_name), Some(endpoint.password.as_bytes()));
         }
         // It was introduced when it was dialled.
@@ -271,8 +286,9 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     if expired > 0 {
         shard.meter.dropped("expired", expired);
     }
+    member.mustering.look(&member.name, &mut link, now);
     allow(member, &mut link, now);
-    let due = member.renewing.is_due(now) || member.leaving.get();
+    let due = member.renewing.is_due(now) || member.leaving.get() || member.is_left_behind();
     if member.failed.get().is_some() || !link.unsent().is_empty() || due {
         member.wake();
     }
@@ -316,7 +332,7 @@ fn note(member: &Member, ended: &Ended, explanation: Option<String>, now: UnixSe
     let old = member.said.replace(Some(text.clone()));
     // A hub that stays away says the same again and again: once is enough. The one in this process opens its listener
     // on a thread of its own, a moment after the pool asks for it.
-    let opening = old.is_none() && matches!((&member.place, ended), (HubPlace::Embedded(_), Ended::Dial(_)));
+    let opening = old.is_none() && matches!((&member.place, ended), (HubPlace::Embedded(..), Ended::Dial(_)));
     if !opening && old.is_none_or(|old| old != text) {
         tracing::warn!(upstream = member.name, error = text, "hub connection ended");
     } else {
@@ -351,6 +367,7 @@ async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) ->
     .await;
     let now = shard.site.now();
     let lost = if stream.was_given_up() { Lost::Otherwise } else { ended.lost() };
+    member.mustering.ends();
     member.link.borrow_mut().down(lost, &mut member.output.borrow_mut(), now);
     settle(shard, member);
     (ended, stream.explanation())
@@ -404,6 +421,10 @@ fn drive(
             break;
         }
     }
+    if member.mustering.is_left_behind() {
+        return Poll::Ready(Ended::LeftBehind);
+    }
+    member.mustering.look(&member.name, &mut member.link.borrow_mut(), now);
     allow(member, &mut member.link.borrow_mut(), now);
     if let Written::Well = written
         && let Err(error) = write(member, stream.as_mut(), cx)
@@ -505,7 +526,7 @@ fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Resu
     if link.is_up() && !member.status.connected.swap(true, Relaxed) {
         metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);
         member.said.replace(None);
-        if !member.was_up.replace(true) && matches!(member.place, HubPlace::Embedded(_)) {
+        if !member.was_up.replace(true) && matches!(member.place, HubPlace::Embedded(..)) {
             // That its listener was not yet open was no error.
             *member.status.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZeroU64,
     pin::pin,
     sync::mpsc::{self, RecvTimeoutError},
     task::{Context, Poll, Waker},
@@ -32,6 +33,8 @@ pub struct HubEndpoint {
     pub user_name: String,
     /// Password: random, of this process and of this start of the hub.
     pub password: Zeroizing<String>,
+    /// Which start of the hub this is.
+    pub start: NonZeroU64,
 }
 
 /// Without the password.
@@ -54,7 +57,7 @@ impl EmbeddedHub {
     /// # Errors
     /// No port, no thread, or no random numbers.
     pub fn start(connections_max: usize) -> io::Result<Self> {
-        let hub = Hub::start(connections_max)?;
+        let hub = Hub::start(connections_max, NonZeroU64::MIN)?;
         let (publish, endpoint) = watch::channel(hub.endpoint.clone());
         let (stop, stopped) = mpsc::channel();
         let supervisor = thread::Builder::new()
@@ -94,11 +97,12 @@ struct Hub {
 }
 
 impl Hub {
-    fn start(connections_max: usize) -> io::Result<Self> {
+    fn start(connections_max: usize, start: NonZeroU64) -> io::Result<Self> {
         let endpoint = HubEndpoint {
             address: free_address()?,
             user_name: "tollgate-pool".into(),
             password: Zeroizing::new(random_hex()?),
+            start,
         };
         let mut broker = Broker::new(config(&endpoint, connections_max));
         let (to_router, from_router) =
@@ -142,7 +146,7 @@ fn supervise(
     let mut sick = None;
     while stopped.recv_timeout(PROBE_EVERY) == Err(RecvTimeoutError::Timeout) {
         let Err(why) = sick.map_or_else(|| hub.probe(), Err) else { continue };
-        match Hub::start(connections_max) {
+        match Hub::start(connections_max, hub.endpoint.start.saturating_add(1)) {
             Ok(fresh) => {
                 tracing::error!(why, address = %fresh.endpoint.address, "the embedded hub was started anew: what was in it is gone");
                 hub = fresh;
@@ -299,6 +303,7 @@ mod tests {
             .expect("supervised");
         let second = endpoints.borrow_and_update().clone();
         assert_ne!((first.address, &first.password), (second.address, &second.password));
+        assert!(first.start < second.start);
         round_trip(&second, b"after");
         assert!(!EmbeddedHub::takes("é/x") && !EmbeddedHub::takes("$x") && EmbeddedHub::takes("devices/é"));
         drop(client);
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_probe_is_answered_as_often_as_it_asks() {
-        let mut hub = Hub::start(1).expect("started");
+        let mut hub = Hub::start(1, NonZeroU64::MIN).expect("started");
         for _ in 0..1_000 {
             assert_eq!(hub.probe(), Ok(()));
         }

@@ -5,6 +5,7 @@ mod dial;
 mod embedded;
 mod interpreted;
 mod login;
+mod muster;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(not(feature = "nats"))]
@@ -23,6 +24,7 @@ pub use dial::{Backoff, HubAddress, HubStream, dial};
 pub use embedded::{EmbeddedHub, HubEndpoint};
 pub use interpreted::{Dropped, Interpreted, Tally};
 pub use login::{HubCredentials, HubLogin, HubSasConfig};
+pub use muster::Muster;
 pub use nats::{NatsHub, check_credentials};
 #[cfg(feature = "nats")]
 pub use nats::{header_lines, subject_of, subjects_of, topic_of};
