@@ -95,6 +95,7 @@ impl Bench {
     fn cut(&self, way: Way, count: usize, rounds: usize) -> io::Result<()> {
         let before = Told::by(&self.gateway)?;
         let (mut closed, mut deaf, mut a_second) = (Vec::new(), Vec::new(), Vec::new());
+        let mut busy = Duration::ZERO;
         for round in 0..rounds {
             let base = self.list.lines().count();
             self.rewritten(&self.list, base)?;
@@ -105,6 +106,7 @@ impl Bench {
                 .map(|number| devices::connect_one(self.gateway.address, &devices::name(*number), Says::Token));
             let ends = Ends::of(streams.collect::<io::Result<_>>()?)?;
             let deaf_before = self.gateway.metrics()?.value(DEAF_SUM);
+            let busy_before = self.gateway.shard_time()?;
             let mut lines = String::new();
             for number in &numbers {
                 writeln!(lines, "{{\"device\": \"{}\"}}", devices::name(*number)).expect("a String takes all");
@@ -114,6 +116,7 @@ impl Bench {
                 Way::Rewrite => self.rewrite(&format!("{}{lines}", self.list))?,
             };
             let mut ends = ends.wait()?;
+            busy += self.gateway.shard_time()?.saturating_sub(busy_before);
             ends.sort_unstable();
             // The sum of what the gateway measured in this round: exact, where buckets only have bounds.
             deaf.push(Duration::from_secs_f64((self.gateway.metrics()?.value(DEAF_SUM) - deaf_before).max(0.0)));
@@ -130,13 +133,15 @@ impl Bench {
         closed.sort_unstable();
         println!(
             "revocation: {way:?} that cuts {count} ({rounds} times): deaf, all of them, {:.2?} (worst {:.2?}) after in force; \
-             closed p50 {:.1?}, p99 {:.1?}, last {:.1?} after the write, {:.0} a second from the first to the last; {told}",
+             closed p50 {:.1?}, p99 {:.1?}, last {:.1?} after the write, {:.0} a second from the first to the last, {:.1} µs of the \
+             shard's processor time for each; {told}",
             at(&deaf, 0.5),
             at(&deaf, 1.0),
             at(&closed, 0.5),
             at(&closed, 0.99),
             at(&closed, 1.0),
-            a_second.get(a_second.len() / 2).copied().unwrap_or(f64::NAN)
+            a_second.get(a_second.len() / 2).copied().unwrap_or(f64::NAN),
+            busy.as_secs_f64() * 1e6 / (count * rounds) as f64
         );
         Ok(())
     }
