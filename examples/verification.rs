@@ -95,11 +95,11 @@ impl Kind {
                 // One and then the other, so that each finds the processor's caches as the other left them; of different
                 // tokens, since the second look at the same bytes is a quicker one.
                 for (token, other) in turn.iter().zip(apart) {
-                    columns[0].push(self.wall(other, &self.bare));
-                    columns[1].push(self.wall(token, &decide));
+                    columns[0].push(self.wall(other, &*self.bare));
+                    columns[1].push(self.wall(token, decide));
                 }
                 for column in &mut columns[2..] {
-                    column.push(self.time(turn, &admit));
+                    column.push(self.time(turn, admit));
                 }
             }
         }
