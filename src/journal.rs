@@ -29,7 +29,7 @@ use crate::{
 /// The last refusals and cuts. One a gateway; written only when something was refused or cut.
 #[derive(Debug)]
 pub struct Journal {
-    entries: Mutex<VecDeque<Entry>>,
+    entries: Mutex<VecDeque<Kept>>,
     entries_max: usize,
     snapshot: AtomicU64,
     /// Of the entry that came last.
@@ -70,9 +70,44 @@ pub struct Entry {
     /// Which mistake it is, where one was tried and found true: said a moment after the refusal.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub near_misses: Vec<String>,
+}
+
+/// An entry as it is kept: it is written out when somebody asks. A cut of ten thousand makes ten thousand of them, of which
+/// few are ever read.
+#[derive(Debug)]
+struct Kept {
+    /// As the log has it, and the logs of other machines: the wall clock, also while decisions do not follow it.
+    at: SystemTime,
+    event: &'static str,
+    device: String,
+    peer: SocketAddr,
+    why: Why,
+    snapshot: u64,
+    token_id: Option<TokenId>,
+    detail: String,
+    near_misses: Vec<String>,
     /// Names it within this process.
-    #[serde(skip)]
-    pub entry: u64,
+    entry: u64,
+}
+
+impl Kept {
+    fn written(&self) -> Entry {
+        let Why { number, tag, azure, remedy } = self.why;
+        Entry {
+            at: humantime::format_rfc3339_millis(self.at).to_string(),
+            event: self.event.into(),
+            device: self.device.clone(),
+            peer: self.peer.to_string(),
+            number,
+            tag: tag.into(),
+            azure,
+            snapshot: self.snapshot,
+            token_id: self.token_id.map(|id| id.to_string()),
+            detail: self.detail.clone(),
+            remedy: remedy.into(),
+            near_misses: self.near_misses.clone(),
+        }
+    }
 }
 
 impl Default for Journal {
@@ -139,7 +174,8 @@ impl Journal {
             let denial = denial.tag();
             tracing::info!(%peer, device, denial, number, azure, token_id, snapshot, detail, "connect refused");
         }
-        self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail)
+        let why = Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy };
+        self.push("refused", who, why, (device, detail))
     }
 
     /// A PUBLISH or SUBSCRIBE of a live session was refused.
@@ -147,24 +183,27 @@ impl Journal {
         let (device, peer, detail) = (printable(who.device), who.peer, printable(detail));
         let (token_id, number, azure) = (who.token_text(), denial.number(), denial.row().azure);
         tracing::info!(%peer, device, denial = denial.tag(), number, azure, token_id, detail, "action refused");
-        let _ =
-            self.push("refused", who, Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy }, detail);
+        let why = Why { number, tag: denial.tag(), azure, remedy: denial.row().remedy };
+        self.push("refused", who, why, (device, detail));
     }
 
     /// Sessions of a device are taken over again and again.
     pub fn took_over(&self, who: &Who<'_>, detail: &str) {
         let azure = CloseReason::TakenOver.azure();
         let why = Why { number: 0, tag: CloseReason::TakenOver.tag(), azure, remedy: "" };
-        self.push("alarm", who, why, printable(detail));
+        self.push("alarm", who, why, (printable(who.device), printable(detail)));
     }
 
     /// A session ended; kept only when the gateway ended it.
     pub fn closed(&self, who: &Who<'_>, reason: CloseReason, detail: &str) {
         metrics::counter!("tollgate_sessions_closed_total", "reason" => reason.tag()).increment(1);
-        let (device, peer, token_id) = (printable(who.device), who.peer, who.token_text());
+        let (device, peer) = (printable(who.device), who.peer);
         let (tag, azure) = (reason.tag(), reason.azure());
         let snapshot = self.snapshot.load(Relaxed);
-        tracing::info!(%peer, device, reason = tag, azure, token_id, snapshot, "session closed");
+        if tracing::enabled!(tracing::Level::INFO) {
+            let token_id = who.token_text();
+            tracing::info!(%peer, device, reason = tag, azure, token_id, snapshot, "session closed");
+        }
         if reason.is_cut() {
             let (number, tag, remedy) = match reason {
                 CloseReason::Denied(denial) | CloseReason::RenewalRefused(denial) => {
@@ -172,7 +211,7 @@ impl Journal {
                 }
                 _ => (0, tag, ""),
             };
-            self.push("cut", who, Why { number, tag, azure, remedy }, printable(detail));
+            self.push("cut", who, Why { number, tag, azure, remedy }, (device, printable(detail)));
         }
     }
 
@@ -181,35 +220,33 @@ impl Journal {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         // What is asked about a device is asked about its modules.
         let is_of =
-            |e: &Entry, d: &str| e.device.strip_prefix(d).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let wanted = |e: &&Entry| device.is_none_or(|d| is_of(e, d));
-        let mut found: Vec<Entry> = entries.iter().rev().filter(wanted).take(last).cloned().collect();
+            |e: &Kept, d: &str| e.device.strip_prefix(d).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let wanted = |e: &&Kept| device.is_none_or(|d| is_of(e, d));
+        let mut found: Vec<Entry> = entries.iter().rev().filter(wanted).take(last).map(Kept::written).collect();
         found.reverse();
         found
     }
 
-    fn push(&self, event: &str, who: &Who<'_>, Why { number, tag, azure, remedy }: Why, detail: String) -> u64 {
+    /// `device` and `detail` are printable.
+    fn push(&self, event: &'static str, who: &Who<'_>, why: Why, (device, detail): (String, String)) -> u64 {
         let id = self.number.fetch_add(1, Relaxed) + 1;
-        let entry = Entry {
-            // As the log has it, and the logs of other machines: the wall clock, also while decisions do not follow it.
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            event: event.into(),
-            device: printable(who.device),
-            peer: who.peer.to_string(),
-            number,
-            tag: tag.into(),
-            azure,
+        let entry = Kept {
+            at: SystemTime::now(),
+            event,
+            device,
+            peer: who.peer,
+            why,
             snapshot: self.snapshot.load(Relaxed),
-            token_id: who.token_id.map(|id| id.to_string()),
+            token_id: who.token_id,
             detail,
-            remedy: remedy.into(),
             near_misses: Vec::new(),
             entry: id,
         };
+        let number = why.number;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         // A 3.1.1 session that is closed because a PUBLISH was refused: one entry says both.
-        let is_said = |last: &Entry| {
-            number != 0 && last.number == number && last.device == entry.device && last.peer == entry.peer
+        let is_said = |last: &Kept| {
+            number != 0 && last.why.number == number && last.device == entry.device && last.peer == entry.peer
         };
         if event == "cut" && entries.back().is_some_and(is_said) {
             return id;
@@ -256,6 +293,7 @@ pub struct Token<'a> {
 }
 
 /// What an entry says by name and number.
+#[derive(Clone, Copy, Debug)]
 struct Why {
     number: u16,
     tag: &'static str,
@@ -265,6 +303,9 @@ struct Why {
 
 /// Text that quotes a peer, fit for a log line: escaped, and cut where it is long.
 pub fn printable(text: &str) -> String {
+    if text.len() < PRINTABLE_BYTES_MAX && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut safe = String::new();
     for c in text.chars() {
         if safe.len() >= PRINTABLE_BYTES_MAX {
@@ -280,10 +321,9 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
-fn is_same_ban(one: &Entry, other: &Entry) -> bool {
-    let address = |entry: &Entry| entry.peer.parse::<SocketAddr>().map(|peer| peer.ip());
+fn is_same_ban(one: &Kept, other: &Kept) -> bool {
     let is_same_token = one.token_id.is_some() && one.token_id == other.token_id;
-    one.number == other.number && (address(one) == address(other) || is_same_token)
+    one.why.number == other.why.number && (one.peer.ip() == other.peer.ip() || is_same_token)
 }
 
 /// More than three mistakes in one token are none of the usual ones.

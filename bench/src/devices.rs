@@ -54,7 +54,7 @@ impl Load {
     fn publish_one(self, number: usize, stream: &mut TcpStream, count: usize) -> io::Result<()> {
         let topic = format!("devices/{}/messages/events/", name(number));
         let payload = vec![b'x'; self.payload_bytes];
-        let batch = self.window / 2;
+        let batch = (self.window / 2).max(1);
         let frames: Vec<u8> = (1..=batch)
             .flat_map(|id| mqtt::publish(&topic, &payload, u16::try_from(id).expect("a window is small")))
             .collect();

@@ -81,6 +81,20 @@ impl Gateway {
         peak
     }
 
+    /// Processor time of its shard so far.
+    pub fn shard_time(&self) -> io::Result<Duration> {
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.trim_end() == SHARD {
+                // Of a thread: nanoseconds on a processor, then those in which it waited for one.
+                let stat = fs::read_to_string(task.join("schedstat"))?;
+                let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+                return Ok(Duration::from_nanos(nanos.unwrap_or_default()));
+            }
+        }
+        Err(io::Error::other(format!("the gateway has no thread {SHARD}")))
+    }
+
     /// What `/metrics` says.
     pub fn metrics(&self) -> io::Result<Metrics> {
         let mut stream = TcpStream::connect(self.admin)?;
@@ -147,5 +161,7 @@ bind = "{admin}"
     )
 }
 
+/// The thread of the one shard.
+const SHARD: &str = "tollgate-0";
 const IDENTITIES: &str = "identities.toml";
 const SCOPE: &str = "[defaults.scope]\npublish = [\"devices/{device}/messages/events/#\"]\nsubscribe = []\n";

@@ -1,9 +1,10 @@
-//! What tollgate costs, beside the least that could do the same work: `idle`, `forward`, `revocation`, `hour` and `spool`
-//! (README.md).
+//! What tollgate costs, beside the least that could do the same work: `idle`, `forward`, `growth`, `revocation`, `hour` and
+//! `spool` (README.md).
 
 mod devices;
 mod floor;
 mod gateway;
+mod growth;
 mod hour;
 mod hub;
 mod mqtt;
@@ -28,6 +29,7 @@ fn main() -> io::Result<()> {
     match words.as_slice() {
         ["idle", program, count] => idle(PathBuf::from(program), number(count)),
         ["forward", program, messages, rounds] => forward(PathBuf::from(program), number(messages), number(rounds)),
+        ["growth", program, messages, rounds] => growth::run(&PathBuf::from(program), number(messages), number(rounds)),
         ["revocation", program, sessions, entries] => {
             revocation::run(&PathBuf::from(program), number(sessions), number(entries))
         }
@@ -38,8 +40,9 @@ fn main() -> io::Result<()> {
         ["floor", bind, hub] => floor::run(bind, hub),
         _ => {
             eprintln!(
-                "usage: tollgate-bench idle TOLLGATE CONNECTIONS | forward TOLLGATE MESSAGES ROUNDS | revocation TOLLGATE \
-                 SESSIONS ENTRIES | hour TOLLGATE MESSAGES | spool TOLLGATE ENGINE MESSAGES ROUNDS"
+                "usage: tollgate-bench idle TOLLGATE CONNECTIONS | forward TOLLGATE MESSAGES ROUNDS | growth TOLLGATE \
+                 MESSAGES ROUNDS | revocation TOLLGATE SESSIONS ENTRIES | hour TOLLGATE MESSAGES | spool TOLLGATE ENGINE \
+                 MESSAGES ROUNDS"
             );
             exit(2);
         }

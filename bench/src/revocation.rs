@@ -94,7 +94,8 @@ impl Bench {
     /// So many sessions are cut at once, so many times.
     fn cut(&self, way: Way, count: usize, rounds: usize) -> io::Result<()> {
         let before = Told::by(&self.gateway)?;
-        let mut closed = Vec::new();
+        let (mut closed, mut deaf, mut a_second) = (Vec::new(), Vec::new(), Vec::new());
+        let mut busy = Duration::ZERO;
         for round in 0..rounds {
             let base = self.list.lines().count();
             self.rewritten(&self.list, base)?;
@@ -104,6 +105,8 @@ impl Bench {
                 .iter()
                 .map(|number| devices::connect_one(self.gateway.address, &devices::name(*number), Says::Token));
             let ends = Ends::of(streams.collect::<io::Result<_>>()?)?;
+            let deaf_before = self.gateway.metrics()?.value(DEAF_SUM);
+            let busy_before = self.gateway.shard_time()?;
             let mut lines = String::new();
             for number in &numbers {
                 writeln!(lines, "{{\"device\": \"{}\"}}", devices::name(*number)).expect("a String takes all");
@@ -112,16 +115,33 @@ impl Bench {
                 Way::Append => self.append(&lines)?,
                 Way::Rewrite => self.rewrite(&format!("{}{lines}", self.list))?,
             };
-            closed.extend(ends.wait()?.into_iter().map(|end| end.saturating_duration_since(written)));
+            let mut ends = ends.wait()?;
+            busy += self.gateway.shard_time()?.saturating_sub(busy_before);
+            ends.sort_unstable();
+            // The sum of what the gateway measured in this round: exact, where buckets only have bounds.
+            deaf.push(Duration::from_secs_f64((self.gateway.metrics()?.value(DEAF_SUM) - deaf_before).max(0.0)));
+            if let [first, .., last] = ends[..] {
+                a_second.push(count as f64 / last.saturating_duration_since(first).as_secs_f64());
+            }
+            // Its last lines cut before the rest was read: the next list is not to be taken for this one.
+            self.in_force(base + count, written)?;
+            closed.extend(ends.into_iter().map(|end| end.saturating_duration_since(written)));
         }
+        deaf.sort_unstable();
+        a_second.sort_by(f64::total_cmp);
         let told = Told::by(&self.gateway)?.since(&before);
         closed.sort_unstable();
         println!(
-            "revocation: {way:?} that cuts {count} ({rounds} times): closed p50 {:.1?}, p99 {:.1?}, last {:.1?} after the \
-             write; {told}",
+            "revocation: {way:?} that cuts {count} ({rounds} times): deaf, all of them, {:.2?} (worst {:.2?}) after in force; \
+             closed p50 {:.1?}, p99 {:.1?}, last {:.1?} after the write, {:.0} a second from the first to the last, {:.1} µs of the \
+             shard's processor time for each; {told}",
+            at(&deaf, 0.5),
+            at(&deaf, 1.0),
             at(&closed, 0.5),
             at(&closed, 0.99),
-            at(&closed, 1.0)
+            at(&closed, 1.0),
+            a_second.get(a_second.len() / 2).copied().unwrap_or(f64::NAN),
+            busy.as_secs_f64() * 1e6 / (count * rounds) as f64
         );
         Ok(())
     }
@@ -145,6 +165,10 @@ impl Bench {
     /// How long it took until the list was in force, as the metrics tell.
     fn rewritten(&self, content: &str, entries: usize) -> io::Result<Duration> {
         let written = self.rewrite(content)?;
+        self.in_force(entries, written)
+    }
+
+    fn in_force(&self, entries: usize, written: Instant) -> io::Result<Duration> {
         loop {
             if self.gateway.metrics()?.value("tollgate_revocations") == entries as f64 {
                 return Ok(written.elapsed());
@@ -315,6 +339,8 @@ pub fn at(sorted: &[Duration], part: f64) -> Duration {
     sorted.get((last * part).ceil() as usize).copied().unwrap_or_default()
 }
 
+/// Of the histogram of deaf: all that was measured, in seconds.
+const DEAF_SUM: &str = "tollgate_revocation_deaf_seconds_sum";
 /// Devices that are watched, not cut.
 const WITNESSES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);

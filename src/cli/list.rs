@@ -213,7 +213,6 @@ mod tests {
                 .into(),
             remedy: "The device needs a new token; if it just made this one, its clock is wrong.".into(),
             near_misses: vec![],
-            entry: 0,
         };
         let text = refusal(&entry);
         assert_eq!(

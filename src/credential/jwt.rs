@@ -12,6 +12,7 @@ use super::{
     Algorithm, Identity, Issuer, Keyring, Narrowing, Refused, Rights, Terms, TokenKind, Trace, VerifyRules,
     VerifyingKey, check_not_expired,
     json::{Json, Text},
+    keyring::KnownIssuer,
     shown, split_once, token_id_of,
 };
 use crate::{
@@ -124,7 +125,11 @@ impl<'t> JwtToken<'t> {
 
     /// `aud`: one or several.
     pub fn audience(&self) -> Vec<&str> {
-        self.claims.get("aud").into_iter().flat_map(Json::texts).collect()
+        self.each_audience().collect()
+    }
+
+    pub(super) fn each_audience(&self) -> impl Iterator<Item = &str> {
+        self.claims.get("aud").into_iter().flat_map(Json::texts)
     }
 
     /// Every claim as JSON, in the order of the token.
@@ -208,20 +213,21 @@ pub(super) fn verify(
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
-    match token.iss().and_then(|iss| keyring.issuer(iss)) {
-        Some(issuer) => by_issuer(token, issuer, (presented_by, keyring), rules, trace, now),
+    match token.iss().and_then(|iss| keyring.known_issuer(iss)) {
+        Some(known) => by_issuer(token, known, (presented_by, keyring), rules, trace, now),
         None => device::by_device(token, presented_by, keyring, rules, trace, now),
     }
 }
 
 fn by_issuer(
     token: &JwtToken<'_>,
-    issuer: &Issuer,
+    known: &KnownIssuer,
     (presented_by, keyring): (Option<&DeviceId>, &Keyring),
     rules: &VerifyRules,
     trace: &mut impl Trace,
     now: UnixSeconds,
 ) -> Result<Identity, Refused> {
+    let issuer = &known.issuer;
     trace.passed("issuer", || format!("`iss` is that of the issuer {:?}", issuer.name));
     // An outage is never told as a fault of the token's.
     if issuer.is_without_keys() {
@@ -282,7 +288,7 @@ fn by_issuer(
         narrowing,
         key_ends_at: None,
         certificate_binding: token.certificate_binding,
-        terms: Some(Terms::of_jwt(token, Some(issuer))),
+        terms: Some(Terms::of_jwt(token, Some(known))),
         device,
     })
 }
@@ -297,8 +303,7 @@ fn issuer_unknown(token: &JwtToken<'_>) -> Refused {
 }
 
 fn check_audience<T: AsRef<str>>(token: &JwtToken<'_>, maker: &str, ours: &[T]) -> Result<(), Refused> {
-    let mut audience = token.claims.get("aud").into_iter().flat_map(Json::texts);
-    if audience.any(|named| ours.iter().any(|ours| ours.as_ref() == named)) {
+    if token.each_audience().any(|named| ours.iter().any(|ours| ours.as_ref() == named)) {
         return Ok(());
     }
     let audience = token.audience();

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Algorithm, Credential, Refused, Resource, Rights, SecretKey, Slots, Thumbprints, TokenKind, VerifyRules,
-    VerifyingKey, memo::SignatureMemo,
+    VerifyingKey, memo::SignatureMemo, terms,
 };
 use crate::{
     denial::Denial,
@@ -173,6 +173,14 @@ impl Issuer {
     }
 }
 
+/// An issuer, and what is worked out of it once and not for each of its tokens.
+#[derive(Debug)]
+pub(super) struct KnownIssuer {
+    pub(super) issuer: Issuer,
+    /// How its tokens are read: see [`terms::reading`].
+    pub(super) reading: u64,
+}
+
 /// Every key, by whom it belongs to. Never changed: a new one replaces it as a whole.
 #[derive(Debug, Default)]
 pub struct Keyring {
@@ -182,7 +190,7 @@ pub struct Keyring {
     groups: Vec<Group>,
     /// Devices whose id has the prefix of a group, but for case, by their id in lower case (threat T10).
     folded: HashMap<Box<str>, DeviceId>,
-    issuers: HashMap<Box<str>, Issuer>,
+    issuers: HashMap<Box<str>, KnownIssuer>,
     memo: SignatureMemo,
 }
 
@@ -239,7 +247,16 @@ impl Keyring {
 
     /// An `[[issuer]]` by `iss`, exactly.
     pub fn issuer(&self, iss: &str) -> Option<&Issuer> {
+        self.known_issuer(iss).map(|known| &known.issuer)
+    }
+
+    pub(super) fn known_issuer(&self, iss: &str) -> Option<&KnownIssuer> {
         self.issuers.get(iss)
+    }
+
+    /// By the operator's name for it.
+    pub(super) fn issuer_called(&self, name: &str) -> Option<&KnownIssuer> {
+        self.issuers.values().find(|known| &*known.issuer.name == name)
     }
 
     /// Every `[[device]]` and `[[module]]`, in no order.
@@ -271,7 +288,7 @@ impl Keyring {
 
     /// Every `[[issuer]]`, in no order.
     pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
-        self.issuers.values()
+        self.issuers.values().map(|known| &known.issuer)
     }
 
     /// Whether looking at the token takes the check of a public key, which costs what a hundred of HMAC cost.
@@ -292,7 +309,7 @@ impl Keyring {
         let slots = devices.chain(self.policies.values().map(|policy| &policy.keys));
         let slots = slots.chain(self.groups.iter().map(|group| &group.keys));
         let shared = slots.flat_map(Slots::each).filter_map(|(_, key)| key.map(SecretKey::fingerprint));
-        let issuers = self.issuers.values().flat_map(|issuer| &issuer.keys);
+        let issuers = self.issuers().flat_map(|issuer| &issuer.keys);
         let issuers = issuers.flat_map(|(_, key)| key.each()).map(VerifyingKey::fingerprint);
         shared.chain(issuers).collect()
     }
@@ -319,9 +336,8 @@ impl Keyring {
             "certificate" => self.devices.get(owner).is_some_and(|device| device.thumbprints.hold(fingerprint)),
             "policy" => self.policies.get(owner).is_some_and(|policy| policy.keys.hold(fingerprint)),
             "group" => self.groups.iter().any(|group| &*group.prefix == owner && group.keys.hold(fingerprint)),
-            "issuer" => self.issuers.values().any(|issuer| {
-                &*issuer.name == owner
-                    && issuer.keys.iter().any(|(_, key)| key.each().any(|key| key.fingerprint() == fingerprint))
+            "issuer" => self.issuer_called(owner).is_some_and(|KnownIssuer { issuer, .. }| {
+                issuer.keys.iter().any(|(_, key)| key.each().any(|key| key.fingerprint() == fingerprint))
             }),
             _ => false,
         };
@@ -463,12 +479,11 @@ impl KeyringBuilder {
     /// # Errors
     /// [`NameTaken`]: there is an issuer with this name or this `iss`.
     pub fn add_issuer(&mut self, issuer: Issuer) -> Result<(), NameTaken> {
-        if let Some(other) =
-            self.ring.issuers.values().find(|other| other.name == issuer.name || other.iss == issuer.iss)
-        {
+        if let Some(other) = self.ring.issuers().find(|other| other.name == issuer.name || other.iss == issuer.iss) {
             return Err(NameTaken { by: other.name.to_string() });
         }
-        self.ring.issuers.insert(issuer.iss.clone(), issuer);
+        let reading = terms::reading(&issuer);
+        self.ring.issuers.insert(issuer.iss.clone(), KnownIssuer { issuer, reading });
         Ok(())
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Algorithm, Issuer, JwtToken, Keyring, Resource, VerifyRules, VerifyingKey, key::fingerprint};
+use super::{
+    Algorithm, Issuer, JwtToken, Keyring, Resource, VerifyRules, VerifyingKey, key::fingerprint, keyring::KnownIssuer,
+};
 use crate::id::KeyName;
 
 /// What a token said that a `[[policy]]`, an `[[issuer]]` or a public key may come to refuse.
@@ -30,9 +32,9 @@ pub struct JwtTerms {
 }
 
 impl Terms {
-    pub(super) fn of_jwt(token: &JwtToken<'_>, issuer: Option<&Issuer>) -> Arc<Self> {
-        let ours = |named: &&str| issuer.is_some_and(|issuer| issuer.audience.iter().any(|ours| **ours == **named));
-        let (mut claims, mut count) = (String::new(), 0);
+    pub(super) fn of_jwt(token: &JwtToken<'_>, known: Option<&KnownIssuer>) -> Arc<Self> {
+        let ours = |named: &&str| known.is_some_and(|known| known.issuer.audience.iter().any(|ours| **ours == **named));
+        let (mut claims, mut count) = (String::with_capacity(CLAIMS_BYTES_USUAL), 0);
         // Of more it is not known that they were there, and where they are required the token is asked for again.
         token.each_claim(|name| {
             count += 1;
@@ -43,9 +45,9 @@ impl Terms {
         });
         Arc::new(Self::Jwt(JwtTerms {
             algorithm: token.algorithm(),
-            audience: token.audience().into_iter().filter(ours).map(Box::from).collect(),
+            audience: token.each_audience().filter(ours).map(Box::from).collect(),
             claims: claims.into(),
-            reading: issuer.map(reading),
+            reading: known.map(|known| known.reading),
         }))
     }
 
@@ -80,10 +82,9 @@ impl Terms {
         let Some((kind, owner)) = key.owner().split_once(':') else { return false };
         match self {
             Self::Sas(resource) => keyring.policy(owner).is_some_and(|policy| policy.resource.covers(resource)),
-            Self::Jwt(said) if kind == "issuer" => keyring
-                .issuers()
-                .find(|issuer| &*issuer.name == owner)
-                .is_some_and(|issuer| said.is_taken_by(issuer, key_fingerprint, rules)),
+            Self::Jwt(said) if kind == "issuer" => {
+                keyring.issuer_called(owner).is_some_and(|known| said.is_taken_by(known, key_fingerprint, rules))
+            }
             Self::Jwt(said) => keyring.public_algorithm(owner, key_fingerprint) == Some(said.algorithm),
         }
     }
@@ -96,10 +97,11 @@ enum Written {
 }
 
 impl JwtTerms {
-    fn is_taken_by(&self, issuer: &Issuer, key_fingerprint: u64, rules: &VerifyRules) -> bool {
+    fn is_taken_by(&self, known: &KnownIssuer, key_fingerprint: u64, rules: &VerifyRules) -> bool {
+        let issuer = &known.issuer;
         let is_it = |key: &VerifyingKey| key.fingerprint() == key_fingerprint && key.algorithm() == self.algorithm;
         let has = |claim: &str| self.claims.split_terminator('\n').any(|name| name == claim);
-        self.reading == Some(reading(issuer))
+        self.reading == Some(known.reading)
             && issuer.keys.iter().any(|(_, key)| key.each().any(is_it))
             && self.audience.iter().any(|named| issuer.audience.contains(named))
             && match &issuer.require {
@@ -111,7 +113,7 @@ impl JwtTerms {
 
 /// What makes another token of the same text: other values of `iss`, `device_claim` or `scope_claim`. How much the claims
 /// would say then is not kept, so the session ends and comes back.
-fn reading(issuer: &Issuer) -> u64 {
+pub(super) fn reading(issuer: &Issuer) -> u64 {
     let scope_claim = issuer.scope_claim.as_deref().map_or_else(String::new, |claim| format!("={claim}"));
     let parts = [&*issuer.iss, &*issuer.device_claim, &*scope_claim];
     let text = parts.map(|part| format!("{}:{part}", part.len())).concat();
@@ -120,6 +122,8 @@ fn reading(issuer: &Issuer) -> u64 {
 
 /// Far more than issuers write.
 const CLAIMS_MAX: usize = 64;
+/// Names of seven claims or fewer, as a rule.
+const CLAIMS_BYTES_USUAL: usize = 48;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,21 @@
 //! From accept() to the end of CONNECT: whoever comes is bounded in time and memory until it is known, each in a task
 //! of its own, and moves to its home shard once it is.
 
-use std::{borrow::Cow, future::poll_fn, io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -521,15 +532,21 @@ pub(super) async fn close_gently(mut stream: Stream, last_words: &[u8]) {
     let farewell = async {
         stream.write_all(last_words).await?;
         stream.shutdown().await?;
-        let mut rest = [0u8; 1024];
         let mut left = LINGER_BYTES_MAX;
-        while left > 0 {
-            match stream.read(&mut rest).await? {
-                0 => break,
-                n => left = left.saturating_sub(n),
+        poll_fn(|cx| {
+            // Of the stack: thousands that are closed at once would each hold such a buffer.
+            let mut rest = [const { MaybeUninit::uninit() }; REST_BYTES];
+            while left > 0 {
+                let mut buffer = ReadBuf::uninit(&mut rest);
+                ready!(Pin::new(&mut stream).poll_read(cx, &mut buffer))?;
+                match buffer.filled().len() {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
             }
-        }
-        io::Result::Ok(())
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await
     };
     // Whatever goes wrong here, the connection is over.
     let _ = timeout(LINGER, farewell).await;
@@ -549,6 +566,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_millis(500);
 /// What it may still say meanwhile.
 const LINGER_BYTES_MAX: usize = 256 << 10;
+/// One read of them.
+const REST_BYTES: usize = 4096;
 /// One of so many places of a shard may be held by connections that are not known yet.
 const PENDING_PART: usize = 4;
 /// Or so many, up to half of all: a small site's devices come all at once, too.
