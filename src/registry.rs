@@ -220,10 +220,8 @@ impl Registry {
     /// Sessions whose token a key of `policy:NAME`, `group:PREFIX` or `issuer:NAME` verified. A device's own keys are
     /// found by the device.
     pub fn of_owner(&self, owner: &str) -> Vec<Arc<Live>> {
-        match owner.strip_prefix(DEVICE) {
-            Some(device) => {
-                self.within_device(device).into_iter().filter(|live| owner_of(&live.grant().key) == owner).collect()
-            }
+        match owner.strip_prefix(DEVICE).or_else(|| owner.strip_prefix(CERTIFICATE)) {
+            Some(device) => self.of_device_by(device, |key| owner_of(key) == owner),
             None => self.by_owner.get(owner).map_or_else(Vec::new, |held| held.values().cloned().collect()),
         }
     }
@@ -231,8 +229,12 @@ impl Registry {
     /// Sessions whose token this key verified.
     pub fn of_key(&self, key: &KeyName) -> Vec<Arc<Live>> {
         let mut of_owner = self.of_owner(owner_of(key));
-        of_owner.retain(|live| live.grant().key == *key);
+        of_owner.retain(|live| live.grant().keys().any(|held| held == key));
         of_owner
+    }
+
+    fn of_device_by(&self, device: &str, is_it: impl Fn(&KeyName) -> bool) -> Vec<Arc<Live>> {
+        self.within_device(device).into_iter().filter(|live| live.grant().keys().any(&is_it)).collect()
     }
 
     /// Calls `visit` with every session; sessions that come or go meanwhile may be missed or seen.
@@ -313,7 +315,7 @@ fn jti_hashes(grant: &Grant) -> impl Iterator<Item = JtiHash> {
 
 /// Whose key verified the token, where others may have tokens of it too.
 fn shared_owner(grant: &Grant) -> Option<&str> {
-    Some(owner_of(&grant.key)).filter(|owner| !owner.starts_with(DEVICE))
+    Some(owner_of(&grant.key)).filter(|owner| !owner.starts_with(DEVICE) && !owner.starts_with(CERTIFICATE))
 }
 
 /// A group's prefix and a policy's name may hold a `/`; a slot and a `kid` do not.
@@ -323,6 +325,7 @@ fn owner_of(key: &KeyName) -> &str {
 
 /// Owners that are one device.
 const DEVICE: &str = "device:";
+const CERTIFICATE: &str = "certificate:";
 /// Bits of `attention`.
 const CUT: u8 = 1;
 const REGRANTED: u8 = 2;

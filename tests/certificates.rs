@@ -71,8 +71,16 @@ fn a_device_may_need_both_a_token_and_its_certificate() {
     assert_eq!(site.open_as(Version::V5, &site.pinned).log_in(&alone), Answer::Connack(0x87), "no token");
     assert!(site.gateway.get("/v1/refusals").unwrap().1.contains("certificate_required"));
     // One of its own authority will do as well.
-    site.open(Version::V5, "pinned").admitted(&login);
+    let mut by_authority = site.open(Version::V5, "pinned").admitted(&login);
     assert_eq!(both.closed(PATIENCE), Some(0x8E));
+    // Each is what the session hangs on, also by its name in the list.
+    site.gateway.revoke(r#"{"key": "certificate:pinned/ca"}"#);
+    assert_eq!(by_authority.closed(PATIENCE), Some(0x98));
+    assert_eq!(site.open(Version::V5, "pinned").log_in(&login), Answer::Connack(0x87));
+    let mut by_thumbprint = site.open_as(Version::V5, &site.pinned).admitted(&login);
+    site.gateway.revoke(r#"{"key": "certificate:pinned/primary"}"#);
+    assert_eq!(by_thumbprint.closed(PATIENCE), Some(0x98));
+    assert_eq!(site.open_as(Version::V5, &site.pinned).log_in(&login), Answer::Connack(0x87));
 }
 
 #[test]

@@ -454,7 +454,7 @@ pub fn verify_certificate(
     Ok(Identity {
         device: device.clone(),
         kind: TokenKind::Certificate,
-        key: key_name(device, slot),
+        key: certificate_key(device, slot),
         key_fingerprint: peer.thumbprint.fingerprint(),
         token_id: peer.thumbprint.token_id(),
         expires_at: peer.not_after,
@@ -497,7 +497,7 @@ pub fn prove(
 }
 
 /// How a certificate stands where keys are named: `certificate:pump-17/primary`.
-fn key_name(device: &DeviceId, slot: &str) -> KeyName {
+pub fn certificate_key(device: &DeviceId, slot: &str) -> KeyName {
     KeyName::new(&format!("certificate:{device}"), slot)
 }
 
@@ -544,7 +544,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The slot of a certificate that an authority vouches for.
-const BY_AUTHORITY: &str = "ca";
+pub const BY_AUTHORITY: &str = "ca";
 /// Far above what a device needs.
 const NAMES_MAX: usize = 32;
 /// Enough for one line.

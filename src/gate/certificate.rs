@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::Identities;
 use crate::{
-    credential::{ClientAuth, Found, Identity, PeerCertificate, Refused, TokenKind, VerifyRules, prove},
+    credential::{
+        BY_AUTHORITY, ClientAuth, Found, Identity, PeerCertificate, Refused, TokenKind, VerifyRules, certificate_key,
+        prove,
+    },
     denial::Denial,
-    id::DeviceId,
+    id::{DeviceId, KeyName},
     policy::{CertificateRole, Grant, ShownCertificate},
     time::UnixSeconds,
 };
@@ -26,7 +29,7 @@ pub(super) fn check(
 ) -> Result<(TokenKind, Option<ShownCertificate>), Refused> {
     let kind = identity.kind();
     if kind == TokenKind::Certificate {
-        return Ok((kind, shown.map(|peer| as_role(peer, CertificateRole::Trusted))));
+        return Ok((kind, shown.map(|peer| as_role(peer, CertificateRole::Trusted, None))));
     }
     let needed = found.needs_certificate(kind, &rules.accept);
     let Some(peer) = shown else {
@@ -47,24 +50,25 @@ pub(super) fn check(
         let detail = format!("The token is bound to another client certificate (`cnf`) than {}.", peer.shown());
         return Err(mismatch(detail));
     }
+    let by = |slot| Some(certificate_key(identity.device(), slot));
     let role = if needed {
-        prove(peer, identity.device(), Some(found), now)?;
-        return Ok((kind.with_certificate(), Some(as_role(peer, CertificateRole::Trusted))));
+        let slot = prove(peer, identity.device(), Some(found), now)?;
+        return Ok((kind.with_certificate(), Some(as_role(peer, CertificateRole::Trusted, by(slot)))));
     } else if peer.authorities().demand() == ClientAuth::Required {
-        vouched(peer, found, now)?;
-        CertificateRole::Trusted
+        let slot = vouched(peer, found, now)?;
+        return Ok((kind, Some(as_role(peer, CertificateRole::Trusted, by(slot)))));
     } else if bound.is_some() {
         peer.check_dates(now)?;
         CertificateRole::Bound
     } else {
         CertificateRole::Shown
     };
-    Ok((kind, Some(as_role(peer, role))))
+    Ok((kind, Some(as_role(peer, role, None))))
 }
 
 /// Whether what a session's certificate was needed for still holds. Dates are its timer's business.
 pub(super) fn still_holds(grant: &Grant, identities: &Identities, now: UnixSeconds) -> Result<(), Refused> {
-    let Some(ShownCertificate { peer, role: CertificateRole::Trusted }) = &grant.certificate else { return Ok(()) };
+    let Some(ShownCertificate { peer, role: CertificateRole::Trusted, .. }) = &grant.certificate else { return Ok(()) };
     if pinned_slot(peer, identities, &grant.device).is_some() {
         return Ok(());
     }
@@ -73,9 +77,11 @@ pub(super) fn still_holds(grant: &Grant, identities: &Identities, now: UnixSecon
 
 /// A listener that requires certificates lets nobody in by one that nobody vouches for. Whose it is does not matter
 /// where a token says who comes: a site may give one certificate to all of its devices.
-fn vouched(peer: &PeerCertificate, found: &Found<'_>, now: UnixSeconds) -> Result<(), Refused> {
-    let is_pinned = found.device.is_some_and(|device| device.thumbprints.slot_of(peer.thumbprint()).is_some());
-    if is_pinned { peer.check_dates(now) } else { peer.check_authority(now) }
+fn vouched(peer: &PeerCertificate, found: &Found<'_>, now: UnixSeconds) -> Result<&'static str, Refused> {
+    match found.device.and_then(|device| device.thumbprints.slot_of(peer.thumbprint())) {
+        Some(slot) => peer.check_dates(now).map(|()| slot),
+        None => peer.check_authority(now).map(|()| BY_AUTHORITY),
+    }
 }
 
 fn pinned_slot(peer: &PeerCertificate, identities: &Identities, device: &DeviceId) -> Option<&'static str> {
@@ -83,8 +89,8 @@ fn pinned_slot(peer: &PeerCertificate, identities: &Identities, device: &DeviceI
     found.device?.thumbprints.slot_of(peer.thumbprint())
 }
 
-fn as_role(peer: &Arc<PeerCertificate>, role: CertificateRole) -> ShownCertificate {
-    ShownCertificate { peer: peer.clone(), role }
+fn as_role(peer: &Arc<PeerCertificate>, role: CertificateRole, key: Option<KeyName>) -> ShownCertificate {
+    ShownCertificate { peer: peer.clone(), role, key }
 }
 
 fn mismatch(detail: String) -> Refused {

@@ -250,6 +250,8 @@ pub struct ShownCertificate {
     pub peer: Arc<PeerCertificate>,
     /// Why it counts.
     pub role: CertificateRole,
+    /// Where it counts beside a token: how the revocation list names what it was believed by, `certificate:pump-17/primary`.
+    pub key: Option<KeyName>,
 }
 
 /// What a grant needed a client certificate for.
@@ -280,8 +282,18 @@ impl Grant {
     /// What the revocation list looks at: the token, and the certificate beside it.
     pub fn all_facts(&self) -> impl Iterator<Item = Facts<'_>> {
         let facts = self.facts();
-        let beside = self.certificate_id().map(|token_id| Facts { token_id, ..facts });
+        let key = self.certificate_key().unwrap_or(facts.key);
+        let beside = self.certificate_id().map(|token_id| Facts { token_id, key, ..facts });
         std::iter::once(facts).chain(beside)
+    }
+
+    /// The keys that it hangs on: the token's, and what the certificate beside it was believed by.
+    pub fn keys(&self) -> impl Iterator<Item = &KeyName> {
+        std::iter::once(&self.key).chain(self.certificate_key())
+    }
+
+    fn certificate_key(&self) -> Option<&KeyName> {
+        self.certificate.as_ref()?.key.as_ref()
     }
 
     /// What the revocation list looks at of the token.
