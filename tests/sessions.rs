@@ -1,5 +1,6 @@
 //! Sessions that outlive their connections, and the gateway: what is subscribed to, what is half-way and what waits is
-//! there when the device is back, and a hub is answered for a message when the device, or the disk, has it.
+//! there when the device is back, and a hub is answered for a message when the device, or the disk, has it. Its lines are
+//! many, since each way to lose something has its own story, told from connect to kill.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
@@ -409,6 +410,7 @@ fn by_rumqttc_a_hub_is_asked_for_no_more_than_qos_1() {
         let gateway = gateway_by(HubClient::Rumqttc, &hub, version);
         let mut device = gateway.connect(version, "d0");
         assert_eq!(device.subscribe(topic, 2), 1);
+        hub.holds(topic);
         assert_eq!(hub.granted(topic), Some(1), "of QoS 2 rumqttc would answer before the device has it");
         hub.send(topic, b"a", 1);
         let (_, packet_id) = message(&mut device, 1);

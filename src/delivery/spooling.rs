@@ -125,14 +125,18 @@ impl Link {
         self.feed(out, now);
     }
 
-    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already and as if it had just
-    /// come: `age_max` counts from here. `false`: there is no room for it now.
+    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already. One that is too old waits
+    /// as if it had just come: `age_max` counts from here. `false`: there is no room for it now.
     pub fn try_again(&mut self, record: &Record<'_>, id: u64, now: Tick) -> bool {
         if self.backlog.as_ref().is_some_and(|backlog| backlog.may_spill()) {
             self.spill();
         }
         let Some(backlog) = self.backlog.as_mut().filter(|backlog| !backlog.is_direct()) else { return false };
-        let (record, properties) = come_anew(record, self.spilling.wall_ms(now));
+        let wall_ms = self.spilling.wall_ms(now);
+        let (record, properties) = match backlog.is_old(record.received_ms, wall_ms) {
+            true => come_anew(record, wall_ms),
+            false => (Record { why: None, ..*record }, record.properties.into()),
+        };
         let record = Record { properties: &properties, ..record };
         backlog.record_again(&Recorded { record, ack: Ack::Durable, owed: None, offered: now }, id)
     }
