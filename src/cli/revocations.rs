@@ -163,6 +163,12 @@ fn sign(at: &ConfigFile, asked: &SignArguments) -> Result<(), Outcome> {
         return Err(Outcome::Failed(format!("{}\nit is not signed", lines.collect::<Vec<_>>().join("\n"))));
     }
     let signer = Signer::read(&asked.key_file)?;
+    let is_renumbered = asked.epoch.is_some() || asked.sequence.is_some();
+    if let (false, Ok(config)) = (is_renumbered, at.load_quietly())
+        && config.list_rules.as_ref().is_some_and(|rules| rules.keys.iter().any(|key| key.id() == signer.id()))
+    {
+        config::check_not_older(&config, &asked.file).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
+    }
     let target = match &asked.output {
         Some(output) => {
             fs::copy(&asked.file, output)

@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Outcome, arguments::SignAgain};
+use super::{Outcome, arguments::SignAgain, local::now_by};
 use crate::{
     admin::{Ledger, Signature},
     config::{self, Config},
@@ -70,6 +70,7 @@ pub(super) fn of_list(config: &Config, ledger: &Ledger, asked: &SignAgain) -> Re
             signer.id()
         )));
     }
+    config::check_signed_again(config, now_by(config)).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
     Ok(Some(signer))
 }
 

@@ -36,8 +36,8 @@ pub use identities::{LoadedIdentities, load_identities};
 pub use mistake::Mistake;
 pub use report::Report;
 pub use revocations::{
-    LoadedRevocations, Reading, RevocationFile, Verified, is_signed, load_revocations, local_revocations,
-    revoke_locally,
+    LoadedRevocations, Reading, RevocationFile, Verified, check_not_older, check_signed_again, is_signed,
+    load_revocations, local_revocations, revoke_locally,
 };
 pub use rotation::{
     Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner, add, await_rotation, due, finish,

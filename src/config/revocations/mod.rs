@@ -23,7 +23,9 @@ pub use self::local::{local_revocations, revoke_locally};
 use self::tail::Tail;
 use super::{Config, mistake::Mistake};
 use crate::{
-    credential::{ListDigest, ListReader, ListRules, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine},
+    credential::{
+        ListDigest, ListReader, ListRules, ListStamp, ReadList, RevocationList, SignedHeader, SignedLine, WhenStale,
+    },
     size::Bytes,
     time::UnixSeconds,
 };
@@ -343,6 +345,51 @@ struct Signed {
 /// As [`RevocationFile::load`].
 pub fn load_revocations(config: &Config, now: UnixSeconds) -> Result<LoadedRevocations, Mistake> {
     RevocationFile::of(config).load(Reading::Whole, None, &mut |_| {}, now)
+}
+
+/// Whether the list on disk may be signed again after a change: a newer number on an older list, or on one that somebody
+/// else changed, would lift revocations with nobody's will. That it expired is no reason, nor that none was ever in force.
+///
+/// # Errors
+/// What is wrong with it, and how it is mended.
+pub fn check_signed_again(config: &Config, now: UnixSeconds) -> Result<(), Mistake> {
+    let Some(rules) = &config.list_rules else { return Ok(()) };
+    if highest::read(&config.gateway.state_dir)?.is_none() && !is_signed(&config.gateway.revocations) {
+        return Ok(());
+    }
+    let mut file = RevocationFile::of(config);
+    file.rules = Some(ListRules { when_stale: WhenStale::Serve, ..rules.clone() });
+    let loaded = file.load_file(Reading::Whole, None, &mut |_| {}, now);
+    loaded.map(drop).map_err(|mistake| Mistake { remedy: mended_by(&file.path), ..mistake })
+}
+
+/// Whether a list, wherever it lies, has a number that comes before that of the list in force.
+///
+/// # Errors
+/// That it does, and how it is mended.
+pub fn check_not_older(config: &Config, list: &Path) -> Result<(), Mistake> {
+    let Some(highest) = highest::read(&config.gateway.state_dir)? else { return Ok(()) };
+    let head = File::open(list).and_then(|file| first_bytes(&file)).map_err(|error| unreadable(list, &error))?;
+    let line = head.split(|byte| *byte == b'\n').next().and_then(|line| str::from_utf8(line).ok());
+    let claimed = line.and_then(|line| SignedLine::parse(line).ok());
+    let Some(header) = claimed.as_ref().map(SignedLine::claimed) else { return Ok(()) };
+    let (ours, theirs) = ((highest.epoch, highest.sequence), (header.epoch, header.sequence));
+    if theirs > ours || (theirs == ours && header.sha256 == highest.sha256) {
+        return Ok(());
+    }
+    let was = if theirs < ours { "it is older" } else { "it is another list" };
+    let why = format!(
+        "it has epoch {} and sequence {}, and epoch {}, sequence {} was in force already: {was}",
+        theirs.0, theirs.1, ours.0, ours.1
+    );
+    Err(Mistake { remedy: mended_by(list), ..refused(list, &why) })
+}
+
+fn mended_by(list: &Path) -> String {
+    let sign = format!("tollgate revocations sign {} --key-file FILE --epoch N", list.display());
+    format!(
+        "Nothing is signed. Put the newest list back, and do it again; to have this one instead, with a new count: {sign}"
+    )
 }
 
 /// A device that never ends, or a file that fills the memory, is no list.
