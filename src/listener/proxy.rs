@@ -79,6 +79,10 @@ pub async fn read_proxy_header(socket: &mut TcpStream, from: SocketAddr) -> Resu
 pub fn parse_proxy_header(header: &[u8], from: SocketAddr) -> Result<SocketAddr, ProxyError> {
     let header =
         Header::try_from(header).map_err(|_| ProxyError::Malformed("a field has no value that it may have"))?;
+    // What comes with LOCAL is to be ignored (§2.2).
+    if header.command == Command::Proxy && header.tlvs().any(|tlv| tlv.is_err()) {
+        return Err(ProxyError::Malformed("a field behind the addresses is longer than the header"));
+    }
     match (header.command, header.protocol, header.addresses) {
         (Command::Local, _, _) => Ok(from),
         (Command::Proxy, Protocol::Stream, Addresses::IPv4(a)) => Ok((a.source_address, a.source_port).into()),
@@ -164,6 +168,8 @@ mod tests {
             ("a datagram", header(0x21, 0x12, &V4)),
             ("a unix socket", header(0x21, 0x31, &[b'/'; 216])),
             ("addresses cut short", header(0x21, 0x11, &V4[..11])),
+            ("a field that is longer than the header", header(0x21, 0x11, &[&V4[..], &[0x04, 0, 255, 42]].concat())),
+            ("a field that is cut short", header(0x21, 0x11, &[&V4[..], &[0x04, 0]].concat())),
             ("larger than any", too_long),
             ("an end in the middle", header(0x21, 0x11, &V4)[..13].to_vec()),
         ] {
