@@ -344,6 +344,18 @@ fn without_a_good_signed_list_nobody_is_admitted_and_an_old_one_refuses_from_its
 }
 
 #[test]
+fn what_others_wrote_into_a_list_commands_no_terminal() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    let entry = r#"{"device": "d0", "reason": "lost\u001b]0;mine\u0007", "by": "\u001b[2Jops"}"#;
+    fs::write(gateway.folder.join("revocations.jsonl"), format!("{entry}\n{{\"by\": \"\x1b[2J\"}}\n")).unwrap();
+    let ran = run(&gateway.folder, "", &["revocations", "list"]);
+    assert!(text(&ran.stdout).contains("lost") && text(&ran.stdout).contains("ops"), "{ran:?}");
+    for said in [&ran.stdout, &ran.stderr] {
+        assert!(text(said).chars().all(|c| c == '\n' || !c.is_control()), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_line_that_is_appended_to_a_large_list_is_all_that_is_read() {
     let gateway = Plan::new(Hub::Embedded).start();
     let mut lines = String::new();

@@ -20,6 +20,7 @@ use crate::{
     audit::Action,
     config::{self, Config, GatewayConfig},
     credential::{ListEntry, RevocationList, SignedLine},
+    journal::printable,
 };
 
 /// One of them.
@@ -45,7 +46,7 @@ fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outcome> {
     }
     print(&listing_text(&listing));
     for bad in &listing.bad_lines {
-        eprintln!("{}:{bad}", path.display());
+        eprintln!("{}:{}", path.display(), printable(&bad.to_string()));
     }
     Ok(())
 }
@@ -56,7 +57,8 @@ fn listing_text(listing: &RevocationListing) -> String {
     }
     let mut text = String::new();
     for entry in &listing.revocations {
-        let fields = FIELDS.iter().filter_map(|name| Some(format!("{name} {}", entry.get(*name)?.as_str()?)));
+        let fields =
+            FIELDS.iter().filter_map(|name| Some(format!("{name} {}", printable(entry.get(*name)?.as_str()?))));
         let id = entry.get("id").and_then(|id| id.as_str()).unwrap_or_default();
         text.push_str(&folded(&format!("{id} {}", fields.collect::<Vec<_>>().join(", ")), ""));
     }
