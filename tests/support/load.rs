@@ -345,6 +345,6 @@ pub fn events(number: usize) -> String {
     format!("devices/d{number}/messages/events/")
 }
 
-const IN_FLIGHT_MAX: usize = 10;
+pub const IN_FLIGHT_MAX: usize = 10;
 const SESSION_SECONDS: u32 = 3600;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);

@@ -21,7 +21,9 @@ pub use device::{Answer, ClientIdentity, Device, Login, Stream, Version, dial, o
 pub use gateway::{Gateway, Hub, HubClient, Plan};
 pub use https::{HttpAnswer, Https};
 pub use hub::{Recorded, Recorder};
-pub use load::{Ends, Ledger, Progress, events, publish_numbers, publish_numbers_once, random, until_drained};
+pub use load::{
+    Ends, IN_FLIGHT_MAX, Ledger, Progress, events, publish_numbers, publish_numbers_once, random, until_drained,
+};
 pub use process::Process;
 pub use proxy::ConnectProxy;
 pub use secrets::{forget, found_in, found_in_text, remember, remember_files, remember_key, remember_tokens};
