@@ -481,19 +481,26 @@ pub fn prove(
     found: Option<&Found<'_>>,
     now: UnixSeconds,
 ) -> Result<&'static str, Refused> {
-    if let Some(slot) = found.and_then(|found| found.device).and_then(|held| held.thumbprints.slot_of(&peer.thumbprint))
-    {
-        peer.check_dates(now)?;
+    let slot = vouch(peer, found, now)?;
+    if slot != BY_AUTHORITY || peer.is_of(device) {
         return Ok(slot);
-    }
-    peer.check_authority(now)?;
-    if peer.is_of(device) {
-        return Ok(BY_AUTHORITY);
     }
     let names = peer.names.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
     let of = if names.is_empty() { "nobody by name".to_owned() } else { names };
     let detail = format!("The client certificate {} is of {of}; the client id is {device}.", peer.shown());
     Err(peer.refused(Denial::DeviceMismatch, detail))
+}
+
+/// By what a certificate is believed, whoever it names: the `primary` or `secondary` thumbprint of the device that was
+/// found, or an authority (`ca`).
+///
+/// # Errors
+/// [`Refused`]: nobody vouches for it, or its time is over.
+pub fn vouch(peer: &PeerCertificate, found: Option<&Found<'_>>, now: UnixSeconds) -> Result<&'static str, Refused> {
+    match found.and_then(|found| found.device).and_then(|held| held.thumbprints.slot_of(&peer.thumbprint)) {
+        Some(slot) => peer.check_dates(now).map(|()| slot),
+        None => peer.check_authority(now).map(|()| BY_AUTHORITY),
+    }
 }
 
 /// How a certificate stands where keys are named: `certificate:pump-17/primary`.
@@ -544,7 +551,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The slot of a certificate that an authority vouches for.
-pub const BY_AUTHORITY: &str = "ca";
+const BY_AUTHORITY: &str = "ca";
 /// Far above what a device needs.
 const NAMES_MAX: usize = 32;
 /// Enough for one line.

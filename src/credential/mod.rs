@@ -21,8 +21,8 @@ mod server_names;
 mod terms;
 
 pub use certificate::{
-    Authorities, BY_AUTHORITY, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint,
-    ThumbprintError, Thumbprints, certificate_end, certificate_key, prove, verify_certificate,
+    Authorities, ClientAuth, ClientAuthorities, PeerCertificate, Replaced, StaleList, Thumbprint, ThumbprintError,
+    Thumbprints, certificate_end, certificate_key, prove, verify_certificate, vouch,
 };
 pub use explain::{Explanation, Step, explain, inspect};
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk, parse_jwk_set};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::Identities;
 use crate::{
     credential::{
-        BY_AUTHORITY, ClientAuth, Found, Identity, PeerCertificate, Refused, TokenKind, VerifyRules, certificate_key,
-        prove,
+        ClientAuth, Found, Identity, PeerCertificate, Refused, TokenKind, VerifyRules, certificate_key, prove, vouch,
     },
     denial::Denial,
     id::{DeviceId, KeyName},
@@ -50,13 +49,14 @@ pub(super) fn check(
         let detail = format!("The token is bound to another client certificate (`cnf`) than {}.", peer.shown());
         return Err(mismatch(detail));
     }
-    let by = |slot| Some(certificate_key(identity.device(), slot));
+    let trusted = |slot| as_role(peer, CertificateRole::Trusted, Some(certificate_key(identity.device(), slot)));
     let role = if needed {
         let slot = prove(peer, identity.device(), Some(found), now)?;
-        return Ok((kind.with_certificate(), Some(as_role(peer, CertificateRole::Trusted, by(slot)))));
+        return Ok((kind.with_certificate(), Some(trusted(slot))));
     } else if peer.authorities().demand() == ClientAuth::Required {
-        let slot = vouched(peer, found, now)?;
-        return Ok((kind, Some(as_role(peer, CertificateRole::Trusted, by(slot)))));
+        // Nobody comes in by one that nobody vouches for. Whose it is does not matter where a token says who comes: a site
+        // may give one certificate to all of its devices.
+        return Ok((kind, Some(trusted(vouch(peer, Some(found), now)?))));
     } else if bound.is_some() {
         peer.check_dates(now)?;
         CertificateRole::Bound
@@ -73,15 +73,6 @@ pub(super) fn still_holds(grant: &Grant, identities: &Identities, now: UnixSecon
         return Ok(());
     }
     peer.check_authority_still(now)
-}
-
-/// A listener that requires certificates lets nobody in by one that nobody vouches for. Whose it is does not matter
-/// where a token says who comes: a site may give one certificate to all of its devices.
-fn vouched(peer: &PeerCertificate, found: &Found<'_>, now: UnixSeconds) -> Result<&'static str, Refused> {
-    match found.device.and_then(|device| device.thumbprints.slot_of(peer.thumbprint())) {
-        Some(slot) => peer.check_dates(now).map(|()| slot),
-        None => peer.check_authority(now).map(|()| BY_AUTHORITY),
-    }
 }
 
 fn pinned_slot(peer: &PeerCertificate, identities: &Identities, device: &DeviceId) -> Option<&'static str> {

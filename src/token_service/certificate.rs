@@ -2,8 +2,8 @@
 
 use super::problem::{Code, Problem};
 use crate::{
-    credential::{Facts, Keyring, PeerCertificate, RevocationList, prove},
-    id::{DeviceId, KeyName},
+    credential::{Facts, Keyring, PeerCertificate, RevocationList, certificate_key, prove},
+    id::DeviceId,
     time::UnixSeconds,
 };
 
@@ -21,7 +21,7 @@ pub(super) fn check(
         Problem::new(Code::CallerUnknown, what).because(why)
     };
     let slot = prove(peer, device, keyring.find(device).as_ref(), now).map_err(|refused| not_proved(refused.detail))?;
-    let key = KeyName::new(&format!("certificate:{device}"), slot);
+    let key = certificate_key(device, slot);
     let facts = Facts {
         token_id: peer.thumbprint().token_id(),
         jti: None,
