@@ -1,9 +1,6 @@
 //! `tollgate spool`: the messages on disk, and what is set aside among them.
 
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -12,7 +9,7 @@ use super::{
     ConfigFile, Outcome,
     desk::Desk,
     list::{folded, print_json, table},
-    local::print,
+    local::{now_by, print},
 };
 use crate::{
     admin::{AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AsideView, UpstreamList},
@@ -106,7 +103,8 @@ pub(super) fn decide(at: &ConfigFile, which: &Aside, deed: AsideDeed) -> Result<
             }
         }
         Spools::Stopped(mut log, hubs) => {
-            let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            // By the clock that the gateway will hold it to.
+            let wall_ms = now_by(&at.load_quietly()?).0 * 1000;
             for number in 0..hubs.len() as u16 {
                 let done = match deed {
                     AsideDeed::Retry => retry_aside(&mut *log, number, &chosen, wall_ms),
