@@ -32,15 +32,16 @@ class OneWay(AtAGateway):
 
 @expanded
 class HubWays(OneWay):
-    def url(self, way):
-        return {
-            "TCP": f"mqtt://127.0.0.1:{self.hub.port}",
-            "TLS": f"mqtts://localhost:{self.hub.tls_port}",
-        }[way]
+    def port(self, way):
+        return self.hub.port if way == "TCP" else self.hub.tls_port
+
+    @staticmethod
+    def url(way, port):
+        return {"TCP": f"mqtt://127.0.0.1:{port}", "TLS": f"mqtts://localhost:{port}"}[way]
 
     @each(way=("TCP", "TLS"), version=VERSIONS)
     def test_telemetry_goes_up_and_commands_come_down(self, way, version):
-        type(self).gateway = self.gateway_by(self.url(way), version)
+        type(self).gateway = self.gateway_by(self.url(way, self.port(way)), version)
         events, commands = "devices/d0/messages/events", "devices/d0/messages/devicebound"
         # Topics of this combination alone: the observer has seen those of others.
         own = f"{events}/{way}-{version}"
@@ -67,10 +68,9 @@ class HubWays(OneWay):
     @each(way=("TCP", "TLS"), version=VERSIONS)
     def test_telemetry_goes_on_after_the_hub_was_killed(self, way, version):
         # Back only when the observer is: it must not miss what comes from the disk.
-        relay = Relay(self.hub.port if way == "TCP" else self.hub.tls_port)
+        relay = Relay(self.port(way))
         self.addCleanup(relay.close)
-        scheme, host = ("mqtt", "127.0.0.1") if way == "TCP" else ("mqtts", "localhost")
-        type(self).gateway = self.gateway_by(f"{scheme}://{host}:{relay.port}", version)
+        type(self).gateway = self.gateway_by(self.url(way, relay.port), version)
         place.until("the pool", lambda: self.gateway.metric("tollgate_upstream_connected") >= 1)
         relay.down()
         self.hub.kill()
