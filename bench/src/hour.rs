@@ -99,8 +99,6 @@ pub fn direct_rate(hub: &CheckingHub, devices: &mut [Numbered], messages: usize)
 
 /// What the spool wrote so far, for how much payload.
 pub fn wear(gateway: &Gateway) -> io::Result<()> {
-    // Such figures are set every two seconds.
-    numbered::pause(Duration::from_secs(3));
     let metrics = gateway.metrics()?;
     let appended = metrics.value("tollgate_spool_appended_bytes_total");
     let written = metrics.value("tollgate_spool_written_bytes_total");

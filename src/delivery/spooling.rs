@@ -125,8 +125,8 @@ impl Link {
         self.feed(out, now);
     }
 
-    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already. One that is too old waits
-    /// as if it had just come: `age_max` counts from here. `false`: there is no room for it now.
+    /// A message that was set aside under `id` is to wait for the hub again, behind what waits already. One that is too
+    /// old waits as if it had just come: `age_max` counts from here. `false`: there is no room for it now.
     pub fn try_again(&mut self, record: &Record<'_>, id: u64, now: Tick) -> bool {
         if self.backlog.as_ref().is_some_and(|backlog| backlog.may_spill()) {
             self.spill();
