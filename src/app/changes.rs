@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config, GatewayConfig, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Lifted, Replaced, RevocationList},
     denial::CloseReason,
-    feed::{Follower, KeySetState, KeySets},
+    feed::{self, Follower, KeySetState, KeySets},
     gate::Identities,
     meter::{self, Alarm, AlarmState},
     registry::{Live, Reach},
@@ -245,7 +245,7 @@ impl Changes {
     fn load_identities(&self, noticed: Instant) -> Result<Vec<Mistake>, Vec<Mistake>> {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.config.gateway.identities;
-        match config::load_identities(file, &self.config.gate) {
+        match feed::read_whole(file, || config::load_identities(file, &self.config.gate)) {
             Ok(LoadedIdentities { identities, warnings, files, schedules, key_sets }) => {
                 meter::alarm(Alarm::Identities, AlarmState::Off);
                 *self.identity_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
@@ -279,6 +279,7 @@ impl Changes {
     }
 
     fn load_revocations(&self, reading: Reading, noticed: Instant) -> Result<LoadedRevocations, Mistake> {
+        feed::await_whole(&self.config.gateway.revocations);
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, now) = (self.site.gate.revocations(), self.site.clock.now());
         let mut early = |lines: RevocationList| self.add_early(&lines, noticed);

@@ -5,7 +5,8 @@ use std::{
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -105,6 +106,34 @@ impl WatchedFile {
     }
 }
 
+/// Reads a file that may be in the middle of a write: again, until what was read is all that the writer had to say.
+/// [`WatchedFile::look`] tells when a write is finished, and the next one can begin before the file is read.
+pub fn read_whole<T>(path: &Path, mut read: impl FnMut() -> T) -> T {
+    let give_up = Instant::now() + WHOLE_WITHIN;
+    loop {
+        let before = await_whole_until(path, give_up);
+        let content = read();
+        if Instant::now() >= give_up || before.stamp == Stamp::of(path) {
+            return content;
+        }
+    }
+}
+
+/// Waits until a file does not look as if it were in the middle of a write, but not for ever.
+pub fn await_whole(path: &Path) {
+    await_whole_until(path, Instant::now() + WHOLE_WITHIN);
+}
+
+fn await_whole_until(path: &Path, give_up: Instant) -> Sight {
+    loop {
+        let sight = Sight::of(path);
+        if sight.is_whole() || Instant::now() >= give_up {
+            return sight;
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
 /// What a file looks like, as far as it is cheap to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sight {
@@ -119,6 +148,12 @@ impl Sight {
         let stamp = Stamp::of(path);
         let end = stamp.and_then(|stamp| End::before(stamp.bytes, path).ok());
         Self { stamp, end }
+    }
+
+    /// It ends with a line, or was left alone for a while, or is not there.
+    fn is_whole(&self) -> bool {
+        let Some(stamp) = &self.stamp else { return true };
+        self.end.as_ref().is_none_or(|end| end.is_line_break) || stamp.was_left_alone(SystemTime::now())
     }
 }
 
@@ -160,10 +195,21 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+
+    /// By the clock of the machine that has the file: where it is ahead of ours nothing can be told.
+    fn was_left_alone(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.modified;
+        let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else { return true };
+        let modified = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+        now.duration_since(modified).map_or(true, |age| age >= SETTLE)
+    }
 }
 
 /// How long a file that seems unfinished must be left alone before it is taken as it is.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How long a reader waits for a file that is written to all the time.
+const WHOLE_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Enough for the last lines of a list.
 const END_BYTES: u64 = 4096;
 
@@ -243,5 +289,48 @@ mod tests {
     fn a_write_that_left_the_same_stamp_is_told_by_the_hint() {
         let (_directory, mut file, _, now) = looks(|_| (), SILENT);
         assert_eq!(file.look(Hint { written: true, finished: false }, now), Verdict::Changed);
+    }
+
+    #[test]
+    fn a_file_that_is_being_rewritten_is_read_when_it_is_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "a\nb\n").expect("written");
+        // Truncated as it is read, then half of it, then all.
+        let mut steps = vec!["c\nd\n", "c", ""];
+        let content = read_whole(&path, || {
+            let content = fs::read_to_string(&path).expect("there");
+            if let Some(next) = steps.pop() {
+                fs::write(&path, next).expect("written");
+            }
+            content
+        });
+        assert_eq!((content.as_str(), steps.len()), ("c\nd\n", 0));
+    }
+
+    #[test]
+    fn a_file_that_is_written_by_another_thread_is_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        let mut file = File::create(&path).expect("made");
+        let writer = thread::spawn(move || {
+            thread::sleep(LOOK_AGAIN);
+            file.write_all(b"a\n").expect("written");
+        });
+        assert_eq!(read_whole(&path, || fs::read_to_string(&path).expect("there")), "a\n");
+        writer.join().expect("no panic");
+    }
+
+    #[test]
+    fn an_empty_file_and_one_without_a_last_line_break_are_read_in_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for content in ["", "half"] {
+            let path = directory.path().join("list");
+            fs::write(&path, content).expect("written");
+            assert_eq!(read_whole(&path, || fs::read_to_string(&path).expect("there")), content);
+        }
+        let begun = Instant::now();
+        await_whole(&directory.path().join("none"));
+        assert!(begun.elapsed() < WHOLE_WITHIN);
     }
 }

@@ -7,6 +7,7 @@
 mod change;
 mod jwks;
 
+pub use change::{await_whole, read_whole};
 pub use jwks::{KeySetSource, KeySetState, KeySetUrl, KeySets, Network};
 
 use std::{
