@@ -73,7 +73,11 @@ impl Gateway {
         }
         // Those who are just being heard, last words that are on their way, wills.
         let rest_until = (Instant::now() + REST).min(until);
-        wait(rest_until, || site.connections.open() == 0 && owed(site) == 0 && !site.roster.is_writing()).await;
+        wait(rest_until, || site.connections.open() == 0 && owed(site) == 0).await;
+        // What was noted of sessions until then is handed to the disk once a turn.
+        let before: Vec<u64> = self.shards.beats().collect();
+        let has_turned = || self.shards.beats().zip(&before).all(|(now, before)| now >= before + 2);
+        wait((Instant::now() + REST).min(until), || has_turned() && owed(site) == 0 && !site.roster.is_writing()).await;
         self.shards.leave();
         let connected = || site.upstreams.iter().any(|u| u.status.iter().any(|member| member.is_connected()));
         wait((Instant::now() + LEAVE).min(until), || !connected()).await;
@@ -95,6 +99,7 @@ impl Gateway {
             }
             site.clock.keep();
             site.key_uses.save();
+            site.pools.save();
             // What hubs acknowledged is made lasting.
             drop(keeper);
             drop(sessions);
