@@ -25,6 +25,7 @@ pub mod delivery;
 pub mod journal;
 pub mod listener;
 pub mod meter;
+pub mod pools;
 pub mod registry;
 pub mod roster;
 pub mod takeovers;

@@ -271,6 +271,8 @@ pub const CERTIFICATE_NOT_AFTER_SECONDS: &str = "tollgate_certificate_not_after_
 pub const KEY_SET_FETCHES: &str = "tollgate_key_set_fetches_total";
 /// `tollgate_upstream_connected{upstream}`: connections of the pool that stand.
 pub const UPSTREAM_CONNECTED: &str = "tollgate_upstream_connected";
+/// `tollgate_upstream_earlier_connections{upstream}`: client ids of earlier starts under which the hub may keep something.
+pub const UPSTREAM_EARLIER_CONNECTIONS: &str = "tollgate_upstream_earlier_connections";
 /// `tollgate_upstream_duplicates_total{upstream}`: messages that the hub had when they came again, and said so.
 pub const UPSTREAM_DUPLICATES: &str = "tollgate_upstream_duplicates_total";
 /// `tollgate_upstream_inflight{upstream}`: messages sent and not acknowledged.
@@ -405,6 +407,10 @@ fn describe_all() {
     );
     describe_counter!(KEY_SET_FETCHES, "Key sets asked for at `jwks_url`, by result.");
     describe_gauge!(UPSTREAM_CONNECTED, "Connections of the pool that stand, by hub.");
+    describe_gauge!(
+        UPSTREAM_EARLIER_CONNECTIONS,
+        "Client ids of earlier starts under which the hub may keep something, by hub."
+    );
     describe_counter!(UPSTREAM_DUPLICATES, "Messages that the hub already had when they were sent again, by hub.");
     describe_gauge!(UPSTREAM_INFLIGHT, "Messages sent to a hub and not acknowledged.");
     describe_counter!(TOKENS_ISSUED, "Tokens that the token service issued, by who asked and by kind.");

@@ -262,6 +262,7 @@ const FLOORS: &[&[&str]] = &[
         "journal",
         "listener",
         "meter",
+        "pools",
         "registry",
         "roster",
         "takeovers",

@@ -39,6 +39,7 @@ use crate::{
     listener::{self, Activated, ActivationError, Connections, Tls, Transport},
     meter::{self, Meters},
     packet::{ProtocolVersion, QoS},
+    pools::{Layout, Pools},
     registry::Registry,
     roster::Roster,
     route::Routes,
@@ -217,6 +218,7 @@ fn start(
     let all_tls = tls.into_iter().chain(tokens.as_ref().map(|tokens| tokens.tls.clone())).collect();
     let spool = spool::open(config)?;
     let (upstreams, hubs) = upstreams(config, shards, spool.as_ref())?;
+    let layouts: Vec<_> = upstreams.iter().filter_map(|upstream| layout(upstream, shards)).collect();
     let mut keeper = spool.map(|opened| opened.keeper);
     let clock = Arc::new(Clock::open(&config.gateway.state_dir));
     let roster = Roster::new(config.limits.sessions_size_max.0);
@@ -239,6 +241,7 @@ fn start(
         server_reference: config.gateway.server_reference.clone(),
         take_overs: TakeOvers::default(),
         key_uses: KeyUses::open(&config.gateway.state_dir, clock.now()),
+        pools: Pools::open(&config.gateway.state_dir, layouts),
         clock,
     });
     let changes = Changes::new(config.clone(), site.clone(), Certificates::new(all_tls));
@@ -364,6 +367,14 @@ fn upstreams(
         })
     });
     Ok((upstreams.collect::<Result<_, StartError>>()?, hubs))
+}
+
+/// How devices are spread over the pool of a hub that keeps something for its connections.
+fn layout(upstream: &Upstream, shards: usize) -> Option<(String, Layout)> {
+    let keeps = matches!(upstream.place, HubPlace::At(..) | HubPlace::Rumqttc(..));
+    let client_id = upstream.link.client.client_id.clone();
+    let layout = Layout { client_id, shards, connections: upstream.members_a_shard };
+    keeps.then(|| (upstream.name.clone(), layout))
 }
 
 fn mqtt_hub(hub: &MqttHubConfig, window: usize) -> Result<(HubPlace, ProtocolVersion), StartError> {
@@ -521,6 +532,7 @@ impl Gateway {
                     let kept = move || {
                         site.clock.keep();
                         site.key_uses.save();
+                        site.pools.save();
                     };
                     let _ = tokio::task::spawn_blocking(kept).await;
                 }

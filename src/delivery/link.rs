@@ -576,7 +576,7 @@ impl Link {
     }
 
     /// Asks the hub for filters that are wanted, and gives back those that are not.
-    fn ask(&mut self, now: Tick) {
+    pub(super) fn ask(&mut self, now: Tick) {
         let named = self.client.version() == ProtocolVersion::V5_0 && self.client.agreed().subscription_id_available;
         let identifiers = if named { Identifiers::Named } else { Identifiers::None };
         while self.is_up()

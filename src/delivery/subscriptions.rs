@@ -54,6 +54,9 @@ pub(super) struct Subscriptions {
     /// Filters, by identifier, for which the hub has said that it clears RETAIN of what is published.
     cleared: HashSet<u32>,
     topics: RandomState,
+    /// Sessions that are elsewhere now.
+    moved: FilterTree<Holder>,
+    has_moved: bool,
 }
 
 /// A request for the hub.
@@ -277,6 +280,11 @@ impl Subscriptions {
         self.missing
     }
 
+    /// Whether nothing is to be asked for, and every SUBSCRIBE was answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.wanted.is_empty() && self.asked.is_empty()
+    }
+
     /// SUBSCRIBEs without an answer.
     pub(super) fn unanswered(&self) -> usize {
         self.asked.len()
@@ -390,7 +398,7 @@ impl Subscriptions {
             found.extend(got.map(of).map(|(session, qos, retain)| Found { session, qos, retain }));
         }
         self.matching = matching;
-        claim
+        if self.has_moved { self.matches_moved(copy, found, claim) } else { claim }
     }
 
     fn next_subscribe(&mut self, id: u16, identifiers: Identifiers) -> Option<(Option<Named>, Filters)> {
@@ -509,6 +517,7 @@ const REQUESTS_MAX: usize = 64;
 /// Filters in one request: what brokers with modest limits take.
 const FILTERS_PER_REQUEST: usize = 32;
 
+mod moved;
 mod retained;
 #[cfg(test)]
 mod tests;

@@ -152,6 +152,11 @@ impl Client {
         self.connect.password = password.map(Password::new);
     }
 
+    /// From the next CONNECT on the hub keeps no session, and forgets the one that it has.
+    pub fn begin_anew(&mut self) {
+        (self.connect.clean_start, self.connect.session_expiry) = (true, 0);
+    }
+
     /// Which MQTT is spoken.
     pub fn version(&self) -> ProtocolVersion {
         self.connect.version

@@ -18,11 +18,13 @@ use super::{
     accept::Handed,
     connection,
     drain::{self, Drain},
-    kept, spooling, wills,
+    kept,
+    moved::{self, Passed},
+    spooling, wills,
 };
 use crate::{
     delivery::{
-        SessionRef,
+        SessionRef, Ticket,
         spool::{Answer, AsideMessage, LinkAddress, queue_of},
     },
     denial::CloseReason,
@@ -47,6 +49,10 @@ pub enum Inbox {
     End(DeviceId),
     /// Messages that were set aside are to wait again: hub, member, messages.
     Again(usize, usize, Vec<AsideMessage>, SyncSender<Again>),
+    /// A message of a connection of another shard, for a device that is at home here.
+    Passed(Box<Passed>),
+    /// Another shard is done with a message of this connection.
+    Taken(LinkAddress, Ticket),
     /// Hubs are told that the gateway ends.
     Leave,
 }
@@ -191,6 +197,22 @@ impl Shards {
         (taken, left)
     }
 
+    /// Passes a message to a shard; a full inbox gives it back.
+    pub(super) fn pass(&self, shard: usize, message: Inbox) -> Result<(), Inbox> {
+        match self.inboxes.get(shard).map(|inbox| inbox.try_send(message)) {
+            Some(Err(mpsc::error::TrySendError::Full(message))) => Err(message),
+            // A shard that is gone has no sessions.
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells a shard that what its connection brought is taken.
+    pub(super) fn taken(&self, from: LinkAddress, ticket: Ticket) {
+        if let Some(inbox) = self.inboxes.get(from.shard) {
+            post(inbox, Inbox::Taken(from, ticket));
+        }
+    }
+
     /// Hands an admitted connection to the shard where its device is at home.
     pub(super) async fn hand(&self, home: usize, handed: Box<Handed>) {
         // A shard that is gone takes its connections with it: the socket is closed.
@@ -226,7 +248,9 @@ pub(super) async fn run(shard: Rc<Shard>, mut inbox: mpsc::Receiver<Inbox>) {
                 // Who asked may have gone.
                 drop(answer.try_send(spooling::again(&shard, upstream, member, messages)));
             }
-            Inbox::Leave => shard.members.iter().flatten().for_each(|member| member.leave()),
+            Inbox::Passed(passed) => moved::arrives(&shard, &passed),
+            Inbox::Taken(from, ticket) => moved::taken(&shard, from, ticket),
+            Inbox::Leave => shard.all_members().for_each(|member| member.leave()),
         }
     }
 }

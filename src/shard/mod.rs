@@ -14,6 +14,7 @@ mod ended;
 mod inbox;
 mod iot_hub;
 mod kept;
+mod moved;
 mod mustering;
 mod pending;
 mod publish;
@@ -51,7 +52,7 @@ use crate::{
     clock::Clock,
     delivery::{
         BacklogConfig, LinkConfig, SessionRef,
-        spool::{QUEUES, SpoolHandle, queue_of},
+        spool::{LinkAddress, QUEUES, SpoolHandle, queue_of},
     },
     gate::{Backoff, ConnectLimiter, Gate, Profile},
     id::DeviceId,
@@ -60,6 +61,7 @@ use crate::{
     meter::{Meters, ShardMeter},
     packet::ProtocolVersion,
     policy::Scope,
+    pools::Pools,
     registry::{Registry, Threshold},
     roster::Roster,
     route::Routes,
@@ -109,6 +111,8 @@ pub struct Site {
     pub take_overs: TakeOvers,
     /// Which keys are used.
     pub key_uses: KeyUses,
+    /// Which connections devices have, and had.
+    pub pools: Pools,
 }
 
 /// One hub, as the pool sees it.
@@ -242,6 +246,10 @@ struct Shard {
     sessions: RefCell<sessions::Sessions>,
     /// By hub, then by member.
     members: Vec<Vec<Rc<pump::Member>>>,
+    /// Connections that pools no longer have, until hubs have forgotten them.
+    retiring: Vec<Rc<pump::Member>>,
+    /// Messages of other shards' connections.
+    arrived: moved::Arrived,
     wheel: RefCell<wheel::Wheel>,
     /// Wills that wait for their time.
     wills: wills::Wills,
@@ -282,7 +290,8 @@ pub fn start(
 ) -> std::io::Result<Shards> {
     let (senders, receivers): (Vec<_>, Vec<_>) = doors.iter().map(|_| mpsc::channel(inbox::INBOX_MAX)).unzip();
     let shards = Shards::new(senders);
-    let homes = kept::at_home(sessions, shards.len());
+    let sources = moved::sources(site, sessions.as_ref(), shards.len());
+    let homes = kept::at_home(sessions, shards.len()).into_iter().zip(sources);
     for (index, ((doors, home), receiver)) in doors.into_iter().zip(homes).zip(receivers).enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         // A runtime is made here, so that a failure is the caller's; it is driven only by its thread.
@@ -304,7 +313,7 @@ async fn run(
     site: Arc<Site>,
     shards: Shards,
     meters: Meters,
-    (doors, home): (Vec<Door>, kept::Home),
+    (doors, (home, mut sources)): (Vec<Door>, (kept::Home, Vec<moved::Source>)),
     inbox: mpsc::Receiver<Inbox>,
 ) {
     let names: Vec<&str> = site.upstreams.iter().map(|u| u.name.as_str()).collect();
@@ -312,13 +321,16 @@ async fn run(
         .upstreams
         .iter()
         .enumerate()
-        .map(|(u, upstream)| pump::members(u, upstream, (index, shards.len())))
+        .map(|(u, upstream)| pump::members(u, upstream, (index, shards.len()), &mut sources))
         .collect();
+    let retiring = pump::retiring(&site.upstreams, index, sources);
     let shard = Rc::new(Shard {
         index,
         meter: meters.shard(&names),
         stamps: site.upstreams.iter().any(|u| u.link.client.version == ProtocolVersion::V5_0),
         members,
+        retiring,
+        arrived: moved::Arrived::default(),
         wheel: RefCell::new(wheel::Wheel::new(site.now())),
         wills: wills::Wills::after(home.last_will),
         sessions: RefCell::default(),
@@ -340,6 +352,9 @@ async fn run(
     wills::restore(&shard, home.wills);
     for member in shard.members.iter().flatten() {
         tokio::task::spawn_local(pump::run(shard.clone(), member.clone()));
+    }
+    for member in &shard.retiring {
+        tokio::task::spawn_local(moved::retire(shard.clone(), member.clone()));
     }
     for door in doors {
         tokio::task::spawn_local(accept::run(shard.clone(), door));
@@ -376,7 +391,7 @@ async fn keep_time(shard: Rc<Shard>) {
             }
         }
         ahead::tick(&shard, now);
-        for member in shard.members.iter().flatten() {
+        for member in shard.all_members() {
             pump::tick(&shard, member, now);
         }
         wills::send_woken(&shard);
@@ -394,6 +409,15 @@ impl Shard {
     fn member(&self, upstream: usize, hash: u64) -> &Rc<pump::Member> {
         let members = &self.members[upstream];
         &members[member_of(hash, self.shards.len(), members.len())]
+    }
+
+    fn all_members(&self) -> impl Iterator<Item = &Rc<pump::Member>> {
+        self.members.iter().flatten().chain(&self.retiring)
+    }
+
+    fn member_at(&self, address: LinkAddress) -> Option<&Rc<pump::Member>> {
+        let members = self.members.get(address.upstream)?;
+        members.get(address.member).or_else(|| self.retiring.get(address.member - members.len()))
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     Shard, Upstream,
     ended::Ended,
     kept,
+    moved::{self, Fetching, Source},
     mustering::Mustering,
     queues_of,
     renewing::Renewing,
@@ -31,8 +32,8 @@ use super::{
 };
 use crate::{
     delivery::{
-        Incoming, Link, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket, Woken,
-        spool::LinkAddress,
+        Incoming, Link, LinkConfig, LinkError, LinkOutput, Lost, Offer, Outbound, Refusal, SessionRef, Settled, Ticket,
+        Woken, spool::LinkAddress,
     },
     denial::Denial,
     meter,
@@ -47,11 +48,14 @@ use crate::{
 pub(super) struct Member {
     upstream: usize,
     pub(super) address: LinkAddress,
+    /// Among all members of the pool.
+    pub(super) number: usize,
     name: String,
     pub(super) place: HubPlace,
     pace: Option<Arc<Pace>>,
     pub(super) renewing: Renewing,
     mustering: Mustering,
+    pub(super) fetching: Fetching,
     pub(super) link: RefCell<Link>,
     pub(super) output: RefCell<LinkOutput>,
     waker: RefCell<Option<Waker>>,
@@ -83,8 +87,13 @@ pub enum HubPlace {
     Nats(NatsHub),
 }
 
-/// The members of one hub that belong to one shard.
-pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize, usize)) -> Vec<Rc<Member>> {
+/// The members of one hub that belong to one shard, each with what it has to fetch.
+pub(super) fn members(
+    index: usize,
+    upstream: &Upstream,
+    (shard, shards): (usize, usize),
+    sources: &mut Vec<Source>,
+) -> Vec<Rc<Member>> {
     (0..upstream.members_a_shard)
         .map(|i| {
             let number = shard * upstream.members_a_shard + i;
@@ -93,38 +102,71 @@ pub(super) fn members(index: usize, upstream: &Upstream, (shard, shards): (usize
             config.id_prefix = format!("{}-{number}", config.id_prefix);
             let queues: Vec<u16> = queues_of(shard, i, shards, upstream.members_a_shard).collect();
             config.spool = upstream.backlog.as_ref().map(|backlog| backlog.of_queues(&queues));
-            let mut link = Link::new(config);
-            if upstream.pace.is_some() {
-                link.allow(0, Tick::default());
-            }
-            Rc::new(Member {
-                upstream: index,
-                address: LinkAddress { shard, upstream: index, member: i },
-                name: upstream.name.clone(),
-                place: upstream.place.clone(),
-                pace: upstream.pace.clone(),
-                renewing: Renewing::new(upstream.renewal.clone()),
-                mustering: Mustering::new(match &upstream.place {
-                    HubPlace::Embedded(_, muster) => Some((muster.clone(), number)),
-                    _ => None,
-                }),
-                link: RefCell::new(link),
-                output: RefCell::default(),
-                waker: RefCell::default(),
-                failed: Cell::new(None),
-                progressed: Cell::new(false),
-                leaving: Cell::new(false),
-                status: upstream.status[number].clone(),
-                said: RefCell::default(),
-                was_up: Cell::new(false),
-                forwarded: Cell::new(0),
-                counted: Cell::default(),
-            })
+            let of_this = sources.iter().position(|source| source.upstream == index && source.member == Some(i));
+            let source = of_this.map(|place| sources.swap_remove(place));
+            let address = LinkAddress { shard, upstream: index, member: i };
+            Rc::new(Member::new(upstream, address, number, config, upstream.status[number].clone(), source))
         })
         .collect()
 }
 
+/// Members that pools no longer have, for what hubs keep for them.
+pub(super) fn retiring(upstreams: &[Upstream], shard: usize, sources: Vec<Source>) -> Vec<Rc<Member>> {
+    let retiring = sources.into_iter().enumerate().filter_map(|(place, source)| {
+        let upstream = upstreams.get(source.upstream)?;
+        let mut config = upstream.link.clone();
+        config.client.client_id.clone_from(&source.client_id);
+        let address = LinkAddress { shard, upstream: source.upstream, member: upstream.members_a_shard + place };
+        Some(Rc::new(Member::new(upstream, address, NO_NUMBER, config, Arc::default(), Some(source))))
+    });
+    retiring.collect()
+}
+
 impl Member {
+    fn new(
+        upstream: &Upstream,
+        address: LinkAddress,
+        number: usize,
+        config: LinkConfig,
+        status: Arc<MemberStatus>,
+        source: Option<Source>,
+    ) -> Self {
+        let mut link = Link::new(config);
+        if upstream.pace.is_some() {
+            link.allow(0, Tick::default());
+        }
+        Self {
+            upstream: address.upstream,
+            address,
+            number,
+            name: upstream.name.clone(),
+            place: upstream.place.clone(),
+            pace: upstream.pace.clone(),
+            renewing: Renewing::new(upstream.renewal.clone()),
+            mustering: Mustering::new(match &upstream.place {
+                HubPlace::Embedded(_, muster) => Some((muster.clone(), number)),
+                _ => None,
+            }),
+            fetching: Fetching::of(source, &mut link),
+            link: RefCell::new(link),
+            output: RefCell::default(),
+            waker: RefCell::default(),
+            failed: Cell::new(None),
+            progressed: Cell::new(false),
+            leaving: Cell::new(false),
+            status,
+            said: RefCell::default(),
+            was_up: Cell::new(false),
+            forwarded: Cell::new(0),
+            counted: Cell::default(),
+        }
+    }
+
+    /// The name of its hub.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether the hub may be sent a message on `topic`, or asked for a filter that begins so.
     #[inline]
     pub(super) fn takes(&self, topic: &str) -> bool {
@@ -191,6 +233,12 @@ impl Member {
         self.wake();
     }
 
+    /// The next connection is for the hub to forget that there was one.
+    pub(super) fn begins_anew(&self) {
+        self.leaving.set(false);
+        self.link.borrow_mut().begin_anew();
+    }
+
     /// Whether it is connected to a hub that another has taken the place of.
     fn is_left_behind(&self) -> bool {
         matches!(&self.place, HubPlace::Embedded(endpoint, _) if self.mustering.compare(endpoint.borrow().start))
@@ -223,7 +271,7 @@ pub(super) async fn run(shard: Rc<Shard>, member: Rc<Member>) {
             member.renewing.ends();
         }
         if member.status.connected.swap(false, Relaxed) {
-            metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).decrement(1.0);
+            member.count_connected(-1.0);
             if (member.progressed.take() || began.elapsed() > STOOD_LONG) && !ended.asks_for_less() {
                 backoff.reset();
             }
@@ -313,6 +361,7 @@ pub(super) fn tick(shard: &Shard, member: &Member, now: Tick) {
     if expired > 0 {
         settle(shard, member);
     }
+    moved::look(shard, member, now);
 }
 
 #[cold]
@@ -374,6 +423,13 @@ async fn carry(shard: &Rc<Shard>, member: &Rc<Member>, mut stream: HubStream) ->
 }
 
 impl Member {
+    /// One that the pool no longer has is none of its connections.
+    fn count_connected(&self, change: f64) {
+        if !self.fetching.is_retiring() {
+            metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => self.name.clone()).increment(change);
+        }
+    }
+
     pub(super) fn renewal_failed(&self, error: &io::Error) {
         tracing::warn!(upstream = self.name, %error, "no new connection for newer credentials: the old one goes on");
     }
@@ -521,10 +577,13 @@ fn on_bytes(shard: &Rc<Shard>, member: &Member, bytes: &[u8], now: Tick) -> Resu
     let mut link = member.link.borrow_mut();
     let mut output = member.output.borrow_mut();
     let upstream = member.upstream;
-    let mut deliver = |who, incoming: &Incoming<'_>| subscribe::deliver(shard, upstream, who, incoming);
+    let mut deliver = |who, incoming: &Incoming<'_>| match moved::is_one(who) {
+        false => subscribe::deliver(shard, upstream, who, incoming),
+        true => moved::pass(shard, member, who, incoming),
+    };
     let used = link.on_bytes(bytes, &mut output, &mut deliver, now).map_err(Ended::Link)?;
     if link.is_up() && !member.status.connected.swap(true, Relaxed) {
-        metrics::gauge!(meter::UPSTREAM_CONNECTED, "upstream" => member.name.clone()).increment(1.0);
+        member.count_connected(1.0);
         member.said.replace(None);
         if !member.was_up.replace(true) && matches!(member.place, HubPlace::Embedded(..)) {
             // That its listener was not yet open was no error.
@@ -660,5 +719,7 @@ const READ_TO_THE_END_WITHIN: Duration = Duration::from_secs(2);
 const READS_A_POLL: u32 = 2;
 /// Places promised to a session whose turn comes; what it does not need it gives back.
 const PLACES_A_TURN: u32 = 16;
+/// Of a member that the pool no longer has.
+const NO_NUMBER: usize = usize::MAX;
 /// One read of a large packet.
 const LARGE_READ_BYTES: usize = 64 << 10;

@@ -311,3 +311,31 @@ fn many_filters_go_in_few_requests_and_an_answer_to_nothing_is_noticed() {
     s.unsubscribed(requests[1].0);
     assert_eq!(s.unanswered(), REQUESTS_MAX - 1, "that was a SUBSCRIBE");
 }
+
+#[test]
+fn what_a_hub_kept_for_those_who_are_elsewhere_is_theirs_beside_those_who_are_here() {
+    let mut s = Subscriptions::default();
+    let _ = s.subscribe(session(1), &filter("all/#"), wish(Q1, 0), LinkState::Up);
+    for (who, f, qos) in [(8, "all/#", Q1), (8, "all/c", Q0), (9, "nine/#", Q1)] {
+        s.moved_away(session(who), &filter(f), qos);
+    }
+    settle(&mut s, 1);
+    assert_eq!(matched(&mut s, "nine/c"), [(9, 1)]);
+    assert_eq!(matched(&mut s, "all/c"), [(1, 1), (8, 1)], "each once");
+    assert_eq!(matched_copy(&mut s, "all/c", false, &["all/#"]), [(1, 1), (8, 1)], "the copy for this filter");
+    assert_eq!(matched_copy(&mut s, "all/c", false, &["all/c"]), [(1, 1)], "not the copy for the other");
+    assert_eq!(retained_for(&mut s, "nine/c", 20_000), [9], "nobody here can have asked for it");
+    assert_eq!(retained_copy(&mut s, "all/c", &[], 20_000), (vec![], Claim::Unasked));
+}
+
+#[test]
+fn filters_of_those_who_are_elsewhere_are_given_back_unless_somebody_here_holds_them() {
+    let mut s = Subscriptions::default();
+    let _ = s.subscribe(session(1), &filter("all/#"), wish(Q1, 0), LinkState::Up);
+    settle(&mut s, 1);
+    for f in ["all/#", "nine/#"] {
+        s.give_back(&filter(f));
+    }
+    assert_eq!(settle(&mut s, 1).0, [Request::Unsubscribe(vec![filter("nine/#")])]);
+    assert!(s.is_answered());
+}

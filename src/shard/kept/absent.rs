@@ -113,6 +113,11 @@ fn put(
     inner.absent.insert(who, Absent { device: device.clone(), hash, state, standing, seen });
 }
 
+/// The session of a device that is away.
+pub(in crate::shard) fn away(shard: &Shard, device: &DeviceId) -> Option<SessionRef> {
+    shard.kept.inner.borrow().by_device.get(device).copied()
+}
+
 /// The device is back: its session is its connection's.
 pub(super) fn take(shard: &Shard, device: &DeviceId) -> Option<Left> {
     let inner = &mut *shard.kept.inner.borrow_mut();

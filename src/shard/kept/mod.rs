@@ -11,7 +11,7 @@ mod journal;
 mod live;
 mod receipts;
 
-pub(super) use absent::{deliver, end, settled};
+pub(super) use absent::{away, deliver, end, settled};
 pub(super) use live::{CleanStart, Resumed, begin, note, offer, park, resume, stands, wait_for_disk};
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Shard, home_of, wills};
+use super::{Shard, home_of, moved, wills};
 use crate::{
     delivery::{
         SessionRef,
@@ -232,6 +232,9 @@ fn tell(shard: &Shard, waiter: Waiter) {
 
 /// A hub is answered for a message.
 fn answer(shard: &Shard, Hub { upstream, hash, ticket }: Hub) {
+    if moved::is_passed(ticket) {
+        return moved::release(shard, ticket);
+    }
     shard.member(upstream, hash).release(ticket);
 }
 
