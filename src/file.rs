@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Who may read a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
@@ -19,6 +21,25 @@ pub enum Readers {
     Group,
     /// Everybody: certificates and public keys.
     All,
+}
+
+/// What of a file tells one state of it from another, also where two processes look: its length, and when it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileVersion {
+    bytes: u64,
+    written_s: i64,
+    written_ns: i64,
+}
+
+impl FileVersion {
+    /// Of the file as it stands; links are followed.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self { bytes: metadata.len(), written_s: metadata.mtime(), written_ns: metadata.mtime_nsec() })
+    }
 }
 
 /// Whether a file was made, or stood there already.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::{certificates::Certificates, list::List, same_file};
 use crate::{
+    admin::ListState,
     audit::{Action, Audit},
     config::{self, Config, GatewayConfig, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Lifted, Replaced, RevocationList},
@@ -218,6 +219,11 @@ impl Changes {
                 format!("the key set of the issuer {:?} was never fetched: {why}", issuer.name)
             })
             .collect()
+    }
+
+    /// What the list's file was when it was read last, and what came of it.
+    pub(super) fn list_state(&self) -> ListState {
+        self.list.state(&self.config.gateway.revocations)
     }
 
     /// Certificates of listeners, and whose of clients they believe.

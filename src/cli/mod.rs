@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod clock;
 mod desk;
+mod in_force;
 mod key;
 mod key_plan;
 mod list;

@@ -1,9 +1,10 @@
-//! `tollgate revoke`: it adds to the file, and asks a running gateway only what will be cut.
+//! `tollgate revoke`: it adds to the file, and asks a running gateway what will be cut, and then whether it is in force.
 
 use super::{
     ConfigFile, Outcome,
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
+    in_force::{Change, told_in_force},
     list::{folded, session_table},
     local::{now_by, print, token_from_input},
     signature,
@@ -43,7 +44,8 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok();
     let identities = loaded.as_ref().map(|loaded| &loaded.identities);
     let told = honest_refused(&entry, &config.gate, identities, now).map_err(Outcome::Failed)?;
-    print(&format!("{}\n", preview(at, &config, &entry)));
+    let (cuts, has_gateway) = preview(at, &config, &entry);
+    print(&format!("{cuts}\n"));
     match &signer {
         Some(signer) => ledger.edit(|_| Keep::Yes, std::slice::from_ref(&revocation.line), Some(&signer.signature())),
         None => ledger.append(&revocation.line).map(|()| 0),
@@ -55,7 +57,7 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     if let Some(note) = unknown(&config, &entry) {
         eprint!("{}", folded(&note, ""));
     }
-    Ok(())
+    if has_gateway { told_in_force(at, &config, Change::Adds) } else { Ok(()) }
 }
 
 /// Who sits at the keyboard, as far as the system says.
@@ -121,14 +123,14 @@ fn unknown(config: &Config, entry: &NewRevocation) -> Option<String> {
     Some(format!("note: {file} has no {who}; if that was a slip, `tollgate revocations remove` takes the entry out"))
 }
 
-/// Which live sessions the entry will cut, as far as a running gateway can be asked. A revocation is never held up by it.
-fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
-    let desk = match Desk::new(at, Some(config)) {
-        Ok(desk) => desk,
-        Err(_) => return "no gateway could be asked which live sessions this cuts".into(),
+/// Which live sessions the entry will cut, as far as a running gateway can be asked, and whether there is one. A revocation
+/// is never held up by it.
+fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> (String, bool) {
+    let Ok(desk) = Desk::new(at, Some(config)) else {
+        return ("no gateway could be asked which live sessions this cuts, and whether it is in force".into(), false);
     };
     let answer: Result<RevocationAdded, DeskError> = desk.post("/v1/revocations?dry_run=true", entry);
-    match answer {
+    let told = match answer {
         Ok(asked) if asked.cuts.is_empty() => "no live session is cut by it".into(),
         Ok(asked) => {
             let shown = asked.cuts.get(..SHOWN).unwrap_or(&asked.cuts);
@@ -138,9 +140,10 @@ fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
             }
             text.trim_end().to_owned()
         }
-        Err(DeskError::Away(_)) => "no gateway answers: it will be applied when one starts".into(),
+        Err(DeskError::Away(_)) => return ("no gateway answers: it will be applied when one starts".into(), false),
         Err(DeskError::Refused(why)) => format!("which live sessions it cuts could not be asked: {why}"),
-    }
+    };
+    (told, true)
 }
 
 /// A screen.

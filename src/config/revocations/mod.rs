@@ -125,6 +125,11 @@ impl RevocationFile {
         Self { path, rules: config.list_rules.clone(), state_dir, seen: None, proved: None }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the list, and adds to it what the gateway revoked by itself. `in_force` is what the last call gave. While the whole of a large file is read, `early` is given the
     /// good lines at its end and those that are appended meanwhile: they are to be added to what is in force at once, so
     /// that a revocation does not wait for a million others. Nothing is lifted by them.
