@@ -199,6 +199,30 @@ fn revoke_appends_one_line_and_keeps_the_rest() {
 }
 
 #[test]
+fn an_entry_that_can_concern_nobody_is_said_so_and_one_that_never_can_is_not_written() {
+    let room = room();
+    for (arguments, named) in [
+        (&["jti", "j-1", "--issuer", "nosuch"] as &[&str], "no issuer nosuch"),
+        (&["issued-before", "2026-11-20T12:00:00Z", "--issuer", "nosuch"], "no issuer nosuch"),
+        (&["key", "policy:nosuch/primary"], "no policy nosuch"),
+        (&["device", "nosuch"], "no device nosuch"),
+        (&["jti", "j-1", "--issuer", "factory"], ""),
+    ] {
+        let ran = tollgate(&room, &[&["revoke"], arguments].concat());
+        assert_eq!((ran.code, ran.err.contains("note: ")), (0, !named.is_empty()), "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains(named), "{named}: {ran:?}");
+    }
+    let list = fs::read_to_string(room.join("config/revocations.jsonl")).unwrap();
+    let long = tollgate(&room, &["revoke", "jti", &"j".repeat(129)]);
+    assert!(long.code == 2 && long.err.contains("has 129 bytes") && long.err.contains("token inspect"), "{long:?}");
+    assert_eq!(fs::read_to_string(room.join("config/revocations.jsonl")).unwrap(), list);
+    assert_eq!(tollgate(&room, &["revoke", "jti", &"j".repeat(128)]).code, 0);
+    let checked = tollgate(&room, &["check"]);
+    let place = "warning: config/revocations.jsonl:3: the entry revokes nothing: the identities have no device old.";
+    assert!(checked.code == 0 && checked.out.contains(place), "{checked:?}");
+}
+
+#[test]
 fn a_revocation_is_not_held_up_by_mistakes_elsewhere() {
     let room = room();
     let broken = format!("{GATEWAY}\n[limits]\nconnections_max = \"many\"\n");

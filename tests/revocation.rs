@@ -327,7 +327,10 @@ fn an_entry_that_is_taken_out_of_a_list_with_a_bad_line_is_not_said_to_be_lifted
     gateway.revoke(r#"{"devise": "d1"}"#);
     let ran = run(&gateway.folder, "", &["revoke", "device", "d0"]);
     let said = text(&ran.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(ran.status.success() && said.contains("in force on the running gateway; the list has a bad line"), "{ran:?}");
+    assert!(
+        ran.status.success() && said.contains("in force on the running gateway; the list has a bad line"),
+        "{ran:?}"
+    );
     assert_eq!(log_in(&gateway, "d0", &sas("d0")), Answer::Connack(0x87));
     let listed = json_of(&run(&gateway.folder, "", &["revocations", "list", "--json"]));
     let id = listed["revocations"][0]["id"].as_str().unwrap();

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, DryRun, KeyList, ListState, RotationAsked, RotationDone,
-    RotationRefused,
+    AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, DryRun, KeyList, ListState, RotationAsked,
+    RotationDone, RotationRefused,
 };
 use crate::{
     audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,

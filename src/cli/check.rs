@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn good_files_are_told_what_they_do() {
         let listener = "[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n";
-        let (_directory, shown, checked) = site(DEVICE, "{\"device\": \"b\"}\n", listener);
+        let (_directory, shown, checked) = site(DEVICE, "{\"device\": \"a\"}\n", listener);
         assert_eq!(checked, Checked::Good, "{shown}");
         let lines: Vec<&str> = shown.lines().collect();
         let expected = [
@@ -112,6 +112,40 @@ mod tests {
             "{shown}"
         );
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    }
+
+    #[test]
+    fn entries_of_the_list_that_can_concern_nobody_are_warned_of_with_their_place() {
+        let listener = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n";
+        let more = "[[policy]]\nname = 'site'\nresource = 'localhost'\n\
+                    primary_key = 'IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='\n";
+        let long = format!("{{\"jti\": \"{}\"}}", "j".repeat(129));
+        for (entry, named) in [
+            (r#"{"device": "nosuch"}"#, "no device nosuch"),
+            (r#"{"key": "policy:zzz/primary"}"#, "no policy zzz"),
+            (r#"{"key": "policy:site/third"}"#, "no key policy:site/third"),
+            (r#"{"key": "group:zzz/primary"}"#, "no group zzz"),
+            (r#"{"key": "certificate:zzz/ca"}"#, "no device zzz"),
+            (r#"{"key": "device:a/k9"}"#, "no key device:a/k9"),
+            (r#"{"jti": "x", "issuer": "zzz"}"#, "no issuer zzz"),
+            (r#"{"issued_before": "2026-11-20T12:00:00Z", "issuer": "zzz"}"#, "no issuer zzz"),
+            (r#"{"expires_before": "2026-11-20T12:00:00Z", "policy": "zzz"}"#, "no policy zzz"),
+            (&long, "has 129 bytes"),
+            (r#"{"device": "a"}"#, ""),
+            (r#"{"key": "policy:site/secondary"}"#, ""),
+            (r#"{"key": "certificate:a/ca"}"#, ""),
+            (r#"{"jti": "x", "issuer": "token-service"}"#, ""),
+            (r#"{"device": "nosuch", "until": "2020-01-01T00:00:00Z"}"#, ""),
+        ] {
+            let (_directory, shown, checked) = site(&format!("{DEVICE}{more}"), &format!("# one\n{entry}\n"), listener);
+            assert_eq!(checked, Checked::Good, "a warning is no mistake: {shown}");
+            let warned = shown.contains("warning: DIR/r.jsonl:2: the entry revokes nothing");
+            assert!(warned != named.is_empty() && shown.contains(named), "{entry}: {shown}");
+        }
+        let many: String = (0..25).map(|n| format!("{{\"device\": \"ghost-{n}\"}}\n")).collect();
+        let (_directory, shown, _) = site(DEVICE, &many, listener);
+        assert!(shown.contains("ghost-19") && !shown.contains("ghost-20"), "{shown}");
+        assert!(shown.contains("5 more entries revoke nothing"), "{shown}");
     }
 
     #[test]

@@ -101,26 +101,8 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
 /// An entry may name who is not here yet, or is here no more; more often it is a slip of the hand.
 fn unknown(config: &Config, entry: &NewRevocation) -> Option<String> {
     let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok()?;
-    let keyring = loaded.identities.keyring();
-    let of_key = entry.key.as_deref().and_then(|key| key.split_once(':'));
-    let (owner, slot) = of_key.map_or(("", ""), |(_, name)| name.rsplit_once('/').unwrap_or((name, "")));
-    let is_slot = matches!(slot, "primary" | "secondary");
-    let device = match of_key {
-        Some(("device" | "certificate", _)) if is_slot => Some(owner),
-        _ => entry.device.as_deref(),
-    };
-    let policy = match of_key {
-        Some(("policy", _)) => Some(owner),
-        _ => entry.policy.as_deref(),
-    };
-    let stranger = device.and_then(|id| DeviceId::try_from(id).ok()).filter(|id| keyring.find(id).is_none());
-    let who = match (stranger, policy.filter(|name| keyring.policy(name).is_none())) {
-        (Some(id), _) => format!("device {id}"),
-        (None, Some(name)) => format!("policy {name}"),
-        (None, None) => return None,
-    };
-    let file = config.gateway.identities.display();
-    Some(format!("note: {file} has no {who}; if that was a slip, `tollgate revocations remove` takes the entry out"))
+    let why = config::names_nobody(entry, loaded.identities.keyring())?;
+    Some(format!("note: {why}; if that was a slip, `tollgate revocations remove` takes the entry out"))
 }
 
 /// Which live sessions the entry will cut, as far as a running gateway can be asked, and whether there is one. A revocation

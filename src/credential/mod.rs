@@ -26,7 +26,7 @@ pub use certificate::{
 };
 pub use explain::{Explanation, Step, explain, inspect};
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk, parse_jwk_set};
-pub use jwt::{JwtToken, is_kid};
+pub use jwt::{JTI_BYTES_MAX, JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey, check_printed};
 pub use keyring::{
     Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, PublicKey, Published, ScopeIndex,

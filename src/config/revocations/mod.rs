@@ -9,6 +9,7 @@
 
 mod highest;
 mod local;
+mod named;
 mod tail;
 
 use std::{
@@ -19,8 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::local::{local_revocations, revoke_locally};
 use self::tail::Tail;
+pub use self::{
+    local::{local_revocations, revoke_locally},
+    named::{names_nobody, warn_of_entries_for_nobody},
+};
 use super::{Config, mistake::Mistake};
 use crate::{
     credential::{
