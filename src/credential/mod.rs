@@ -90,6 +90,14 @@ impl<'t> Credential<'t> {
         }
     }
 
+    /// Which kind of token this would be, were it well formed; `None`: it is like neither.
+    pub fn kind_meant(password: &[u8]) -> Option<TokenKind> {
+        if password.starts_with(sas::PREFIX.as_bytes()) {
+            return Some(TokenKind::Sas);
+        }
+        (password.iter().filter(|byte| **byte == b'.').count() == 2).then_some(TokenKind::Jwt)
+    }
+
     /// Which kind of token it is.
     pub fn kind(&self) -> TokenKind {
         match self {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of};
+use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of, renewal};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
@@ -453,6 +453,9 @@ fn ask_gate(shard: &Shard, connect: &Connect, request: &Admission<'_>) -> Result
     {
         let detail = format!("The authentication method is {method:?}.");
         return Err(Refused::new(Denial::AuthenticationMethodUnknown, detail));
+    }
+    if let (Some(method), Some(token)) = (&connect.authentication_method, request.password) {
+        renewal::check_method(method, token)?;
     }
     let grant = shard.site.gate.admit(request, shard.site.clock.now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.
