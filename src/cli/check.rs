@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::list::folded;
+use super::{list::folded, local::harmless};
 use crate::config::{Mistake, Report};
 
 /// What `check` found.
@@ -37,7 +37,7 @@ pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
     let mut last = "";
     for (heading, text) in &summary {
         let shown = if *heading == last { "" } else { *heading };
-        writeln!(out, "{shown:<12}{text}")?;
+        writeln!(out, "{shown:<12}{}", harmless(text))?;
         last = heading;
     }
     writeln!(out, "\n{} is good.", gateway_toml.display())?;
@@ -47,7 +47,8 @@ pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
 /// As [`Mistake`] shows itself, in lines that fit a screen.
 fn shown(kind: &str, mistake: &Mistake) -> String {
     let text = format!("{kind}{mistake}");
-    let (what, remedy) = text.split_once('\n').unwrap_or((&text, ""));
+    let text = harmless(&text);
+    let (what, remedy) = text.split_once('\n').unwrap_or((&*text, ""));
     let what = folded(what, CONTINUED);
     format!("{}{}", what.trim_start(), folded(remedy, REMEDY))
 }
@@ -139,6 +140,7 @@ mod tests {
         ] {
             let (_directory, shown, checked) = site(&format!("{DEVICE}{more}"), &format!("# one\n{entry}\n"), listener);
             assert_eq!(checked, Checked::Good, "a warning is no mistake: {shown}");
+            let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
             let warned = shown.contains("warning: DIR/r.jsonl:2: the entry revokes nothing");
             assert!(warned != named.is_empty() && shown.contains(named), "{entry}: {shown}");
         }

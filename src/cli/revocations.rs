@@ -12,7 +12,7 @@ use super::{
     arguments::{RevocationsCommand, SignAgain, SignArguments},
     in_force::{Change, told_in_force},
     list::{folded, print_json},
-    local::{now_by, print},
+    local::{note, now_by, print},
     revoke::{audited, who},
     signature::{self, Signer},
 };
@@ -47,7 +47,7 @@ fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outcome> {
     }
     print(&listing_text(&listing));
     for bad in &listing.bad_lines {
-        eprintln!("{}:{}", path.display(), printable(&bad.to_string()));
+        note(&format!("{}:{}", path.display(), printable(bad)));
     }
     Ok(())
 }

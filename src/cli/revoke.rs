@@ -6,7 +6,7 @@ use super::{
     desk::{Desk, DeskError},
     in_force::{Change, told_in_force},
     list::{folded, session_table},
-    local::{now_by, print, token_from_input},
+    local::{note, now_by, print, token_from_input},
     signature,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     audit::{Action, Audit},
     config::{self, Config},
     credential::Credential,
+    file::make_private_directory,
     id::DeviceId,
     time::UnixSeconds,
 };
@@ -54,8 +55,8 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     audited(&config, Action::RevocationAdded, &by, &format!("revocation:{}", revocation.id), &revocation.line);
     print(&format!("entry {} is written to {}\n", revocation.id, path.display()));
     told.iter().for_each(|sentence| print(&folded(sentence, "")));
-    if let Some(note) = unknown(&config, &entry) {
-        eprint!("{}", folded(&note, ""));
+    if let Some(told) = unknown(&config, &entry) {
+        note(&told);
     }
     if has_gateway { told_in_force(at, &config, Change::Adds) } else { Ok(()) }
 }
@@ -69,8 +70,10 @@ pub(super) fn who() -> String {
 
 /// Records what was done. A log that cannot be written undoes nothing.
 pub(super) fn audited(config: &Config, action: Action, by: &str, object: &str, detail: &str) {
+    // Before the first start of a gateway there is no such directory; what stands in its way the log says.
+    let _ = make_private_directory(&config.gateway.state_dir);
     if let Err(error) = Audit::open(&config.gateway.state_dir).record(action, by, object, detail, now_by(config)) {
-        eprintln!("note: this is not in the audit log: {error}");
+        note(&format!("note: this is not in the audit log: {error}"));
     }
 }
 
