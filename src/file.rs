@@ -140,12 +140,23 @@ pub fn leave_usable(path: &Path, file: &File) -> io::Result<()> {
     give_to(file, &fs::metadata(directory_of(path))?)
 }
 
-/// Makes a directory that its owner alone may enter; one that exists is kept as it is.
+/// Makes a directory that its owner alone may enter, and those above it; one that exists is kept as it is. One that root
+/// makes belongs to whose the directory above it is.
 ///
 /// # Errors
 /// What the disk says.
 pub fn make_private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_private_directory(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => leave_usable(path, &File::open(path)?),
+    }
 }
 
 /// Names that were made or changed in it survive a crash from here on.

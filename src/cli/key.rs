@@ -11,7 +11,7 @@ use super::{
     desk::{Desk, DeskError},
     key_plan,
     list::{folded, print_json, session_table, table},
-    local::{now, print},
+    local::{self, now, print},
     revoke::who,
 };
 use crate::{
@@ -68,7 +68,7 @@ fn list(at: &ConfigFile, name: Option<&KeyOwner>, last: usize, json: bool) -> Re
     }
     list.keys.truncate(last);
     if let Some(note) = note {
-        eprintln!("note: {note}");
+        local::note(&format!("note: {note}"));
     }
     if json {
         return print_json(&list);
@@ -87,12 +87,15 @@ fn listing(list: &KeyList) -> String {
         let slots = [("primary", &key.primary), ("secondary", &key.secondary)];
         for (slot, view) in slots.into_iter().filter_map(|(slot, view)| Some((slot, view.as_ref()?))) {
             let slot = if is_public { "public" } else { slot };
-            rows.push(row(&key.name, slot, view, list.counted_since.as_deref()));
+            rows.push(row(&full_name(key), slot, view, list.counted_since.as_deref()));
         }
     }
     let mut text = key_table(rows);
     for key in list.keys.iter().filter(|key| key.rotated_at.is_some() || key.next_rotation.is_some()) {
         text.push_str(&folded(&turns(key), ""));
+    }
+    for key in &list.keys {
+        text.push_str(&folded(&validity(key).unwrap_or_default(), ""));
     }
     if let Some(since) = &list.counted_since {
         text.push_str(&format!("uses are told since {since}\n"));
@@ -127,6 +130,18 @@ fn turns(key: &KeyView) -> String {
     format!("{}: {}", key.name, told.join(", "))
 }
 
+/// Of a device's public key, the name by which it is revoked.
+fn full_name(key: &KeyView) -> String {
+    key.kid.as_ref().map_or_else(|| key.name.clone(), |kid| format!("{}/{kid}", key.name))
+}
+
+fn validity(key: &KeyView) -> Option<String> {
+    let from = key.not_before.as_ref().map(|at| format!(" from {at}"));
+    let until = key.not_after.as_ref().map(|at| format!(" until {at}"));
+    let times: String = from.into_iter().chain(until).collect();
+    (!times.is_empty()).then(|| format!("{}: good{times}", full_name(key)))
+}
+
 fn add(at: &ConfigFile, name: &KeyOwner, resource: Option<&str>, (show, json): (bool, bool)) -> Result<(), Outcome> {
     let config = at.load()?;
     let site = KeySite::of(&config);
@@ -154,10 +169,12 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
     }
     let config = at.load()?;
     let site = KeySite::of(&config);
+    let what = if asked.both { Replace::Both } else { Replace::Primary };
+    // What stands in its way is said once, and not by the gateway before that.
+    config::leaving(&site, name, what).map_err(Outcome::failed)?;
     if !json {
         print(&format!("{}\n", preview(at, &config, name, asked)));
     }
-    let what = if asked.both { Replace::Both } else { Replace::Primary };
     let lift = if asked.lift { Lift::Entries } else { Lift::Nothing };
     let turner = Turner { by: &who(), now: &now, written: &|| {} };
     let rotated = config::rotate(&site, name, (what, lift), &turner).map_err(Outcome::failed)?;
