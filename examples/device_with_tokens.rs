@@ -153,12 +153,13 @@ async fn post(request: &Value, attempt: Option<&str>) -> Result<Value, String> {
         "POST /v1/tokens HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{attempt}\r\n",
         body.len()
     );
+    let connector = TlsConnector::from(Arc::new(tls()));
     let mut answer = Vec::new();
     let exchange = async {
         let socket = TcpStream::connect((host.as_str(), port)).await?;
         let name = ServerName::try_from(host.clone())
             .unwrap_or_else(|_| give_up(&format!("TOLLGATE_HOST: {host:?} is neither a name nor an address")));
-        let mut stream = TlsConnector::from(Arc::new(tls())).connect(name, socket).await?;
+        let mut stream = connector.connect(name, socket).await?;
         stream.write_all(format!("{head}{body}").as_bytes()).await?;
         // The service ends the connection after its answer.
         stream.read_to_end(&mut answer).await
