@@ -261,7 +261,7 @@ impl Changes {
                 self.forget_keys(&identities);
                 let (new, now) = (Arc::new(identities), self.site.clock.now());
                 let (closed, old) = self.site.threshold().put_identities_in_force(&new, &self.reached(noticed), now);
-                if let Err(error) = self.key_sets.follow(key_sets) {
+                if let Err(error) = self.key_sets.follow(key_sets, noticed) {
                     tracing::error!(%error, "a thread that fetches a key set cannot be started");
                 }
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
