@@ -332,7 +332,7 @@ fn key_list_and_key_plan_know_what_a_device_has() {
     assert!(text.lines().any(|line| line.starts_with("device:fan ") && line.contains("primary")), "{text}");
 
     let plan = tollgate(&room, &["key", "plan"]);
-    assert!(plan.code == 0 && plan.out.starts_with("1 device has keys of their own"), "{plan:?}");
+    assert!(plan.code == 0 && plan.out.starts_with("1 device has keys of its own"), "{plan:?}");
     assert!(
         plan.out.replace("\n", " ").contains("tollgate key plan device:ID") && !plan.out.contains("no keys"),
         "{plan:?}"

@@ -8,7 +8,7 @@ mod support;
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -139,6 +139,31 @@ fn a_rotation_of_nobody_is_refused_once() {
     let ran = run(&gateway.folder, &["key", "rotate", "device:nosuch"]);
     let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
     assert_eq!((ran.status.code(), said.matches("device:nosuch").count()), (Some(1), 1), "{said}");
+}
+
+#[test]
+fn a_change_of_files_that_the_running_gateway_does_not_read_is_no_success() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    let toml = fs::read_to_string(gateway.folder.join("gateway.toml")).unwrap();
+    let named = ["identities.toml", "revocations.jsonl"];
+    let other = named.iter().fold(toml, |toml, name| toml.replace(name, &format!("other-{name}")));
+    fs::write(gateway.folder.join("other.toml"), &other).unwrap();
+    for name in named {
+        // With the mode of the first.
+        fs::copy(gateway.folder.join(name), gateway.folder.join(format!("other-{name}"))).unwrap();
+    }
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(arguments).args(["--config", "other.toml"]).current_dir(&gateway.folder).env_remove("RUST_LOG");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let both = [start(&["key", "rotate", "device:d0"]), start(&["revoke", "device", "d1"])];
+    for ran in both.map(|child| child.wait_with_output().unwrap()) {
+        let said = String::from_utf8([&*ran.stdout, &ran.stderr].concat()).unwrap();
+        assert!(ran.status.code() == Some(1) && said.contains("NOT in force: the running gateway has not"), "{said}");
+    }
+    gateway.connect(Version::V5, "d0");
+    gateway.connect(Version::V5, "d1");
 }
 
 #[test]

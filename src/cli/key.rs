@@ -154,13 +154,14 @@ fn add(at: &ConfigFile, name: &KeyOwner, resource: Option<&str>, (show, json): (
     let added = config::add(&site, name, &more, &who(), now()).map_err(Outcome::failed)?;
     let in_force = in_force(at, &config, name, &added);
     if json {
-        return print_json(&as_json(name, &added, &in_force, show));
+        print_json(&as_json(name, &added, &in_force.told, show))?;
+        return in_force.outcome();
     }
     print(&format!("{name} has keys: primary {}, secondary {}\n", shown(added.after[0]), shown(added.after[1])));
     print(&written(&added));
-    print(&format!("{in_force}\n"));
+    print(&format!("{}\n", in_force.told));
     reveal(&added, show);
-    Ok(())
+    in_force.outcome()
 }
 
 fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): (bool, bool)) -> Result<(), Outcome> {
@@ -180,7 +181,8 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
     let rotated = config::rotate(&site, name, (what, lift), &turner).map_err(Outcome::failed)?;
     let in_force = in_force(at, &config, name, &rotated);
     if json {
-        return print_json(&as_json(name, &rotated, &in_force, show));
+        print_json(&as_json(name, &rotated, &in_force.told, show))?;
+        return in_force.outcome();
     }
     let (new, old) = (shown(rotated.after[0]), shown(rotated.after[1]));
     let was = if asked.both { "new, too" } else { "the primary until now" };
@@ -190,13 +192,13 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
         print(&format!("  left       {}  its tokens are refused\n", shown(Some(*left))));
     }
     print(&written(&rotated));
-    print(&format!("{in_force}\n"));
+    print(&format!("{}\n", in_force.told));
     if matches!(name, KeyOwner::Device(_) | KeyOwner::Group(_)) {
         let advice = "Give each device its new key before the next rotation: a key that a device holds is not replaced by itself.";
         print(&folded(&format!("→ {advice}"), ""));
     }
     reveal(&rotated, show);
-    Ok(())
+    in_force.outcome()
 }
 
 /// Whom a rotation would cut: only a running gateway knows.
@@ -262,12 +264,27 @@ fn cuts(done: &RotationDone) -> String {
     text.trim_end().to_owned()
 }
 
+/// Whether a running gateway has what was written, in a sentence.
+struct InForce {
+    told: String,
+    /// One runs, and goes on with the old keys.
+    is_refused: bool,
+}
+
+impl InForce {
+    /// What was written is not undone by it, but whoever asked has to know.
+    fn outcome(&self) -> Result<(), Outcome> {
+        if self.is_refused { Err(Outcome::Refused) } else { Ok(()) }
+    }
+}
+
 /// Waits until a running gateway has what was written, as it should within a second.
-fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated) -> String {
+fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated) -> InForce {
+    let known = |told: &str| InForce { told: told.into(), is_refused: false };
     let wanted = rotated.after.map(|key| key.map(|key| SlotView::of(key).fingerprint));
     let path = format!("/v1/keys?name={}", escaped(name));
     let Ok(desk) = Desk::new(at, Some(config)) else {
-        return "no gateway could be asked whether it is in force".into();
+        return known("no gateway could be asked whether it is in force");
     };
     let until = Instant::now() + IN_FORCE_WITHIN;
     loop {
@@ -276,14 +293,15 @@ fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated
                 let slots = list.keys.first().map(|key| [&key.primary, &key.secondary]);
                 let have = slots.map(|slots| slots.map(|slot| slot.as_ref().map(|slot| slot.fingerprint.clone())));
                 if have.as_ref() == Some(&wanted) {
-                    return "in force on the running gateway".into();
+                    return known("in force on the running gateway");
                 }
             }
-            Err(DeskError::Away(_)) => return "no gateway answers: it is in force when one starts".into(),
-            Err(DeskError::Refused(why)) => return format!("whether it is in force could not be asked: {why}"),
+            Err(DeskError::Away(_)) => return known("no gateway answers: it is in force when one starts"),
+            Err(DeskError::Refused(why)) => return known(&format!("whether it is in force could not be asked: {why}")),
         }
         if Instant::now() >= until {
-            return "the running gateway has not taken it: look at its log, and run `tollgate check`".into();
+            let told = "NOT in force: the running gateway has not taken it: look at its log, and run `tollgate check`";
+            return InForce { told: told.into(), is_refused: true };
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -332,8 +350,8 @@ fn escaped(name: &KeyOwner) -> String {
 
 /// A screen.
 const SHOWN: usize = 20;
-/// A gateway looks at its files twice a second.
-const IN_FORCE_WITHIN: Duration = Duration::from_secs(3);
+/// A gateway looks at its files twice a second; one that is busy takes longer.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the names in a listing, so that 100 columns hold a row.
 const NAME_COLUMNS: usize = 38;

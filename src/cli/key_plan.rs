@@ -86,10 +86,13 @@ fn unplanned(list: &KeyList, plans: &[Plan], name: Option<&KeyOwner>) -> String 
         }
         (None, 0, _) => String::new(),
         (None, ..) => {
-            let devices = if left == 1 { "1 device has".to_owned() } else { format!("{left} devices have") };
+            let devices = match left {
+                1 => "1 device has keys of its own".to_owned(),
+                many => format!("{many} devices have keys of their own"),
+            };
             let known = pairs.iter().all(|key| key.secondary.as_ref().is_none_or(|slot| slot.sessions.is_some()));
             let by = if known { "nobody is connected by a secondary" } else { "who uses which is not known" };
-            format!("{devices} keys of their own, and {by}: `tollgate key plan device:ID` plans them")
+            format!("{devices}, and {by}: `tollgate key plan device:ID` plans them")
         }
     }
 }
