@@ -9,7 +9,7 @@
 //! `TOLLGATE_KEY_FILE` holds the primary key of the device, base64. Also: `TOLLGATE_HOST` (localhost), `TOLLGATE_PORT`
 //! (8883), `TOLLGATE_TTL` (3600 seconds), `TOLLGATE_EVERY` (10 seconds between messages).
 
-use std::{env, fs, time::Duration};
+use std::{env, fs, process, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -20,10 +20,13 @@ use tokio::time::{Instant, interval, timeout, timeout_at};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let device = env::var("TOLLGATE_DEVICE").expect("TOLLGATE_DEVICE: the id of the device");
-    let key_file = env::var("TOLLGATE_KEY_FILE").expect("TOLLGATE_KEY_FILE: the file with its key");
-    let key = fs::read_to_string(key_file).expect("the key is readable");
-    let key = BASE64_STANDARD.decode(key.trim()).expect("the key is base64");
+    let device = needed("TOLLGATE_DEVICE", "the id of the device");
+    let file = needed("TOLLGATE_KEY_FILE", "the file with its primary key");
+    let key = fs::read_to_string(&file)
+        .unwrap_or_else(|error| give_up(&format!("TOLLGATE_KEY_FILE: {file} cannot be read: {error}")));
+    let key = BASE64_STANDARD
+        .decode(key.trim())
+        .unwrap_or_else(|_| give_up(&format!("TOLLGATE_KEY_FILE: {file} holds no key in base64")));
     let ttl = Duration::from_secs(number("TOLLGATE_TTL", 3600));
     let mut pause = PAUSE_MIN;
     loop {
@@ -44,11 +47,10 @@ async fn main() {
 
 /// One connection with one token, until it is to be renewed.
 async fn session(device: &str, token: &str, renew_at: Instant) -> Result<(), String> {
-    let port = u16::try_from(number("TOLLGATE_PORT", 8883)).expect("TOLLGATE_PORT: a port");
+    let port = port("TOLLGATE_PORT", 8883);
     let mut options = MqttOptions::new(device, text("TOLLGATE_HOST", "localhost"), port);
     options.set_credentials(device, token).set_keep_alive(Duration::from_secs(60));
-    let ca = fs::read(text("TOLLGATE_CA", "certs/ca.pem")).expect("TOLLGATE_CA: a readable file");
-    options.set_transport(Transport::Tls(TlsConfiguration::Simple { ca, alpn: None, client_auth: None }));
+    options.set_transport(Transport::Tls(TlsConfiguration::Simple { ca: ca_pem(), alpn: None, client_auth: None }));
     let (client, mut events) = AsyncClient::new(options, 10);
     let mut telemetry = interval(Duration::from_secs(number("TOLLGATE_EVERY", 10)));
     let mut connected = false;
@@ -100,7 +102,29 @@ fn text(name: &str, default: &str) -> String {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| give_up(&format!("{name}: {text:?} is no number"))))
+}
+
+fn port(name: &str, default: u64) -> u16 {
+    let number = number(name, default);
+    u16::try_from(number).unwrap_or_else(|_| give_up(&format!("{name}: {number} is no port")))
+}
+
+/// What has to be set.
+fn needed(name: &str, what: &str) -> String {
+    env::var(name).unwrap_or_else(|_| give_up(&format!("{name} is not set: it is {what}")))
+}
+
+fn ca_pem() -> Vec<u8> {
+    let file = text("TOLLGATE_CA", "certs/ca.pem");
+    fs::read(&file).unwrap_or_else(|error| give_up(&format!("TOLLGATE_CA: {file} cannot be read: {error}")))
+}
+
+/// It is set up wrongly, and no second attempt would help.
+fn give_up(why: &str) -> ! {
+    eprintln!("{why}");
+    process::exit(2)
 }
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);

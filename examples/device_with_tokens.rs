@@ -12,7 +12,7 @@
 //! the device shows its certificate. Also: `TOLLGATE_HOST` (localhost), `TOLLGATE_PORT` (8883), `TOLLGATE_TOKEN_PORT`
 //! (8443), `TOLLGATE_TTL` (the service's), `TOLLGATE_EVERY` (10 seconds between messages).
 
-use std::{env, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{env, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, process, sync::Arc, time::Duration};
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS, TlsConfiguration, Transport};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ use tokio_rustls::{
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let device = env::var("TOLLGATE_DEVICE").expect("TOLLGATE_DEVICE: the id of the device");
+    let device = needed("TOLLGATE_DEVICE", "the id of the device");
     let mut pause = PAUSE_MIN;
     loop {
         let ended = match next_token(&device).await {
@@ -61,8 +61,8 @@ struct Token {
 
 async fn next_token(device: &str) -> Result<Token, String> {
     let mut request = json!({});
-    if let Ok(ttl) = env::var("TOLLGATE_TTL") {
-        request["ttl"] = json!(ttl.parse::<u64>().expect("TOLLGATE_TTL: seconds"));
+    if env::var("TOLLGATE_TTL").is_ok() {
+        request["ttl"] = json!(number("TOLLGATE_TTL", 0));
     }
     let (file, mut attempt) = (env::var("TOLLGATE_REFRESH_FILE").ok(), None);
     match &file {
@@ -114,7 +114,7 @@ fn keep(file: &Path, held: &Value) -> Result<(), String> {
 
 /// One connection with one token, until it is to be renewed.
 async fn session(device: &str, token: &Token) -> Result<(), String> {
-    let port = u16::try_from(number("TOLLGATE_PORT", 8883)).expect("TOLLGATE_PORT: a port");
+    let port = port("TOLLGATE_PORT", 8883);
     let mut options = MqttOptions::new(device, text("TOLLGATE_HOST", "localhost"), port);
     options.set_credentials(device, &token.text).set_keep_alive(Duration::from_secs(60));
     options.set_transport(Transport::Tls(TlsConfiguration::Simple { ca: ca_pem(), alpn: None, client_auth: None }));
@@ -147,17 +147,19 @@ async fn session(device: &str, token: &Token) -> Result<(), String> {
 /// POST /v1/tokens, over TLS. Any HTTP client will do.
 async fn post(request: &Value, attempt: Option<&str>) -> Result<Value, String> {
     let (host, body) = (text("TOLLGATE_HOST", "localhost"), request.to_string());
-    let port = u16::try_from(number("TOLLGATE_TOKEN_PORT", 8443)).expect("TOLLGATE_TOKEN_PORT: a port");
+    let port = port("TOLLGATE_TOKEN_PORT", 8443);
     let attempt = attempt.map_or(String::new(), |name| format!("Idempotency-Key: {name}\r\n"));
     let head = format!(
         "POST /v1/tokens HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{attempt}\r\n",
         body.len()
     );
+    let connector = TlsConnector::from(Arc::new(tls()));
     let mut answer = Vec::new();
     let exchange = async {
         let socket = TcpStream::connect((host.as_str(), port)).await?;
-        let name = ServerName::try_from(host.clone()).expect("TOLLGATE_HOST: a name or an address");
-        let mut stream = TlsConnector::from(Arc::new(tls())).connect(name, socket).await?;
+        let name = ServerName::try_from(host.clone())
+            .unwrap_or_else(|_| give_up(&format!("TOLLGATE_HOST: {host:?} is neither a name nor an address")));
+        let mut stream = connector.connect(name, socket).await?;
         stream.write_all(format!("{head}{body}").as_bytes()).await?;
         // The service ends the connection after its answer.
         stream.read_to_end(&mut answer).await
@@ -178,7 +180,8 @@ async fn post(request: &Value, attempt: Option<&str>) -> Result<Value, String> {
 fn tls() -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(&ca_pem()) {
-        roots.add(root.expect("TOLLGATE_CA: PEM")).expect("TOLLGATE_CA: certificates");
+        let added = root.map_err(|error| error.to_string()).and_then(|root| roots.add(root).map_err(|e| e.to_string()));
+        added.unwrap_or_else(|why| give_up(&format!("TOLLGATE_CA: it holds no certificates in PEM: {why}")));
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -187,13 +190,13 @@ fn tls() -> ClientConfig {
     let (Ok(chain), Ok(key)) = (env::var("TOLLGATE_CERTIFICATE"), env::var("TOLLGATE_CERTIFICATE_KEY")) else {
         return builder.with_no_client_auth();
     };
-    let chain = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect).expect("TOLLGATE_CERTIFICATE: PEM");
-    let key = PrivateKeyDer::from_pem_file(key).expect("TOLLGATE_CERTIFICATE_KEY: PEM");
-    builder.with_client_auth_cert(chain, key).expect("certificate and key belong together")
-}
-
-fn ca_pem() -> Vec<u8> {
-    fs::read(text("TOLLGATE_CA", "certs/ca.pem")).expect("TOLLGATE_CA: a readable file")
+    let chain = CertificateDer::pem_file_iter(&chain)
+        .and_then(Iterator::collect)
+        .unwrap_or_else(|error| give_up(&format!("TOLLGATE_CERTIFICATE: {chain}: {error}")));
+    let key = PrivateKeyDer::from_pem_file(&key)
+        .unwrap_or_else(|error| give_up(&format!("TOLLGATE_CERTIFICATE_KEY: {key}: {error}")));
+    let built = builder.with_client_auth_cert(chain, key);
+    built.unwrap_or_else(|error| give_up(&format!("TOLLGATE_CERTIFICATE and TOLLGATE_CERTIFICATE_KEY: {error}")))
 }
 
 /// A little less than so long, by chance: devices that were cut off together do not come back together.
@@ -209,7 +212,29 @@ fn text(name: &str, default: &str) -> String {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| give_up(&format!("{name}: {text:?} is no number"))))
+}
+
+fn port(name: &str, default: u64) -> u16 {
+    let number = number(name, default);
+    u16::try_from(number).unwrap_or_else(|_| give_up(&format!("{name}: {number} is no port")))
+}
+
+/// What has to be set.
+fn needed(name: &str, what: &str) -> String {
+    env::var(name).unwrap_or_else(|_| give_up(&format!("{name} is not set: it is {what}")))
+}
+
+fn ca_pem() -> Vec<u8> {
+    let file = text("TOLLGATE_CA", "certs/ca.pem");
+    fs::read(&file).unwrap_or_else(|error| give_up(&format!("TOLLGATE_CA: {file} cannot be read: {error}")))
+}
+
+/// It is set up wrongly, and no second attempt would help.
+fn give_up(why: &str) -> ! {
+    eprintln!("{why}");
+    process::exit(2)
 }
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);

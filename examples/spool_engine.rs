@@ -4,14 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends")]
 
-use std::{env, path::Path, sync::Arc, time::Instant};
+use std::{env, path::Path, process, sync::Arc, time::Instant};
 
 use tollgate::delivery::spool::{Batch, BatchRecord, Directory, Limits, QUEUES, SegmentLog, Spool as _, SpoolKeys};
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [folder, messages, group, record_bytes] = arguments.as_slice() else {
-        panic!("usage: spool_engine FOLDER MESSAGES GROUP RECORD_BYTES");
+        eprintln!("usage: spool_engine FOLDER MESSAGES GROUP RECORD_BYTES");
+        process::exit(2);
     };
     let number = |text: &String| text.parse::<usize>().expect("a number");
     let (messages, group, record_bytes) = (number(messages), number(group).max(1), number(record_bytes));

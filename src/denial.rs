@@ -17,6 +17,8 @@ pub enum Denial {
     AuthenticationMethodUnknown = 103,
     /// No client certificate, where one is needed beside the token or asked for by the listener.
     CertificateRequired = 104,
+    /// The token is of another kind than the Authentication Method that it came by.
+    AuthenticationMethodMismatch = 105,
     /// The client id cannot be a device's.
     ClientIdInvalid = 110,
     /// The token is good, but of another device.
@@ -350,6 +352,14 @@ const DENIALS: &[DenialRow] = &[
         Some(401003),
         "A client certificate is needed, and the connection has none.",
         "Give the device its certificate and key, connect to a TLS listener with `client_auth`, or change `accept`.",
+    ),
+    row(
+        Denial::AuthenticationMethodMismatch,
+        "authentication_method_mismatch",
+        (None, 0x8C),
+        None,
+        "The authentication method is SAS and the token a JWT, or the other way round.",
+        "Name the method of the token that is sent, or send the token as the password.",
     ),
     row(
         Denial::ClientIdInvalid,

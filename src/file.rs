@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Who may read a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
@@ -19,6 +21,25 @@ pub enum Readers {
     Group,
     /// Everybody: certificates and public keys.
     All,
+}
+
+/// What of a file tells one state of it from another, also where two processes look: its length, and when it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileVersion {
+    bytes: u64,
+    written_s: i64,
+    written_ns: i64,
+}
+
+impl FileVersion {
+    /// Of the file as it stands; links are followed.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self { bytes: metadata.len(), written_s: metadata.mtime(), written_ns: metadata.mtime_nsec() })
+    }
 }
 
 /// Whether a file was made, or stood there already.
@@ -119,12 +140,23 @@ pub fn leave_usable(path: &Path, file: &File) -> io::Result<()> {
     give_to(file, &fs::metadata(directory_of(path))?)
 }
 
-/// Makes a directory that its owner alone may enter; one that exists is kept as it is.
+/// Makes a directory that its owner alone may enter, and those above it; one that exists is kept as it is. One that root
+/// makes belongs to whose the directory above it is.
 ///
 /// # Errors
 /// What the disk says.
 pub fn make_private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_private_directory(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => leave_usable(path, &File::open(path)?),
+    }
 }
 
 /// Names that were made or changed in it survive a crash from here on.

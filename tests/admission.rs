@@ -63,12 +63,24 @@ fn what_is_no_connect_of_ours_is_refused_before_any_credential_is_looked_at() {
 fn a_token_may_come_as_authentication_data_by_a_method_that_is_served() {
     let gateway = gateway();
     let jwt = good_jwt();
-    for (method, token, code) in [("SAS", sas("d0"), 0), ("JWT", jwt.clone(), 0), ("SCRAM-SHA-1", jwt, 0x8C)] {
+    let unknown = Some(Denial::AuthenticationMethodUnknown);
+    let mismatch = Some(Denial::AuthenticationMethodMismatch);
+    for (method, token, denial) in [
+        ("SAS", sas("d0"), None),
+        ("JWT", jwt.clone(), None),
+        ("SCRAM-SHA-1", jwt.clone(), unknown),
+        ("SAS", jwt, mismatch),
+        ("JWT", sas("d0"), mismatch),
+        ("JWT", "no token".into(), Some(Denial::CredentialMalformed)),
+    ] {
         let mut peer = gateway.open(Version::V5);
         peer.send(&connect_by_method("d0", method, &token));
-        assert_eq!(peer.next(PATIENCE), Answer::Connack(code), "{method}");
+        let answer = denial.map_or(Answer::Connack(0), |denial| refusal(denial, Version::V5));
+        assert_eq!(peer.next(PATIENCE), answer, "{method}");
+        if let Some(denial) = denial {
+            assert_shown(&gateway, "d0", denial);
+        }
     }
-    assert_shown(&gateway, "d0", Denial::AuthenticationMethodUnknown);
 }
 
 /// CONNECT of MQTT 5.0 with Authentication Method and Authentication Data (§3.1.2.11.9), and no password.
@@ -289,6 +301,11 @@ impl Reached {
             let mut peer = gateway.open(Version::V5);
             peer.send(&connect_by_method("d0", "SCRAM-SHA-1", &good_jwt()));
             assert_eq!(peer.next(PATIENCE), refusal(Denial::AuthenticationMethodUnknown, Version::V5));
+        });
+        self.told(gateway, Denial::AuthenticationMethodMismatch, "a token of another kind", || {
+            let mut peer = gateway.open(Version::V5);
+            peer.send(&connect_by_method("d0", "SAS", &good_jwt()));
+            assert_eq!(peer.next(PATIENCE), refusal(Denial::AuthenticationMethodMismatch, Version::V5));
         });
     }
 

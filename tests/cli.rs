@@ -153,6 +153,9 @@ fn mint_says_what_it_cannot_make_and_what_will_be_refused() {
         (&["--device", "pump-17", "--rights", "publish", "--policy", "site"], 1, "other `rights`"),
         (&["--device", "pump-17", "--rights", "read"], 2, "--rights"),
         (&["--device", "pump-17", "--ttl", "soon"], 2, "no duration"),
+        (&["--device", "pump-17", "--ttl", "0"], 2, "over when it is made"),
+        (&["--device", "pump-17", "--ttl", "999ms", "--kind", "jwt"], 2, "over when it is made"),
+        (&["--device", "pump-17", "--ttl", "1s"], 0, ""),
         (&["--device", "+"], 2, "may not hold"),
         (&[], 2, "--device"),
         (&["--device", "pump-17", "--ttl", "8d"], 0, "lifetime_too_long"),
@@ -199,6 +202,30 @@ fn revoke_appends_one_line_and_keeps_the_rest() {
 }
 
 #[test]
+fn an_entry_that_can_concern_nobody_is_said_so_and_one_that_never_can_is_not_written() {
+    let room = room();
+    for (arguments, named) in [
+        (&["jti", "j-1", "--issuer", "nosuch"] as &[&str], "no issuer nosuch"),
+        (&["issued-before", "2026-11-20T12:00:00Z", "--issuer", "nosuch"], "no issuer nosuch"),
+        (&["key", "policy:nosuch/primary"], "no policy nosuch"),
+        (&["device", "nosuch"], "no device nosuch"),
+        (&["jti", "j-1", "--issuer", "factory"], ""),
+    ] {
+        let ran = tollgate(&room, &[&["revoke"], arguments].concat());
+        assert_eq!((ran.code, ran.err.contains("note: ")), (0, !named.is_empty()), "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains(named), "{named}: {ran:?}");
+    }
+    let list = fs::read_to_string(room.join("config/revocations.jsonl")).unwrap();
+    let long = tollgate(&room, &["revoke", "jti", &"j".repeat(129)]);
+    assert!(long.code == 2 && long.err.contains("has 129 bytes") && long.err.contains("token inspect"), "{long:?}");
+    assert_eq!(fs::read_to_string(room.join("config/revocations.jsonl")).unwrap(), list);
+    assert_eq!(tollgate(&room, &["revoke", "jti", &"j".repeat(128)]).code, 0);
+    let checked = tollgate(&room, &["check"]);
+    let place = "warning: config/revocations.jsonl:3: the entry revokes nothing: the identities have no device old.";
+    assert!(checked.code == 0 && checked.out.contains(place), "{checked:?}");
+}
+
+#[test]
 fn a_revocation_is_not_held_up_by_mistakes_elsewhere() {
     let room = room();
     let broken = format!("{GATEWAY}\n[limits]\nconnections_max = \"many\"\n");
@@ -218,6 +245,105 @@ fn help_fits_100_columns() {
         let wide: Vec<_> = ran.out.lines().filter(|line| line.chars().count() > 100).collect();
         assert!(wide.is_empty(), "{command}: {wide:#?}");
     }
+}
+
+#[test]
+fn wrong_usage_is_told_within_100_columns() {
+    let room = room();
+    let long = "x".repeat(60);
+    for arguments in [
+        &["revoke", "device", "pump-17", "--untli", "2026-12-21T00:00:00Z", &long] as &[&str],
+        &["token", "mint", "--device", "a b", "--kind", "saml"],
+        &["token", "mint", "--device", "pump-17", "--ttl", &long],
+        &["pub", "--device", "pump-17", "--qos", "3", "--count", "0"],
+        &["key", "rotate", "nobody"],
+        &["key", "add", "issuer:a/b/c d"],
+        &["revoke", "issued-before", "2026-11-20T12:00:00Z", "--device", "a", "--policy", "b"],
+        &["revocations", "sign"],
+    ] {
+        let ran = tollgate(&room, arguments);
+        assert_eq!((ran.code, &*ran.out), (2, ""), "{arguments:?}: {ran:?}");
+        let wide: Vec<_> = ran.err.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(wide.is_empty() && ran.err.starts_with("error: "), "{arguments:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn what_is_quoted_of_a_file_commands_no_terminal() {
+    let room = room();
+    let list = room.join("config/revocations.jsonl");
+    fs::write(&list, "{\"\u{1b}[2J\": 1}\n{\"device\": \"old\"}\n{\"jti\": \"x\", \"issuer\": \"\\u001b[2J\"}\n")
+        .unwrap();
+    let toml = room.join("config/gateway.toml");
+    fs::write(&toml, format!("{GATEWAY}[limits]\n\"\\u001b]0;mine\\u0007\" = 1\n")).unwrap();
+    for (input, arguments) in [
+        (&*sas("pump-17"), &["token", "explain"] as &[&str]),
+        ("", &["check"]),
+        ("", &["revoke", "jti", "\u{9b}2J", "--issuer", "\u{202e}x"]),
+        ("", &["revoke", "jti", "x", "--until", "\u{1b}[2J"]),
+        ("", &["token", "mint", "--device", "pump-17", "--policy", "\u{1b}[2J"]),
+        ("", &["token", "mint", "--device", "\u{1b}[2J"]),
+    ] {
+        let ran = tollgate_with(&room, input, arguments);
+        assert!(ran.code == 0 || !ran.err.is_empty() || !ran.out.is_empty(), "{ran:?}");
+        let said = format!("{}{}", ran.out, ran.err);
+        assert!(said.chars().all(|c| matches!(c, '\n' | ' ') || !(c.is_control() || c == '\u{202e}')), "{ran:?}");
+    }
+}
+
+#[test]
+fn keys_are_added_and_rotated_before_a_gateway_was_ever_started() {
+    let first = room();
+    let rotated = tollgate(&first, &["key", "rotate", "device:pump-17", "--json"]);
+    assert!(rotated.code == 0 && rotated.json()["primary"].is_string(), "{rotated:?}");
+    assert_eq!(fs::metadata(first.join("var")).unwrap().mode() & 0o777, 0o700);
+    let revoking = room();
+    let revoked = tollgate(&revoking, &["revoke", "device", "pump-17"]);
+    assert_eq!((revoked.code, &*revoked.err), (0, ""), "{revoked:?}");
+    assert_eq!(tollgate(&revoking, &["audit", "verify"]).code, 0);
+    let second = room();
+    assert_eq!(tollgate(&second, &["key", "add", "device:pump-18"]).code, 0);
+    assert!(fs::read_to_string(second.join("config/identities.toml")).unwrap().contains("pump-18"));
+    let third = room();
+    fs::write(third.join("var"), "no folder").unwrap();
+    let ran = tollgate(&third, &["key", "rotate", "device:pump-17"]);
+    assert!(ran.code == 1 && ran.err.contains("cannot make var: ") && !ran.err.contains("lock"), "{ran:?}");
+}
+
+#[test]
+fn key_list_and_key_plan_know_what_a_device_has() {
+    let room = room();
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a pair");
+    fs::write(room.join("cam.pem"), pair.public_key_pem()).unwrap();
+    let identities = room.join("config/identities.toml");
+    let both = format!(
+        "[[device]]\nid = \"cam\"\n[[device.public_key]]\nkid = \"k1\"\nfile = \"cam.pem\"\nnot_after = \"2040-01-01T00:00:00Z\"\n\
+         [[device]]\nid = \"fan\"\nprimary_key = \"{}\"\n",
+        device_key("fan")
+    );
+    fs::remove_file(&identities).unwrap();
+    secret(&identities, &both);
+    let listed = tollgate(&room, &["key", "list", "device:cam", "--json"]).json();
+    let key = &listed["keys"][0];
+    assert_eq!((&listed["total"], &key["kid"], &key["kind"]), (&1.into(), &"k1".into(), &"jwt, public".into()));
+    assert_eq!(key["not_after"], "2040-01-01T00:00:00Z", "{listed}");
+    let text = tollgate(&room, &["key", "list"]).out;
+    assert!(text.contains("device:cam/k1  public ") && text.contains("device:cam/k1: good until 2040-01-01"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("device:fan ") && line.contains("primary")), "{text}");
+
+    let plan = tollgate(&room, &["key", "plan"]);
+    assert!(plan.code == 0 && plan.out.starts_with("1 device has keys of its own"), "{plan:?}");
+    assert!(
+        plan.out.replace("\n", " ").contains("tollgate key plan device:ID") && !plan.out.contains("no keys"),
+        "{plan:?}"
+    );
+    let plan = tollgate(&room, &["key", "plan", "device:fan"]);
+    assert!(plan.code == 0 && plan.out.contains("✓ device:fan"), "{plan:?}");
+    let plan = tollgate(&room, &["key", "plan", "device:cam"]);
+    assert!(plan.code == 0 && plan.out.contains("device:cam has public keys alone"), "{plan:?}");
+    fs::remove_file(&identities).unwrap();
+    secret(&identities, "");
+    assert_eq!(tollgate(&room, &["key", "plan"]).out, "there are no keys yet\n");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -60,6 +60,60 @@ fn a_published_key_set_rolls_over_under_a_flood_and_outlives_its_server() {
     gateway.until_ready();
     gateway.open(Version::V4).admitted(&login_as(Version::V4, &new, "d1"));
     until("the alarm", PATIENCE, || gateway.metric("tollgate_alarm", &["kind=\"key_set\""]) == 1.0);
+}
+
+#[test]
+fn the_first_tokens_of_a_new_key_are_held_until_it_was_fetched_and_admitted() {
+    let (old, new, other) = (Key::new("k1"), Key::new("k2"), Key::new("k3"));
+    let server = Server::start(vec![&old]);
+    let mut gateway = launch(&server);
+    gateway.until_ready();
+    gateway.open(Version::V5).admitted(&login(&old, "d0"));
+    let ready = Instant::now();
+    until("another fetch to be allowed", APART + PATIENCE, || ready.elapsed() >= APART);
+    server.publishes(vec![&old, &new]);
+    let stall = server.stalls();
+    let mut devices: Vec<_> = (1..6)
+        .map(|n| {
+            let version = if n % 2 == 0 { Version::V4 } else { Version::V5 };
+            let mut device = gateway.open(version);
+            device.send(&login_as(version, &new, &format!("d{n}")).packet());
+            device
+        })
+        .collect();
+    until("the question", PATIENCE, || server.asked() == 2);
+    gateway.connect(Version::V5, "d9");
+    drop(stall);
+    for device in &mut devices {
+        assert_eq!(device.next(PATIENCE), Answer::Connack(0), "it is the device's first attempt");
+    }
+    // No fetch is allowed for this one, and it is refused like any other.
+    assert_eq!(gateway.open(Version::V5).log_in(&login(&other, "d7")), Answer::Connack(0x87));
+    let (_, refusals) = gateway.get("/v1/refusals").unwrap();
+    assert_eq!(refusals.matches("key_unknown").count(), 1, "who was held was never refused: {refusals}");
+    assert_eq!(server.asked(), 2);
+}
+
+#[test]
+fn a_connect_before_the_first_fetch_has_ended_is_held_and_no_longer_than_that_may_take() {
+    let key = Key::new("k1");
+    let server = Server::start(vec![&key]);
+    let stall = server.stalls();
+    let gateway = launch(&server);
+    until("the question", PATIENCE, || server.asked() == 1);
+    let mut device = gateway.open(Version::V5);
+    device.send(&login(&key, "d0").packet());
+    gateway.connect(Version::V5, "d1");
+    drop(stall);
+    assert_eq!(device.next(PATIENCE), Answer::Connack(0));
+
+    let _stall = server.stalls();
+    let gateway = launch(&server);
+    until("the question", PATIENCE, || server.asked() == 2);
+    let mut device = gateway.open(Version::V5);
+    device.send(&login(&key, "d0").packet());
+    assert_eq!(device.next(APART), Answer::Connack(0x88), "the fetch has come to nothing");
+    assert_eq!(gateway.open(Version::V5).log_in(&login(&key, "d0")), Answer::Connack(0x88));
 }
 
 #[test]
@@ -127,6 +181,8 @@ struct Server {
     /// `None`: it closes every connection.
     set: Arc<Mutex<Option<String>>>,
     asked: Arc<AtomicUsize>,
+    /// Whoever holds it keeps the server from answering.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Server {
@@ -146,14 +202,17 @@ impl Server {
             ca_pem: certificate.pem(),
             set: Arc::default(),
             asked: Arc::default(),
+            turn: Arc::default(),
         };
         server.publishes(keys);
         let (set, asked, tls) = (server.set.clone(), server.asked.clone(), Arc::new(tls));
+        let turn = server.turn.clone();
         // It ends with the process of the test.
         thread::spawn(move || {
             for socket in listener.incoming().flatten() {
                 if let Some(set) = set.lock().unwrap().clone() {
                     asked.fetch_add(1, Ordering::SeqCst);
+                    drop(turn.lock());
                     answer(socket, tls.clone(), &set).ok();
                 }
             }
@@ -168,6 +227,11 @@ impl Server {
 
     fn goes_away(&self) {
         *self.set.lock().unwrap() = None;
+    }
+
+    /// It takes questions, and answers none of them for as long as this is held.
+    fn stalls(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap()
     }
 
     fn asked(&self) -> usize {

@@ -8,13 +8,14 @@ mod support;
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use support::{
-    Answer, Gateway, Hub, Login, Plan, Version, device_key, jwt_with, sas, sas_for, unix_now, until, until_some,
+    Answer, Gateway, Hub, Login, Plan, Version, device_key, jwt_with, sas, sas_for, sas_until, unix_now, until,
+    until_some,
 };
 
 #[test]
@@ -93,6 +94,76 @@ fn the_last_use_of_a_key_is_known_after_a_restart() {
     assert_eq!(used(&gateway), Some(before));
     let file = fs::read_to_string(gateway.folder.join("var/key-uses")).unwrap();
     assert!(!file.contains("d4"), "fingerprints and times: {file}");
+}
+
+#[test]
+fn the_public_key_of_a_device_is_listed_with_its_use_also_after_the_identities_were_read_again() {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let device = "\n[[device]]\nid = \"cam\"\n[[device.public_key]]\nkid = \"k1\"\nfile = \"cam.pem\"\n";
+    let gateway = Plan::new(Hub::Embedded).identities_and(device).start_with(|folder| {
+        fs::write(folder.join("cam.pem"), pair.public_key_pem()).unwrap();
+    });
+    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+    header.kid = Some("k1".into());
+    let claims = json!({"aud": "localhost", "iat": unix_now(), "exp": unix_now() + 600});
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    let _session = gateway.open(Version::V5).admitted(&Login::new(Version::V5, "cam", &token));
+    let slot = || {
+        let list = json_of(&run(&gateway.folder, &["key", "list", "device:cam", "--json"]));
+        assert_eq!((&list["keys"][0]["name"], &list["keys"][0]["kid"]), (&json!("device:cam"), &json!("k1")), "{list}");
+        list["keys"][0]["primary"].clone()
+    };
+    assert_eq!((&slot()["sessions"], slot()["last_used"].is_string()), (&json!(1), true), "{}", slot());
+    let (status, body) = gateway.post("/v1/reload", "{}").unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(slot()["last_used"].is_string(), "{}", slot());
+}
+
+#[test]
+fn the_tokens_of_a_key_end_when_the_gate_admits_them_no_more() {
+    let gateway = Plan::new(Hub::Embedded).skew_seconds(40).start();
+    let end = unix_now() + 900;
+    gateway.open(Version::V5).admitted(&Login::new(Version::V5, "d4", &sas_until("d4", end)));
+    let list = json_of(&run(&gateway.folder, &["key", "list", "device:d4", "--json"]));
+    assert_eq!(list["keys"][0]["primary"]["tokens_end"], rfc3339(end + 40), "{list}");
+    let plan = json_of(&run(&gateway.folder, &["key", "plan", "device:d4", "--json"]));
+    let told = plan[0]["primary_tokens_end"].as_str().unwrap();
+    let lives = plan[0]["token_lifetime_max_seconds"].as_u64().unwrap() + 40;
+    assert!((unix_now() - 60..=unix_now()).any(|now| told == rfc3339(now + lives)), "{plan}");
+}
+
+#[test]
+fn a_rotation_of_nobody_is_refused_once() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    let ran = run(&gateway.folder, &["key", "rotate", "device:nosuch"]);
+    let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+    assert_eq!((ran.status.code(), said.matches("device:nosuch").count()), (Some(1), 1), "{said}");
+}
+
+#[test]
+fn a_change_of_files_that_the_running_gateway_does_not_read_is_no_success() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    let toml = fs::read_to_string(gateway.folder.join("gateway.toml")).unwrap();
+    let named = ["identities.toml", "revocations.jsonl"];
+    let other = named.iter().fold(toml, |toml, name| toml.replace(name, &format!("other-{name}")));
+    fs::write(gateway.folder.join("other.toml"), &other).unwrap();
+    for name in named {
+        // With the mode of the first.
+        fs::copy(gateway.folder.join(name), gateway.folder.join(format!("other-{name}"))).unwrap();
+    }
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(arguments).args(["--config", "other.toml"]).current_dir(&gateway.folder).env_remove("RUST_LOG");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let both = [start(&["key", "rotate", "device:d0"]), start(&["revoke", "device", "d1"])];
+    for ran in both.map(|child| child.wait_with_output().unwrap()) {
+        let said = String::from_utf8([&*ran.stdout, &ran.stderr].concat()).unwrap();
+        assert!(ran.status.code() == Some(1) && said.contains("NOT in force: the running gateway has not"), "{said}");
+    }
+    gateway.connect(Version::V5, "d0");
+    gateway.connect(Version::V5, "d1");
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn auth_that_may_not_come_or_holds_a_bad_token_ends_the_session_with_its_code() 
     for (what, packet, code) in [
         ("another method", auth(0x19, Some("JWT"), Some(&jwt("d0", unix_now() + 60, "x"))), 0x8C),
         ("another device", auth(0x19, Some("SAS"), Some(&sas("d1"))), 0x8C),
+        ("a token of another kind", auth(0x19, Some("SAS"), Some(&jwt("d0", unix_now() + 600, "y"))), 0x8C),
         ("an expired token", auth(0x19, Some("SAS"), Some(&sas_until("d0", unix_now() - 60))), 0x8C),
         ("an empty token", auth(0x19, Some("SAS"), Some("")), 0x8C),
         ("no method", auth(0x19, None, None), 0x82),
@@ -152,6 +153,7 @@ fn auth_that_may_not_come_or_holds_a_bad_token_ends_the_session_with_its_code() 
     }
     let (_, refusals) = gateway.get("/v1/refusals?device=d0").unwrap();
     assert!(refusals.contains("\"renewal_method\""), "{refusals}");
+    assert!(refusals.contains("\"authentication_method_mismatch\""), "{refusals}");
     // MQTT 5.0 [MQTT-4.12.0-7]: by password, and no method.
     let mut session = gateway.connect(Version::V5, "d0");
     session.send(&auth(0x19, Some("SAS"), Some(&fresh)));

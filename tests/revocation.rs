@@ -271,6 +271,79 @@ fn a_gateway_that_asks_for_a_signature_takes_no_other_list() {
 }
 
 #[test]
+fn a_command_that_changes_the_list_says_whether_the_running_gateway_took_it_and_fails_where_it_did_not() {
+    let mut gateway = Plan::new(Hub::Embedded).launch(|folder| {
+        let bare = fs::read_to_string(folder.join("gateway.toml")).unwrap();
+        ask_for_signatures(folder, "");
+        // As where the configuration was changed, and the gateway not started again.
+        fs::write(folder.join("bare.toml"), bare).unwrap();
+    });
+    gateway.until_ready();
+    let list = gateway.folder.join("revocations.jsonl");
+    let admitted = |device: &str| log_in(&gateway, device, &sas(device)) == Answer::Connack(0);
+    fs::write(gateway.folder.join("more.jsonl"), "{\"device\": \"d4\"}\n").unwrap();
+    let key = ["--key-file", "list.key"];
+    for arguments in [
+        &["revoke", "device", "d2"] as &[&str],
+        &["revocations", "import", "more.jsonl"],
+        &["revocations", "sign", "revocations.jsonl"],
+    ] {
+        let ran = run(&gateway.folder, "", &[arguments, &key].concat());
+        assert!(ran.status.success(), "{arguments:?}: {ran:?}");
+        assert!(text(&ran.stdout).ends_with("\nin force on the running gateway\n"), "{arguments:?}: {ran:?}");
+    }
+    assert!(!admitted("d2") && !admitted("d4"), "it is in force when the command ends");
+    let good = fs::read_to_string(&list).unwrap();
+
+    assert!(run(&gateway.folder, "", &["revocations", "keygen", "other.key"]).status.success());
+    let other = ["--key-file", "other.key", "--config", "bare.toml"];
+    fs::write(gateway.folder.join("more.jsonl"), "{\"device\": \"d5\"}\n").unwrap();
+    for arguments in [
+        &["revoke", "device", "d3"] as &[&str],
+        &["revocations", "import", "more.jsonl"],
+        &["revocations", "sign", "revocations.jsonl"],
+    ] {
+        let ran = ran_by(&gateway.folder, "", &[arguments, &other].concat());
+        let said = text(&ran.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {ran:?}");
+        assert!(said.contains("NOT in force") && said.contains("the revocation list is refused: "), "{said}");
+        assert!(said.contains("other") || said.contains("key"), "the gateway's own reason: {said}");
+        assert!(!text(&ran.stdout).contains("in force on"), "{ran:?}");
+    }
+    assert!(admitted("d3") && !admitted("d2"), "what it had is in force");
+    fs::write(&list, &good).unwrap();
+    let ran = run(&gateway.folder, "", &["revoke", "device", "d3", "--key-file", "list.key"]);
+    assert!(ran.status.success() && !admitted("d3"), "{ran:?}");
+
+    gateway.terminate();
+    assert_eq!(gateway.ended(Duration::from_secs(60)), Some(0));
+    let ran = run(&gateway.folder, "", &["revoke", "device", "d6", "--key-file", "list.key"]);
+    assert!(ran.status.success() && text(&ran.stdout).contains("no gateway answers"), "{ran:?}");
+}
+
+#[test]
+fn an_entry_that_is_taken_out_of_a_list_with_a_bad_line_is_not_said_to_be_lifted() {
+    let gateway = Plan::new(Hub::Embedded).start();
+    gateway.revoke(r#"{"devise": "d1"}"#);
+    let ran = run(&gateway.folder, "", &["revoke", "device", "d0"]);
+    let said = text(&ran.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        ran.status.success() && said.contains("in force on the running gateway; the list has a bad line"),
+        "{ran:?}"
+    );
+    assert_eq!(log_in(&gateway, "d0", &sas("d0")), Answer::Connack(0x87));
+    let listed = json_of(&run(&gateway.folder, "", &["revocations", "list", "--json"]));
+    let id = listed["revocations"][0]["id"].as_str().unwrap();
+    let ran = run(&gateway.folder, "", &["revocations", "remove", id]);
+    assert!(ran.status.code() == Some(1) && text(&ran.stderr).contains("NOT lifted"), "{ran:?}");
+    assert_eq!(log_in(&gateway, "d0", &sas("d0")), Answer::Connack(0x87));
+    fs::write(gateway.folder.join("revocations.jsonl"), "{\"device\": \"d0\"}\n").unwrap();
+    let ran = run(&gateway.folder, "", &["revocations", "remove", id]);
+    assert!(ran.status.success() && text(&ran.stdout).ends_with("in force on the running gateway\n"), "{ran:?}");
+    assert_eq!(log_in(&gateway, "d0", &sas("d0")), Answer::Connack(0));
+}
+
+#[test]
 fn an_older_list_is_not_made_the_newest_by_a_command_that_signs_it_again() {
     let mut gateway = Plan::new(Hub::Embedded).launch(|folder| ask_for_signatures(folder, ""));
     gateway.until_ready();
@@ -383,8 +456,13 @@ fn log_in(gateway: &Gateway, device: &str, token: &str) -> Answer {
 
 /// The command line, as an operator runs it on the gateway's machine.
 fn run(folder: &Path, input: &str, arguments: &[&str]) -> Output {
+    ran_by(folder, input, &[arguments, &["--config", "gateway.toml"]].concat())
+}
+
+/// The same, with whichever configuration is named.
+fn ran_by(folder: &Path, input: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.args(arguments).args(["--config", "gateway.toml"]).current_dir(folder).env_remove("RUST_LOG");
+    command.args(arguments).current_dir(folder).env_remove("RUST_LOG");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("started");
     // A command that does not read its input closes it.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Backend, Explained, Ledger, LedgerError, NewRevocation, RefusalList, Revocation, RevocationAdded,
+    Backend, Explained, Ledger, LedgerError, ListState, NewRevocation, RefusalList, Revocation, RevocationAdded,
     RevocationListing, RevocationRemoved, SessionList, SessionView, UpstreamList, explain::Question, honest_refused,
 };
 use crate::{audit::Action, id::DeviceId, meter};
@@ -99,6 +99,11 @@ pub(super) async fn revocations(
     let last = which.last.unwrap_or(REVOCATIONS_SHOWN);
     let (ledger, local) = (Ledger::new(backend.revocations), Ledger::new(backend.local_revocations));
     Ok(Json(blocking(move || ledger.list(last)?.and_local(&local, last)).await?))
+}
+
+/// `GET /v1/revocations/state`: the list's file as it was read last, and what came of it.
+pub(super) async fn list_state(State(backend): State<Backend>) -> Json<ListState> {
+    Json(backend.control.list_state())
 }
 
 /// `POST /v1/revocations?dry_run=`: appends an entry; answers its id and which live sessions it cuts. With

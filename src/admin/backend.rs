@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, DryRun, KeyList, RotationAsked, RotationDone,
-    RotationRefused,
+    AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, DryRun, KeyList, ListState, RotationAsked,
+    RotationDone, RotationRefused,
 };
 use crate::{
     audit::Audit, clock::Clock, gate::Gate, id::DeviceId, journal::Journal, meter::Meters, registry::Registry,
@@ -75,6 +75,9 @@ pub trait Control: Send + Sync {
 
     /// Whether devices can be served, and if not, why.
     fn readiness(&self) -> Readiness;
+
+    /// The revocation list's file as it was read last, and what came of it.
+    fn list_state(&self) -> ListState;
 
     /// Reads identities, list and certificates again.
     ///

@@ -32,8 +32,17 @@ pub struct KeyList {
 pub struct KeyView {
     /// `device:ID`, `policy:NAME`, `group:PREFIX` or `issuer:NAME/KID`.
     pub name: String,
-    /// `sas`, `jwt` (a shared secret) or `jwt, public` (which its issuer rotates).
+    /// `sas`, `jwt` (a shared secret) or `jwt, public` (which its issuer, or the device, rotates).
     pub kind: String,
+    /// Of a device's public key: what stands behind the `/` in `device:ID/KID`, the name by which it is revoked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kid: Option<String>,
+    /// From when on a public key of a device is good (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_before: Option<String>,
+    /// Until when.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_after: Option<String>,
     /// Signs new tokens.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub primary: Option<SlotView>,
@@ -42,6 +51,9 @@ pub struct KeyView {
     pub secondary: Option<SlotView>,
     /// The longest life of their tokens, in seconds.
     pub token_lifetime_max_seconds: u64,
+    /// For how long a token is admitted after its end, in seconds: `clock_skew`, the longest of all listeners.
+    #[serde(default)]
+    pub clock_skew_seconds: u64,
     /// `rotate_every`, in seconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rotate_every_seconds: Option<u64>,
@@ -70,7 +82,7 @@ pub struct SlotView {
     /// When a token that it signed was admitted last (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_used: Option<String>,
-    /// When the last of the tokens that were admitted by it expires (RFC 3339).
+    /// When the last of the tokens that were admitted by it is dead: its end and the clock skew (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_end: Option<String>,
 }

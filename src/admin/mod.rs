@@ -36,7 +36,9 @@ pub use keys::{DryRun, KeyList, KeyView, RotationAsked, RotationDone, RotationRe
 pub use ledger::{Keep, Ledger, LedgerError, Signature};
 pub use revocations::{NewRevocation, Revocation, RevocationListing};
 pub use sas_limit::honest_refused;
-pub use views::{AwayView, RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList};
+pub use views::{
+    AwayView, ListState, RefusalList, RevocationAdded, RevocationRemoved, SessionList, SessionView, UpstreamList,
+};
 
 /// Answers until `shutdown` ends; then lets the requests that it has come to their end.
 ///
@@ -81,6 +83,7 @@ fn router(backend: Backend, hosts: guard::Hosts) -> Router {
         .route("/v1/sessions/{device}", delete(api::close_session))
         .route("/v1/refusals", get(api::refusals))
         .route("/v1/revocations", get(api::revocations).post(api::revoke))
+        .route("/v1/revocations/state", get(api::list_state))
         .route("/v1/keys", get(keys::keys))
         .route("/v1/keys/{name}/rotate", post(keys::rotate))
         .route("/v1/revocations/{id}", delete(api::unrevoke))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Keep, Ledger, LedgerError, SessionView, Signature};
 use crate::{
-    credential::{ListEntry, RevocationList},
+    credential::{JTI_BYTES_MAX, ListEntry, RevocationList},
     registry::Registry,
     time::UnixSeconds,
 };
@@ -70,6 +70,13 @@ impl Revocation {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn new(entry: &NewRevocation) -> Result<Self, String> {
+        if let Some(jti) = entry.jti.as_ref().filter(|jti| jti.len() > JTI_BYTES_MAX) {
+            return Err(format!(
+                "the `jti` has {} bytes, and no token with more than {JTI_BYTES_MAX} is admitted: the entry would revoke \
+                 nothing. Take it as the token has it: `tollgate token inspect` shows it",
+                jti.len()
+            ));
+        }
         let line = serde_json::to_string(entry).map_err(|error| error.to_string())?;
         let id = ListEntry::parse(&line)?.ok_or("the entry selects nothing")?.id();
         let (list, _) = RevocationList::parse(&line);
@@ -212,12 +219,15 @@ mod tests {
         for bad in [
             NewRevocation::default(),
             NewRevocation { jti: Some("x".into()), ..entry.clone() },
+            NewRevocation { device: None, jti: Some("x".repeat(129)), ..entry.clone() },
             NewRevocation { device: Some("+".into()), ..entry.clone() },
             NewRevocation { until: Some("soon".into()), ..entry.clone() },
             NewRevocation { device: None, token: Some("sha256:zz".into()), ..entry },
         ] {
             assert!(Revocation::new(&bad).is_err(), "{bad:?}");
         }
+        let longest = NewRevocation { jti: Some("x".repeat(128)), ..NewRevocation::default() };
+        assert!(Revocation::new(&longest).is_ok(), "{longest:?}");
     }
 
     #[test]

@@ -103,6 +103,10 @@ impl Control for Pretended {
         Readiness { missing: self.missing.clone() }
     }
 
+    fn list_state(&self) -> ListState {
+        ListState { file: "revocations.jsonl".into(), refused: Some("it is not signed".into()), ..ListState::default() }
+    }
+
     fn reload(&self) -> Result<Reloaded, Vec<String>> {
         Err(vec!["config/identities.toml:3: no".into()])
     }
@@ -335,6 +339,8 @@ async fn a_revocation_says_whom_it_cuts_and_is_written_when_it_is_meant() {
     let listing: RevocationListing = serde_json::from_value(body).expect("a list");
     assert_eq!((listing.total, listing.revocations[0]["id"].as_str()), (1, Some(&*asked.id)));
     assert!(listing.revocations[0].contains_key("at"), "{listing:?}");
+    let (status, body) = desk.as_operator("GET /v1/revocations/state", "").await;
+    assert_eq!((status, serde_json::from_value::<ListState>(body).expect("a state")), (200, desk.control.list_state()));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 
 use super::UpstreamStatus;
-use crate::{id::DeviceId, journal, packet::ProtocolVersion, registry::Live, roster::Away};
+use crate::{file::FileVersion, id::DeviceId, journal, packet::ProtocolVersion, registry::Live, roster::Away};
 
 /// Answer of `GET /v1/sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,21 @@ pub struct RefusalList {
 pub struct UpstreamList {
     /// In the order of the configuration.
     pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// Answer of `GET /v1/revocations/state`: the list's file as the gateway read it last, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListState {
+    /// `revocations` under [gateway].
+    pub file: String,
+    /// Which state of the file was read; absent: it was never read, or was not there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub read: Option<FileVersion>,
+    /// Why that did not come into force, and what to do; absent: it is in force.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
+    /// How many lines of it are no entries: while there is one, nothing is lifted.
+    pub bad_lines: usize,
 }
 
 /// Answer of `DELETE /v1/revocations/{id}`.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::{certificates::Certificates, list::List, same_file};
 use crate::{
+    admin::ListState,
     audit::{Action, Audit},
     config::{self, Config, GatewayConfig, LoadedIdentities, LoadedRevocations, Mistake, Reading, Schedule, Verified},
     credential::{Lifted, Replaced, RevocationList},
@@ -220,6 +221,11 @@ impl Changes {
             .collect()
     }
 
+    /// What the list's file was when it was read last, and what came of it.
+    pub(super) fn list_state(&self) -> ListState {
+        self.list.state(&self.config.gateway.revocations)
+    }
+
     /// Certificates of listeners, and whose of clients they believe.
     pub(super) fn certificates(&self) -> &Certificates {
         &self.certificates
@@ -255,7 +261,7 @@ impl Changes {
                 self.forget_keys(&identities);
                 let (new, now) = (Arc::new(identities), self.site.clock.now());
                 let (closed, old) = self.site.threshold().put_identities_in_force(&new, &self.reached(noticed), now);
-                if let Err(error) = self.key_sets.follow(key_sets) {
+                if let Err(error) = self.key_sets.follow(key_sets, noticed) {
                     tracing::error!(%error, "a thread that fetches a key set cannot be started");
                 }
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

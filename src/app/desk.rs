@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use super::{changes::Changes, keys::Keys};
 use crate::{
     admin::{
-        AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, Control, DryRun, KeyList, Readiness,
-        Reloaded, RotationAsked, RotationDone, RotationRefused, UpstreamState, UpstreamStatus,
+        AsideAsked, AsideDeed, AsideDone, AsideError, AsideList, AwayView, Control, DryRun, KeyList, ListState,
+        Readiness, Reloaded, RotationAsked, RotationDone, RotationRefused, UpstreamState, UpstreamStatus,
     },
     config::Config,
     denial::CloseReason,
@@ -115,6 +115,10 @@ impl Control for Desk {
             missing.push("the gateway is draining".into());
         }
         Readiness { missing }
+    }
+
+    fn list_state(&self) -> ListState {
+        self.changes.list_state()
     }
 
     fn reload(&self) -> Result<Reloaded, Vec<String>> {

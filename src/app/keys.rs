@@ -78,12 +78,13 @@ impl Keys {
             let devices = parse(slot).and_then(|key| sessions.get(&key)).map(|(_, devices)| devices);
             slot.devices = devices.into_iter().flatten().cloned().collect();
         }
+        let skew = self.files.gate.clock_skew_anywhere();
         for slot in keys.iter_mut().flat_map(|key| [&mut key.primary, &mut key.secondary]).flatten() {
             let Some(fingerprint) = parse(slot) else { continue };
             let seen = self.site.key_uses.of(fingerprint);
             slot.sessions = Some(sessions.get(&fingerprint).map_or(0, |(count, _)| *count));
             slot.last_used = seen.map(|seen| seen.last.to_string());
-            slot.tokens_end = seen.map(|seen| seen.ends.to_string());
+            slot.tokens_end = seen.map(|seen| seen.ends.plus(skew).to_string());
         }
         let counted_since = Some(self.site.key_uses.since().to_string());
         Ok(KeyList { total: keys.len(), keys, counted_since })

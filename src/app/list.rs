@@ -1,13 +1,16 @@
 //! The revocation list as a running gateway keeps it: its file, how old it is, and what is wrong with it.
 
 use std::{
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use crate::{
+    admin::ListState,
     config::{Config, LoadedRevocations, Mistake, Reading, RevocationFile, Verified},
     credential::{Lifted, ListStamp, RevocationList},
+    file::FileVersion,
     meter::{self, Alarm, AlarmState},
     time::UnixSeconds,
 };
@@ -19,6 +22,19 @@ pub(super) struct List {
     health: Mutex<Health>,
     /// What the gateway added by itself, as far as it is in force.
     local: Mutex<RevocationList>,
+    told: Mutex<Told>,
+}
+
+/// What came of the file, for whoever wrote to it.
+#[derive(Default)]
+struct Told {
+    /// The state of the file that is being read. It is asked for before the first byte: what is read may be newer, and
+    /// then the file is read again.
+    reading: Option<FileVersion>,
+    /// The last one that was read to its end.
+    read: Option<FileVersion>,
+    refused: Option<String>,
+    bad_lines: usize,
 }
 
 /// Why the alarm is raised: as long as one of these lasts.
@@ -40,7 +56,8 @@ struct Health {
 
 impl List {
     pub(super) fn of(config: &Config) -> Self {
-        Self { file: Mutex::new(RevocationFile::of(config)), health: Mutex::default(), local: Mutex::default() }
+        let (health, local, told) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { file: Mutex::new(RevocationFile::of(config)), health, local, told }
     }
 
     /// Reads the file and says in the log what is wrong with it. See [`RevocationFile::load`] for `early`.
@@ -51,7 +68,10 @@ impl List {
         early: &mut dyn FnMut(RevocationList),
         now: UnixSeconds,
     ) -> Result<LoadedRevocations, Mistake> {
-        let loaded = lock(&self.file).load(reading, in_force, early, now);
+        let mut file = lock(&self.file);
+        lock(&self.told).reading = FileVersion::of(file.path()).ok();
+        let loaded = file.load(reading, in_force, early, now);
+        drop(file);
         match &loaded {
             Ok(LoadedRevocations { bad_lines, warnings, .. }) => {
                 bad_lines.iter().take(BAD_LINES_LOGGED).for_each(|mistake| tracing::error!("{mistake}"));
@@ -60,6 +80,7 @@ impl List {
             Err(mistake) => {
                 tracing::error!(kept = in_force.is_some(), "{mistake}");
                 lock(&self.health).is_refused = true;
+                self.tell(Some(mistake.to_string()), 0);
                 self.watch(now);
             }
         }
@@ -85,7 +106,20 @@ impl List {
         health.has_bad_lines = !loaded.bad_lines.is_empty();
         (health.loaded, health.stamp) = (Some(Instant::now()), loaded.list.stamp());
         drop(health);
+        self.tell(None, loaded.bad_lines.len());
         self.watch(now);
+    }
+
+    fn tell(&self, refused: Option<String>, bad_lines: usize) {
+        let mut told = lock(&self.told);
+        *told = Told { reading: None, read: told.reading, refused, bad_lines };
+    }
+
+    /// What the file was when it was read last, and what came of it.
+    pub(super) fn state(&self, file: &Path) -> ListState {
+        let told = lock(&self.told);
+        let (file, refused) = (file.display().to_string(), told.refused.clone());
+        ListState { file, read: told.read, refused, bad_lines: told.bad_lines }
     }
 
     /// What the gateway added by itself since then, where nothing was taken out: no more needs to be read for it.

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::list::folded;
+use super::{list::folded, local::harmless};
 use crate::config::{Mistake, Report};
 
 /// What `check` found.
@@ -37,7 +37,7 @@ pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
     let mut last = "";
     for (heading, text) in &summary {
         let shown = if *heading == last { "" } else { *heading };
-        writeln!(out, "{shown:<12}{text}")?;
+        writeln!(out, "{shown:<12}{}", harmless(text))?;
         last = heading;
     }
     writeln!(out, "\n{} is good.", gateway_toml.display())?;
@@ -47,7 +47,8 @@ pub fn check(gateway_toml: &Path, out: &mut impl Write) -> io::Result<Checked> {
 /// As [`Mistake`] shows itself, in lines that fit a screen.
 fn shown(kind: &str, mistake: &Mistake) -> String {
     let text = format!("{kind}{mistake}");
-    let (what, remedy) = text.split_once('\n').unwrap_or((&text, ""));
+    let text = harmless(&text);
+    let (what, remedy) = text.split_once('\n').unwrap_or((&*text, ""));
     let what = folded(what, CONTINUED);
     format!("{}{}", what.trim_start(), folded(remedy, REMEDY))
 }
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn good_files_are_told_what_they_do() {
         let listener = "[[listener]]\nbind = '0.0.0.0:1883'\ntransport = 'tcp'\ninsecure = true\n";
-        let (_directory, shown, checked) = site(DEVICE, "{\"device\": \"b\"}\n", listener);
+        let (_directory, shown, checked) = site(DEVICE, "{\"device\": \"a\"}\n", listener);
         assert_eq!(checked, Checked::Good, "{shown}");
         let lines: Vec<&str> = shown.lines().collect();
         let expected = [
@@ -112,6 +113,41 @@ mod tests {
             "{shown}"
         );
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    }
+
+    #[test]
+    fn entries_of_the_list_that_can_concern_nobody_are_warned_of_with_their_place() {
+        let listener = "[[listener]]\nbind = '127.0.0.1:1883'\ntransport = 'tcp'\n";
+        let more = "[[policy]]\nname = 'site'\nresource = 'localhost'\n\
+                    primary_key = 'IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='\n";
+        let long = format!("{{\"jti\": \"{}\"}}", "j".repeat(129));
+        for (entry, named) in [
+            (r#"{"device": "nosuch"}"#, "no device nosuch"),
+            (r#"{"key": "policy:zzz/primary"}"#, "no policy zzz"),
+            (r#"{"key": "policy:site/third"}"#, "no key policy:site/third"),
+            (r#"{"key": "group:zzz/primary"}"#, "no group zzz"),
+            (r#"{"key": "certificate:zzz/ca"}"#, "no device zzz"),
+            (r#"{"key": "device:a/k9"}"#, "no key device:a/k9"),
+            (r#"{"jti": "x", "issuer": "zzz"}"#, "no issuer zzz"),
+            (r#"{"issued_before": "2026-11-20T12:00:00Z", "issuer": "zzz"}"#, "no issuer zzz"),
+            (r#"{"expires_before": "2026-11-20T12:00:00Z", "policy": "zzz"}"#, "no policy zzz"),
+            (&long, "has 129 bytes"),
+            (r#"{"device": "a"}"#, ""),
+            (r#"{"key": "policy:site/secondary"}"#, ""),
+            (r#"{"key": "certificate:a/ca"}"#, ""),
+            (r#"{"jti": "x", "issuer": "token-service"}"#, ""),
+            (r#"{"device": "nosuch", "until": "2020-01-01T00:00:00Z"}"#, ""),
+        ] {
+            let (_directory, shown, checked) = site(&format!("{DEVICE}{more}"), &format!("# one\n{entry}\n"), listener);
+            assert_eq!(checked, Checked::Good, "a warning is no mistake: {shown}");
+            let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            let warned = shown.contains("warning: DIR/r.jsonl:2: the entry revokes nothing");
+            assert!(warned != named.is_empty() && shown.contains(named), "{entry}: {shown}");
+        }
+        let many: String = (0..25).map(|n| format!("{{\"device\": \"ghost-{n}\"}}\n")).collect();
+        let (_directory, shown, _) = site(DEVICE, &many, listener);
+        assert!(shown.contains("ghost-19") && !shown.contains("ghost-20"), "{shown}");
+        assert!(shown.contains("5 more entries revoke nothing"), "{shown}");
     }
 
     #[test]

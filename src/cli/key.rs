@@ -11,7 +11,7 @@ use super::{
     desk::{Desk, DeskError},
     key_plan,
     list::{folded, print_json, session_table, table},
-    local::{now, print},
+    local::{self, now, print},
     revoke::who,
 };
 use crate::{
@@ -68,7 +68,7 @@ fn list(at: &ConfigFile, name: Option<&KeyOwner>, last: usize, json: bool) -> Re
     }
     list.keys.truncate(last);
     if let Some(note) = note {
-        eprintln!("note: {note}");
+        local::note(&format!("note: {note}"));
     }
     if json {
         return print_json(&list);
@@ -87,12 +87,15 @@ fn listing(list: &KeyList) -> String {
         let slots = [("primary", &key.primary), ("secondary", &key.secondary)];
         for (slot, view) in slots.into_iter().filter_map(|(slot, view)| Some((slot, view.as_ref()?))) {
             let slot = if is_public { "public" } else { slot };
-            rows.push(row(&key.name, slot, view, list.counted_since.as_deref()));
+            rows.push(row(&full_name(key), slot, view, list.counted_since.as_deref()));
         }
     }
     let mut text = key_table(rows);
     for key in list.keys.iter().filter(|key| key.rotated_at.is_some() || key.next_rotation.is_some()) {
         text.push_str(&folded(&turns(key), ""));
+    }
+    for key in &list.keys {
+        text.push_str(&folded(&validity(key).unwrap_or_default(), ""));
     }
     if let Some(since) = &list.counted_since {
         text.push_str(&format!("uses are told since {since}\n"));
@@ -127,6 +130,18 @@ fn turns(key: &KeyView) -> String {
     format!("{}: {}", key.name, told.join(", "))
 }
 
+/// Of a device's public key, the name by which it is revoked.
+fn full_name(key: &KeyView) -> String {
+    key.kid.as_ref().map_or_else(|| key.name.clone(), |kid| format!("{}/{kid}", key.name))
+}
+
+fn validity(key: &KeyView) -> Option<String> {
+    let from = key.not_before.as_ref().map(|at| format!(" from {at}"));
+    let until = key.not_after.as_ref().map(|at| format!(" until {at}"));
+    let times: String = from.into_iter().chain(until).collect();
+    (!times.is_empty()).then(|| format!("{}: good{times}", full_name(key)))
+}
+
 fn add(at: &ConfigFile, name: &KeyOwner, resource: Option<&str>, (show, json): (bool, bool)) -> Result<(), Outcome> {
     let config = at.load()?;
     let site = KeySite::of(&config);
@@ -139,13 +154,14 @@ fn add(at: &ConfigFile, name: &KeyOwner, resource: Option<&str>, (show, json): (
     let added = config::add(&site, name, &more, &who(), now()).map_err(Outcome::failed)?;
     let in_force = in_force(at, &config, name, &added);
     if json {
-        return print_json(&as_json(name, &added, &in_force, show));
+        print_json(&as_json(name, &added, &in_force.told, show))?;
+        return in_force.outcome();
     }
     print(&format!("{name} has keys: primary {}, secondary {}\n", shown(added.after[0]), shown(added.after[1])));
     print(&written(&added));
-    print(&format!("{in_force}\n"));
+    print(&format!("{}\n", in_force.told));
     reveal(&added, show);
-    Ok(())
+    in_force.outcome()
 }
 
 fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): (bool, bool)) -> Result<(), Outcome> {
@@ -154,16 +170,19 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
     }
     let config = at.load()?;
     let site = KeySite::of(&config);
+    let what = if asked.both { Replace::Both } else { Replace::Primary };
+    // What stands in its way is said once, and not by the gateway before that.
+    config::leaving(&site, name, what).map_err(Outcome::failed)?;
     if !json {
         print(&format!("{}\n", preview(at, &config, name, asked)));
     }
-    let what = if asked.both { Replace::Both } else { Replace::Primary };
     let lift = if asked.lift { Lift::Entries } else { Lift::Nothing };
     let turner = Turner { by: &who(), now: &now, written: &|| {} };
     let rotated = config::rotate(&site, name, (what, lift), &turner).map_err(Outcome::failed)?;
     let in_force = in_force(at, &config, name, &rotated);
     if json {
-        return print_json(&as_json(name, &rotated, &in_force, show));
+        print_json(&as_json(name, &rotated, &in_force.told, show))?;
+        return in_force.outcome();
     }
     let (new, old) = (shown(rotated.after[0]), shown(rotated.after[1]));
     let was = if asked.both { "new, too" } else { "the primary until now" };
@@ -173,13 +192,13 @@ fn rotate(at: &ConfigFile, name: &KeyOwner, asked: RotationAsked, (show, json): 
         print(&format!("  left       {}  its tokens are refused\n", shown(Some(*left))));
     }
     print(&written(&rotated));
-    print(&format!("{in_force}\n"));
+    print(&format!("{}\n", in_force.told));
     if matches!(name, KeyOwner::Device(_) | KeyOwner::Group(_)) {
         let advice = "Give each device its new key before the next rotation: a key that a device holds is not replaced by itself.";
         print(&folded(&format!("→ {advice}"), ""));
     }
     reveal(&rotated, show);
-    Ok(())
+    in_force.outcome()
 }
 
 /// Whom a rotation would cut: only a running gateway knows.
@@ -245,12 +264,27 @@ fn cuts(done: &RotationDone) -> String {
     text.trim_end().to_owned()
 }
 
+/// Whether a running gateway has what was written, in a sentence.
+struct InForce {
+    told: String,
+    /// One runs, and goes on with the old keys.
+    is_refused: bool,
+}
+
+impl InForce {
+    /// What was written is not undone by it, but whoever asked has to know.
+    fn outcome(&self) -> Result<(), Outcome> {
+        if self.is_refused { Err(Outcome::Refused) } else { Ok(()) }
+    }
+}
+
 /// Waits until a running gateway has what was written, as it should within a second.
-fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated) -> String {
+fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated) -> InForce {
+    let known = |told: &str| InForce { told: told.into(), is_refused: false };
     let wanted = rotated.after.map(|key| key.map(|key| SlotView::of(key).fingerprint));
     let path = format!("/v1/keys?name={}", escaped(name));
     let Ok(desk) = Desk::new(at, Some(config)) else {
-        return "no gateway could be asked whether it is in force".into();
+        return known("no gateway could be asked whether it is in force");
     };
     let until = Instant::now() + IN_FORCE_WITHIN;
     loop {
@@ -259,14 +293,15 @@ fn in_force(at: &ConfigFile, config: &Config, name: &KeyOwner, rotated: &Rotated
                 let slots = list.keys.first().map(|key| [&key.primary, &key.secondary]);
                 let have = slots.map(|slots| slots.map(|slot| slot.as_ref().map(|slot| slot.fingerprint.clone())));
                 if have.as_ref() == Some(&wanted) {
-                    return "in force on the running gateway".into();
+                    return known("in force on the running gateway");
                 }
             }
-            Err(DeskError::Away(_)) => return "no gateway answers: it is in force when one starts".into(),
-            Err(DeskError::Refused(why)) => return format!("whether it is in force could not be asked: {why}"),
+            Err(DeskError::Away(_)) => return known("no gateway answers: it is in force when one starts"),
+            Err(DeskError::Refused(why)) => return known(&format!("whether it is in force could not be asked: {why}")),
         }
         if Instant::now() >= until {
-            return "the running gateway has not taken it: look at its log, and run `tollgate check`".into();
+            let told = "NOT in force: the running gateway has not taken it: look at its log, and run `tollgate check`";
+            return InForce { told: told.into(), is_refused: true };
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -315,8 +350,8 @@ fn escaped(name: &KeyOwner) -> String {
 
 /// A screen.
 const SHOWN: usize = 20;
-/// A gateway looks at its files twice a second.
-const IN_FORCE_WITHIN: Duration = Duration::from_secs(3);
+/// A gateway looks at its files twice a second; one that is busy takes longer.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the names in a listing, so that 100 columns hold a row.
 const NAME_COLUMNS: usize = 38;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     ConfigFile, Outcome, key,
     list::{folded, print_json},
-    local::{now, print},
+    local::{self, now, print},
 };
 use crate::{
     admin::{KeyList, KeyView, SlotView},
@@ -22,15 +22,14 @@ pub(super) fn plan(at: &ConfigFile, name: Option<&KeyOwner>, json: bool) -> Resu
         return Err(Outcome::Failed(format!("{name} has no keys here: `tollgate key list` shows who has")));
     }
     if let Some(note) = note {
-        eprintln!("note: {note}");
+        local::note(&format!("note: {note}"));
     }
     let plans = plans(&list, name.is_some(), now());
     if json {
         print_json(&plans)?;
-    } else if plans.is_empty() {
-        print("no keys that could be rotated\n");
     } else {
         plans.iter().for_each(|plan| print(&plan.text()));
+        print(&folded(&unplanned(&list, &plans, name), ""));
     }
     if plans.iter().any(|plan| plan.tokens_outlive_keys) { Err(Outcome::Refused) } else { Ok(()) }
 }
@@ -53,27 +52,59 @@ struct Plan {
     /// Whom: the first of them by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cuts_devices: Vec<String>,
-    /// When the last token of the secondary that was seen expires.
+    /// When the last token of the secondary that was seen is dead: its end, and the clock skew.
     secondary_tokens_seen_end: Option<String>,
-    /// When every token of the secondary has expired, if nobody signed with it since the last rotation.
+    /// When every token of the secondary is dead, if nobody signed with it since the last rotation.
     secondary_tokens_end: Option<String>,
-    /// When every token that the primary signed until now has expired.
+    /// When every token that the primary signed until now is dead.
     primary_tokens_end: String,
     advice: Vec<String>,
 }
 
 /// Of all that sign for many; of devices where there is something to be said, or that were asked for.
 fn plans(list: &KeyList, is_named: bool, now: UnixSeconds) -> Vec<Plan> {
-    let rotates = list.keys.iter().filter(|key| !key.kind.ends_with("public"));
+    let rotates = list.keys.iter().filter(|key| !is_public(key));
     let plans = rotates.map(|key| Plan::of(key, now));
     plans
         .filter(|plan| is_named || !plan.name.starts_with("device:") || plan.cuts_now.is_some_and(|cuts| cuts > 0))
         .collect()
 }
 
+/// What is not planned, and why.
+fn unplanned(list: &KeyList, plans: &[Plan], name: Option<&KeyOwner>) -> String {
+    let (public, pairs): (Vec<&KeyView>, Vec<&KeyView>) = list.keys.iter().partition(|key| is_public(key));
+    let left = pairs.len() - plans.len();
+    match (name, left, public.len()) {
+        (Some(name), _, 1..) if plans.is_empty() => {
+            format!("{name} has public keys alone: who holds their private half rotates them")
+        }
+        (Some(_), ..) => String::new(),
+        (None, 0, 0) if plans.is_empty() => "there are no keys yet".into(),
+        (None, 0, _) if plans.is_empty() => {
+            "no keys that could be rotated here: those that there are are public, and rotated where their private half is"
+                .into()
+        }
+        (None, 0, _) => String::new(),
+        (None, ..) => {
+            let devices = match left {
+                1 => "1 device has keys of its own".to_owned(),
+                many => format!("{many} devices have keys of their own"),
+            };
+            let known = pairs.iter().all(|key| key.secondary.as_ref().is_none_or(|slot| slot.sessions.is_some()));
+            let by = if known { "nobody is connected by a secondary" } else { "who uses which is not known" };
+            format!("{devices}, and {by}: `tollgate key plan device:ID` plans them")
+        }
+    }
+}
+
+fn is_public(key: &KeyView) -> bool {
+    key.kind.ends_with("public")
+}
+
 impl Plan {
     fn of(key: &KeyView, now: UnixSeconds) -> Self {
-        let lifetime = Duration::from_secs(key.token_lifetime_max_seconds);
+        // A token is admitted for the clock skew longer than it says.
+        let lifetime = Duration::from_secs(key.token_lifetime_max_seconds.saturating_add(key.clock_skew_seconds));
         let rotated_at = key.rotated_at.as_deref().and_then(|at| UnixSeconds::parse_rfc3339(at).ok());
         let sessions = |slot: &Option<SlotView>| slot.as_ref().map_or(Some(0), |slot| slot.sessions);
         let (primary_sessions, secondary_sessions) = (sessions(&key.primary), sessions(&key.secondary));
@@ -100,6 +131,8 @@ impl Plan {
 
     fn advise(&mut self, key: &KeyView, ends: Option<UnixSeconds>, now: UnixSeconds) {
         let lives = format_duration(Duration::from_secs(self.token_lifetime_max_seconds));
+        let dead_after = self.token_lifetime_max_seconds.saturating_add(key.clock_skew_seconds);
+        let dead_after = format_duration(Duration::from_secs(dead_after));
         if let (true, Some(every)) = (self.tokens_outlive_keys, self.rotate_every_seconds) {
             let (every, over) = (Duration::from_secs(every), self.token_lifetime_max_seconds - every);
             let (every, over) = (format_duration(every), format_duration(Duration::from_secs(over)));
@@ -113,7 +146,7 @@ impl Plan {
         } else if let Some(cuts) = self.cuts_now.filter(|cuts| *cuts > 0) {
             let seen = self.secondary_tokens_seen_end.clone();
             let until = seen
-                .map_or_else(String::new, |end| format!(" The last of their tokens that was seen expires at {end}."));
+                .map_or_else(String::new, |end| format!(" The last of their tokens that was seen is dead at {end}."));
             self.advice.push(format!(
                 "A rotation now cuts {cuts} live session{}, whose token the secondary key signed.{until} \
                  `tollgate key rotate {} --dry-run` shows all of them.",
@@ -125,11 +158,10 @@ impl Plan {
                 "Until {end} a device that is away may hold a token of the secondary key; a rotation before that refuses it."
             ));
         } else if ends.is_some() {
-            self.advice
-                .push("Every token of the secondary key has expired: a rotation now refuses nobody's token.".into());
+            self.advice.push("Every token of the secondary key is dead: a rotation now refuses nobody's token.".into());
         } else {
             self.advice.push(format!(
-                "When the secondary key last signed is not known: {lives} after nobody signs with it any more a rotation \
+                "When the secondary key last signed is not known: {dead_after} after nobody signs with it any more a rotation \
                  refuses nobody's token."
             ));
         }
@@ -157,7 +189,7 @@ impl Plan {
         }
         if let Some(end) = self.secondary_tokens_end.as_ref() {
             let seen = self.secondary_tokens_seen_end.as_ref();
-            let seen = seen.map_or_else(String::new, |end| format!("; the last that was seen expires at {end}"));
+            let seen = seen.map_or_else(String::new, |end| format!("; the last that was seen is dead at {end}"));
             text.push_str(&folded(
                 &format!("tokens that the secondary signed while it was primary are all dead at {end}{seen}"),
                 INDENT,
@@ -208,9 +240,13 @@ mod tests {
         let an_hour = key(3600, None);
         assert!(advice(&an_hour, UnixSeconds(NOW.0 + 3599)).contains("Until 2026-11-21T10:00:00Z"));
         assert!(advice(&an_hour, UnixSeconds(NOW.0 + 3600)).contains("refuses nobody's token"));
+        let skewed = KeyView { clock_skew_seconds: 30, ..an_hour.clone() };
+        assert!(advice(&skewed, UnixSeconds(NOW.0 + 3629)).contains("Until 2026-11-21T10:00:30Z"));
+        assert!(advice(&skewed, UnixSeconds(NOW.0 + 3630)).contains("refuses nobody's token"));
+        assert_eq!(Plan::of(&skewed, NOW).primary_tokens_end, "2026-11-21T10:00:30Z");
         let mut used = an_hour.clone();
         used.secondary = Some(SlotView { sessions: Some(2), tokens_end: Some("soon".into()), ..SlotView::of(8) });
-        assert!(advice(&used, NOW).contains("cuts 2 live sessions") && advice(&used, NOW).contains("expires at soon"));
+        assert!(advice(&used, NOW).contains("cuts 2 live sessions") && advice(&used, NOW).contains("is dead at soon"));
         let unknown = KeyView { rotated_at: None, ..an_hour.clone() };
         assert!(advice(&unknown, NOW).contains("is not known"));
         let alone = KeyView { secondary: None, ..an_hour };

@@ -1,6 +1,7 @@
 //! The gateway's own files, for commands that work without a running one.
 
 use std::{
+    borrow::Cow,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::SystemTime,
@@ -8,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{ConfigFile, Outcome};
+use super::{ConfigFile, Outcome, list::wrapped};
 use crate::{clock::Clock, config::Config, time::UnixSeconds};
 
 impl ConfigFile {
@@ -18,7 +19,7 @@ impl ConfigFile {
         let examined = Config::examine(file.path()).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
         if !examined.mistakes.is_empty() {
             let (path, number) = (file.path().display(), examined.mistakes.len());
-            eprintln!("note: {path} has mistakes ({number}), defaults stand in their place: see `tollgate check`");
+            note(&format!("note: {path} has mistakes ({number}), defaults stand in their place: see `tollgate check`"));
         }
         Ok(examined.config)
     }
@@ -57,10 +58,28 @@ pub(super) fn token_from_input() -> Result<Zeroizing<String>, Outcome> {
     }
 }
 
-/// To standard output. A reader that has gone away, as `head` does, has read enough: that is no failure.
+/// To standard output, [`harmless`]. A reader that has gone away, as `head` does, has read enough: that is no failure.
 pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush());
+}
+
+/// To standard error, [`harmless`] and no wider than a screen. Where that is closed nobody is to be told.
+pub(super) fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(harmless(&wrapped(text)).as_bytes());
+}
+
+/// What is quoted of files and peers does nothing to a terminal. The escapes are those of JSON, which stays what it says.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| {
+        let turns = matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && !matches!(c, '\n' | '\t'))
+    };
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if is_harmful(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// Where a listener is reached from this machine.
@@ -75,3 +94,17 @@ pub(super) fn reachable(bind: SocketAddr) -> SocketAddr {
 
 /// As much as a CONNECT may carry before authentication.
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_does_nothing_to_a_terminal_and_json_stays_json() {
+        let text = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\u{7f}\r";
+        assert_eq!(harmless(text), "\\u001b]0;x\\u0007\\u009b2J\\u202e\\u007f\\u000d");
+        let json = serde_json::to_string_pretty(&[text]).expect("text");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&harmless(&json)).expect("still JSON"), [text]);
+        assert!(matches!(harmless("a\tb\né"), Cow::Borrowed("a\tb\né")));
+    }
+}

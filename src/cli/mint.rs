@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     ConfigFile, Outcome,
     arguments::{Kind, Right},
-    local::now,
+    local::{note, now},
 };
 use crate::{
     config::{Config, load_identities, read_signing},
@@ -20,7 +20,7 @@ use crate::{
         Credential, Issuer, Keyring, Policy, Rights, SigningKey, VerifyingKey, mint_sas, resource_of, verify,
     },
     id::DeviceId,
-    time::UnixSeconds,
+    time::{UnixSeconds, format_duration},
     token_service::{JwtOrder, OWN_ISSUER, random_jti, sign_jwt},
 };
 
@@ -61,6 +61,12 @@ pub(super) fn rights(named: &[Right]) -> Option<Rights> {
 
 /// Makes a token. One that the gateway would refuse is made all the same (it may be meant so), with a word about it.
 pub(super) fn mint(at: &ConfigFile, request: &Mint) -> Result<Zeroizing<String>, Outcome> {
+    if request.ttl < TTL_MIN {
+        return Err(Outcome::Usage(format!(
+            "--ttl {}: the token would be over when it is made. Times of tokens are whole seconds: write 1s or more",
+            format_duration(request.ttl)
+        )));
+    }
     let config = at.load()?;
     let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
     let keyring = loaded.identities.keyring();
@@ -74,7 +80,7 @@ pub(super) fn mint(at: &ConfigFile, request: &Mint) -> Result<Zeroizing<String>,
     let checked = Credential::parse(token.as_bytes())
         .and_then(|credential| verify(&credential, Some(&request.device), keyring, &rules, now).map(drop));
     if let Err(refused) = checked {
-        eprintln!("note: the gateway will refuse it: {} ({})", refused.detail, refused.denial);
+        note(&format!("note: the gateway will refuse it: {} ({})", refused.detail, refused.denial));
     }
     Ok(token)
 }
@@ -237,5 +243,7 @@ fn from_pem(file: &Path, kid: Option<&str>, key: &VerifyingKey) -> Option<Signin
     SigningKey::from_pem(key.algorithm(), &pem, kid).ok()
 }
 
+/// RFC 7519 NumericDate, and `se` of SAS.
+const TTL_MIN: Duration = Duration::from_secs(1);
 /// As the help of `token mint` says.
 const TTL: Duration = Duration::from_secs(3600);

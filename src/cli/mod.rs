@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod clock;
 mod desk;
+mod in_force;
 mod key;
 mod key_plan;
 mod list;
@@ -38,9 +39,13 @@ pub fn main<E: std::fmt::Display>(start: impl FnOnce(&GatewayFile) -> Result<(),
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Nobody to tell where standard error is closed.
+            if error.use_stderr() {
+                Outcome::Usage(error.to_string()).print();
+                return ExitCode::from(USAGE);
+            }
+            // Help; nobody to tell where standard output is closed.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { DONE });
+            return ExitCode::from(DONE);
         }
     };
     match run(arguments, start) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::list::wrapped;
+use super::local::note;
 use crate::config::Mistake;
 
 /// Why a command is not done.
@@ -32,7 +32,7 @@ impl Outcome {
     pub(super) fn print(&self) {
         match self {
             Self::Refused => {}
-            Self::Failed(why) | Self::Usage(why) => eprint!("{}", wrapped(why)),
+            Self::Failed(why) | Self::Usage(why) => note(why),
         }
     }
 }

@@ -10,8 +10,9 @@ use std::{
 use super::{
     ConfigFile, Outcome,
     arguments::{RevocationsCommand, SignAgain, SignArguments},
+    in_force::{Change, told_in_force},
     list::{folded, print_json},
-    local::{now_by, print},
+    local::{note, now_by, print},
     revoke::{audited, who},
     signature::{self, Signer},
 };
@@ -27,11 +28,11 @@ use crate::{
 pub(super) fn run(at: &ConfigFile, command: RevocationsCommand) -> Result<(), Outcome> {
     match command {
         RevocationsCommand::List { last, json } => list(at, last, json),
-        RevocationsCommand::Remove { id, by, sign } => remove(&at.load()?, &id, by, &sign),
-        RevocationsCommand::Import { file, by, sign } => import(&at.load()?, &file, by, &sign),
+        RevocationsCommand::Remove { id, by, sign } => remove(at, &id, by, &sign),
+        RevocationsCommand::Import { file, by, sign } => import(at, &file, by, &sign),
         RevocationsCommand::Export { file } => export(&at.load()?, &file),
         RevocationsCommand::Sign(asked) => sign(at, &asked),
-        RevocationsCommand::Prune { by, sign } => prune(&at.load()?, by, &sign),
+        RevocationsCommand::Prune { by, sign } => prune(at, by, &sign),
         RevocationsCommand::Keygen { file } => keygen(&file),
     }
 }
@@ -46,7 +47,7 @@ fn list(at: &ConfigFile, last: usize, json: bool) -> Result<(), Outcome> {
     }
     print(&listing_text(&listing));
     for bad in &listing.bad_lines {
-        eprintln!("{}:{}", path.display(), printable(&bad.to_string()));
+        note(&format!("{}:{}", path.display(), printable(bad)));
     }
     Ok(())
 }
@@ -69,7 +70,8 @@ fn listing_text(listing: &RevocationListing) -> String {
     text
 }
 
-fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+fn remove(at: &ConfigFile, id: &str, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+    let config = &at.load()?;
     if id.len() < ID_DIGITS || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Outcome::Usage(format!("{id:?} is no id: `tollgate revocations list` shows them, 8 digits each")));
     }
@@ -77,7 +79,8 @@ fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Re
     // What the gateway added by itself is not signed.
     let local = config::local_revocations(&config.gateway.state_dir);
     let added = Ledger::new(&local).named(id).map_err(Outcome::failed)?;
-    let path = if added.is_empty() { path } else { &local };
+    let is_local = !added.is_empty();
+    let path = if is_local { &local } else { path };
     let ledger = Ledger::new(path);
     let signer = if added.is_empty() { signature::of_list(config, &ledger, sign)? } else { None };
     let found = if added.is_empty() { ledger.named(id).map_err(Outcome::failed)? } else { added };
@@ -89,10 +92,12 @@ fn remove(config: &Config, id: &str, by: Option<String>, sign: &SignAgain) -> Re
     audited(config, Action::RevocationRemoved, &by, &format!("revocation:{id}"), &format!("{lines} lines"));
     let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
     print(&format!("entry {id} ({lines}) is taken out of {}; what it revoked may connect again\n", path.display()));
-    told_if_empty(&Ledger::new(&config.gateway.revocations))
+    told_if_empty(&Ledger::new(&config.gateway.revocations))?;
+    if is_local { Ok(()) } else { told_in_force(at, config, Change::Lifts) }
 }
 
-fn prune(config: &Config, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+fn prune(at: &ConfigFile, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+    let config = &at.load()?;
     let (path, now) = (&config.gateway.revocations, now_by(config));
     let ledger = Ledger::new(path);
     let signer = signature::of_list(config, &ledger, sign)?;
@@ -107,10 +112,11 @@ fn prune(config: &Config, by: Option<String>, sign: &SignAgain) -> Result<(), Ou
     let (by, object) = (by.unwrap_or_else(who), format!("file:{}", path.display()));
     audited(config, Action::RevocationsPruned, &by, &object, &format!("{pruned} entries that had ended by {now}"));
     print(&format!("taken out of {}: {}, ended by {now}\n", path.display(), entries(pruned)));
-    Ok(())
+    told_in_force(at, config, Change::Adds)
 }
 
-fn import(config: &Config, file: &Path, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+fn import(at: &ConfigFile, file: &Path, by: Option<String>, sign: &SignAgain) -> Result<(), Outcome> {
+    let config = &at.load()?;
     let path = &config.gateway.revocations;
     let (ledger, text) = (Ledger::new(path), read_list(file)?);
     let signer = signature::of_list(config, &ledger, sign)?;
@@ -131,7 +137,7 @@ fn import(config: &Config, file: &Path, by: Option<String>, sign: &SignAgain) ->
         audited(config, Action::RevocationsImported, &by, &object, &detail);
     }
     print(&format!("added to {}: {} of {}\n", path.display(), entries(added.len()), file.display()));
-    Ok(())
+    told_in_force(at, config, Change::Adds)
 }
 
 fn export(config: &Config, file: &Path) -> Result<(), Outcome> {
@@ -193,10 +199,11 @@ fn sign(at: &ConfigFile, asked: &SignArguments) -> Result<(), Outcome> {
     let claimed = SignedLine::parse(&header).map_err(Outcome::Failed)?;
     let claimed = claimed.claimed();
     // A list may be signed on a machine that has no gateway, and so no audit log.
-    if let Ok(config) = at.load_quietly() {
+    let config = at.load_quietly().ok();
+    if let Some(config) = &config {
         let detail = format!("epoch {}, sequence {}, {} entries", claimed.epoch, claimed.sequence, claimed.entries);
         let object = format!("file:{}", target.display());
-        audited(&config, Action::RevocationsSigned, &who(), &object, &detail);
+        audited(config, Action::RevocationsSigned, &who(), &object, &detail);
     }
     let told = format!(
         "{} is signed by {:016x}: epoch {}, sequence {}, {}, expires {}",
@@ -208,7 +215,14 @@ fn sign(at: &ConfigFile, asked: &SignArguments) -> Result<(), Outcome> {
         claimed.expires_at
     );
     print(&folded(&told, ""));
-    Ok(())
+    match config.filter(|config| is_same(target, &config.gateway.revocations)) {
+        Some(config) => told_in_force(at, &config, Change::Adds),
+        None => Ok(()),
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    fs::canonicalize(one).is_ok_and(|one| fs::canonicalize(other).is_ok_and(|other| one == other))
 }
 
 fn keygen(file: &Path) -> Result<(), Outcome> {

@@ -1,11 +1,12 @@
-//! `tollgate revoke`: it adds to the file, and asks a running gateway only what will be cut.
+//! `tollgate revoke`: it adds to the file, and asks a running gateway what will be cut, and then whether it is in force.
 
 use super::{
     ConfigFile, Outcome,
     arguments::{RevokeCommand, Why},
     desk::{Desk, DeskError},
+    in_force::{Change, told_in_force},
     list::{folded, session_table},
-    local::{now_by, print, token_from_input},
+    local::{note, now_by, print, token_from_input},
     signature,
 };
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     audit::{Action, Audit},
     config::{self, Config},
     credential::Credential,
+    file::make_private_directory,
     id::DeviceId,
     time::UnixSeconds,
 };
@@ -43,7 +45,8 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok();
     let identities = loaded.as_ref().map(|loaded| &loaded.identities);
     let told = honest_refused(&entry, &config.gate, identities, now).map_err(Outcome::Failed)?;
-    print(&format!("{}\n", preview(at, &config, &entry)));
+    let (cuts, has_gateway) = preview(at, &config, &entry);
+    print(&format!("{cuts}\n"));
     match &signer {
         Some(signer) => ledger.edit(|_| Keep::Yes, std::slice::from_ref(&revocation.line), Some(&signer.signature())),
         None => ledger.append(&revocation.line).map(|()| 0),
@@ -52,10 +55,10 @@ pub(super) fn revoke(at: &ConfigFile, what: RevokeCommand) -> Result<(), Outcome
     audited(&config, Action::RevocationAdded, &by, &format!("revocation:{}", revocation.id), &revocation.line);
     print(&format!("entry {} is written to {}\n", revocation.id, path.display()));
     told.iter().for_each(|sentence| print(&folded(sentence, "")));
-    if let Some(note) = unknown(&config, &entry) {
-        eprint!("{}", folded(&note, ""));
+    if let Some(told) = unknown(&config, &entry) {
+        note(&told);
     }
-    Ok(())
+    if has_gateway { told_in_force(at, &config, Change::Adds) } else { Ok(()) }
 }
 
 /// Who sits at the keyboard, as far as the system says.
@@ -67,8 +70,10 @@ pub(super) fn who() -> String {
 
 /// Records what was done. A log that cannot be written undoes nothing.
 pub(super) fn audited(config: &Config, action: Action, by: &str, object: &str, detail: &str) {
+    // Before the first start of a gateway there is no such directory; what stands in its way the log says.
+    let _ = make_private_directory(&config.gateway.state_dir);
     if let Err(error) = Audit::open(&config.gateway.state_dir).record(action, by, object, detail, now_by(config)) {
-        eprintln!("note: this is not in the audit log: {error}");
+        note(&format!("note: this is not in the audit log: {error}"));
     }
 }
 
@@ -99,36 +104,18 @@ fn select(what: RevokeCommand) -> Result<(NewRevocation, Why), Outcome> {
 /// An entry may name who is not here yet, or is here no more; more often it is a slip of the hand.
 fn unknown(config: &Config, entry: &NewRevocation) -> Option<String> {
     let loaded = config::load_identities(&config.gateway.identities, &config.gate).ok()?;
-    let keyring = loaded.identities.keyring();
-    let of_key = entry.key.as_deref().and_then(|key| key.split_once(':'));
-    let (owner, slot) = of_key.map_or(("", ""), |(_, name)| name.rsplit_once('/').unwrap_or((name, "")));
-    let is_slot = matches!(slot, "primary" | "secondary");
-    let device = match of_key {
-        Some(("device" | "certificate", _)) if is_slot => Some(owner),
-        _ => entry.device.as_deref(),
-    };
-    let policy = match of_key {
-        Some(("policy", _)) => Some(owner),
-        _ => entry.policy.as_deref(),
-    };
-    let stranger = device.and_then(|id| DeviceId::try_from(id).ok()).filter(|id| keyring.find(id).is_none());
-    let who = match (stranger, policy.filter(|name| keyring.policy(name).is_none())) {
-        (Some(id), _) => format!("device {id}"),
-        (None, Some(name)) => format!("policy {name}"),
-        (None, None) => return None,
-    };
-    let file = config.gateway.identities.display();
-    Some(format!("note: {file} has no {who}; if that was a slip, `tollgate revocations remove` takes the entry out"))
+    let why = config::names_nobody(entry, loaded.identities.keyring())?;
+    Some(format!("note: {why}; if that was a slip, `tollgate revocations remove` takes the entry out"))
 }
 
-/// Which live sessions the entry will cut, as far as a running gateway can be asked. A revocation is never held up by it.
-fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
-    let desk = match Desk::new(at, Some(config)) {
-        Ok(desk) => desk,
-        Err(_) => return "no gateway could be asked which live sessions this cuts".into(),
+/// Which live sessions the entry will cut, as far as a running gateway can be asked, and whether there is one. A revocation
+/// is never held up by it.
+fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> (String, bool) {
+    let Ok(desk) = Desk::new(at, Some(config)) else {
+        return ("no gateway could be asked which live sessions this cuts, and whether it is in force".into(), false);
     };
     let answer: Result<RevocationAdded, DeskError> = desk.post("/v1/revocations?dry_run=true", entry);
-    match answer {
+    let told = match answer {
         Ok(asked) if asked.cuts.is_empty() => "no live session is cut by it".into(),
         Ok(asked) => {
             let shown = asked.cuts.get(..SHOWN).unwrap_or(&asked.cuts);
@@ -138,9 +125,10 @@ fn preview(at: &ConfigFile, config: &Config, entry: &NewRevocation) -> String {
             }
             text.trim_end().to_owned()
         }
-        Err(DeskError::Away(_)) => "no gateway answers: it will be applied when one starts".into(),
+        Err(DeskError::Away(_)) => return ("no gateway answers: it will be applied when one starts".into(), false),
         Err(DeskError::Refused(why)) => format!("which live sessions it cuts could not be asked: {why}"),
-    }
+    };
+    (told, true)
 }
 
 /// A screen.

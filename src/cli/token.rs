@@ -3,7 +3,7 @@
 use super::{
     ConfigFile, Outcome,
     list::{folded, print_json, table},
-    local::{now_by, print, token_from_input},
+    local::{note, now_by, print, token_from_input},
 };
 use crate::{
     admin::Explained,
@@ -39,7 +39,7 @@ pub(super) fn explain(
     let loaded = load_identities(&config.gateway.identities, &config.gate).map_err(|all| Outcome::mistakes(&all))?;
     let revocations = load_revocations(&config, now).map_err(|mistake| Outcome::mistakes(&[mistake]))?;
     for bad in &revocations.bad_lines {
-        eprintln!("note: {bad}");
+        note(&format!("note: {bad}"));
     }
     let gate = Gate::new(config.gate.clone());
     let rules = gate.rules(profile.unwrap_or(gate.profile()));

@@ -297,7 +297,9 @@ impl<'d> Table<'d> {
                 None => self.not_one_of(key, text.value, text.line, words),
             }
         }
-        Some(Found { value: values, line: found.line })
+        // Where every word is wrong, that is the mistake, and not that there is none.
+        let is_wrong = values.is_empty() && !found.value.is_empty();
+        (!is_wrong).then_some(Found { value: values, line: found.line })
     }
 
     /// A section below: `[key]`.

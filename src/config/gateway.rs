@@ -525,6 +525,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_words_that_are_all_wrong_is_one_mistake() {
+        for (text, about) in [("accept = ['foo']", "\"foo\""), ("accept = []", "is empty")] {
+            let found = mistakes(&format!("[credentials]\n{text}\n"));
+            assert!(found.len() == 1 && found[0].contains(about), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
     fn what_works_but_not_well_is_a_warning() {
         for (text, about) in [
             ("[credentials]\nhub_wide_tokens = true\n", "any device"),

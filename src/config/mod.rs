@@ -37,7 +37,7 @@ pub use mistake::Mistake;
 pub use report::Report;
 pub use revocations::{
     LoadedRevocations, Reading, RevocationFile, Verified, check_not_older, check_signed_again, is_signed,
-    load_revocations, local_revocations, revoke_locally,
+    load_revocations, local_revocations, names_nobody, revoke_locally,
 };
 pub use rotation::{
     Due, KeyOwner, KeySite, Lift, Replace, RotateError, Rotated, Schedule, Turner, add, await_rotation, due, finish,

@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::SystemTime};
 
-use super::{Config, Examined, LoadedIdentities, LoadedRevocations, Mistake, load_identities, load_revocations};
+use super::{
+    Config, Examined, LoadedIdentities, LoadedRevocations, Mistake, load_identities, load_revocations,
+    revocations::warn_of_entries_for_nobody,
+};
 use crate::{
     credential::SignedHeader,
     listener::{ListenerConfig, Transport},
@@ -29,15 +32,16 @@ impl Report {
             Ok(examined) => examined,
             Err(mistake) => return Self { mistakes: vec![mistake], warnings: Vec::new(), summary: Vec::new() },
         };
-        let mut summary = what_runs(&config);
+        let (mut summary, now) = (what_runs(&config), UnixSeconds::from_system(SystemTime::now()));
         match load_identities(&config.gateway.identities, &config.gate) {
             Ok(loaded) => {
                 summary.push(("identities", count_identities(&loaded)));
                 warnings.extend(loaded.warnings);
+                warnings.extend(warn_of_entries_for_nobody(&config, loaded.identities.keyring(), now));
             }
             Err(found) => mistakes.extend(found),
         }
-        match load_revocations(&config, UnixSeconds::from_system(SystemTime::now())) {
+        match load_revocations(&config, now) {
             Ok(LoadedRevocations { list, bad_lines, warnings: found, header, .. }) => {
                 summary.push(("revocations", counted(list.len(), "entry", "entries")));
                 if let Some(SignedHeader { epoch, sequence, signed_at, expires_at, .. }) = header {

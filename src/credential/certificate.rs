@@ -485,7 +485,9 @@ pub fn prove(
     if slot != BY_AUTHORITY || peer.is_of(device) {
         return Ok(slot);
     }
-    let names = peer.names.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    // A common name stands among the DNS names, too, as a rule.
+    let each_once = peer.names.iter().enumerate().filter(|(at, name)| !peer.names.iter().take(*at).any(|n| n == *name));
+    let names = each_once.take(NAMES_SHOWN_MAX).map(|(_, name)| shown(name)).collect::<Vec<_>>().join(", ");
     let of = if names.is_empty() { "nobody by name".to_owned() } else { names };
     let detail = format!("The client certificate {} is of {of}; the client id is {device}.", peer.shown());
     Err(peer.refused(Denial::DeviceMismatch, detail))

@@ -518,6 +518,7 @@ fn claim_invalid(what: String) -> Refused {
 /// Of a part as it is written.
 const PART_BYTES_USUAL: usize = 512;
 const KID_BYTES_MAX: usize = 128;
-const JTI_BYTES_MAX: usize = 128;
+/// A `jti` is a name, not a text: no token with a longer one is good.
+pub const JTI_BYTES_MAX: usize = 128;
 /// Enough to see a typing mistake, few enough for one line.
 const NAMES_SHOWN_MAX: usize = 5;

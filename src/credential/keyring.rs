@@ -311,7 +311,8 @@ impl Keyring {
         let shared = slots.flat_map(Slots::each).filter_map(|(_, key)| key.map(SecretKey::fingerprint));
         let issuers = self.issuers().flat_map(|issuer| &issuer.keys);
         let issuers = issuers.flat_map(|(_, key)| key.each()).map(VerifyingKey::fingerprint);
-        shared.chain(issuers).collect()
+        let own = self.devices.values().flat_map(|device| &device.public_keys);
+        shared.chain(issuers).chain(own.map(|public| public.key.fingerprint())).collect()
     }
 
     /// Whether the owner of the key `name` still holds one with this fingerprint, in whichever slot.

@@ -26,7 +26,7 @@ pub use certificate::{
 };
 pub use explain::{Explanation, Step, explain, inspect};
 pub use jwk::{JwkSetError, SkippedKey, parse_jwk, parse_jwk_set};
-pub use jwt::{JwtToken, is_kid};
+pub use jwt::{JTI_BYTES_MAX, JwtToken, is_kid};
 pub use key::{Algorithm, KeyEncoding, KeyError, SecretKey, Slots, VerifyingKey, check_printed};
 pub use keyring::{
     Device, Found, Group, Issuer, Keyring, KeyringBuilder, NameTaken, Policy, PublicKey, Published, ScopeIndex,
@@ -88,6 +88,14 @@ impl<'t> Credential<'t> {
                 "The password begins with no \"SharedAccessSignature \" and has not the three parts of a JWT.",
             )),
         }
+    }
+
+    /// Which kind of token this would be, were it well formed; `None`: it is like neither.
+    pub fn kind_meant(password: &[u8]) -> Option<TokenKind> {
+        if password.starts_with(sas::PREFIX.as_bytes()) {
+            return Some(TokenKind::Sas);
+        }
+        (password.iter().filter(|byte| **byte == b'.').count() == 2).then_some(TokenKind::Jwt)
     }
 
     /// Which kind of token it is.

@@ -49,6 +49,12 @@ impl GateConfig {
         self.token_lifetime_max.or(preset).unwrap_or(Duration::MAX)
     }
 
+    /// For how long a token is admitted after its end, on whichever listener.
+    pub fn clock_skew_anywhere(&self) -> Duration {
+        let preset = self.profiles().map(|profile| profile.clock_skew()).max();
+        self.clock_skew.or(preset).unwrap_or_default()
+    }
+
     /// What tokens are held to on a listener with this profile: what is written, else what the profile presets.
     pub fn rules(&self, profile: Profile) -> VerifyRules {
         let hosts: Vec<String> = std::iter::once(&self.hostname).chain(&self.aliases).cloned().collect();

@@ -16,6 +16,11 @@ pub struct Misses {
 pub trait Wake: Send + Sync {
     /// Must not wait.
     fn wake(&self);
+
+    /// Whether what it was woken for is under way, or to be begun at once, and is not in force yet.
+    fn is_underway(&self) -> bool {
+        false
+    }
 }
 
 impl Misses {
@@ -28,6 +33,10 @@ impl Misses {
         if let Some(hearer) = self.lock().get(issuer) {
             hearer.wake();
         }
+    }
+
+    pub(super) fn is_underway(&self, issuer: &str) -> bool {
+        self.lock().get(issuer).is_some_and(|hearer| hearer.is_underway())
     }
 
     /// A map is whole whatever happened to who held it.

@@ -34,8 +34,8 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     credential::{
-        Credential, Found, Hit, Identity, Keyring, PeerCertificate, Published, Refused, RevocationList, ScopeIndex,
-        Terms, Validity, VerifyRules, verify, verify_certificate,
+        Credential, Found, Hit, Identity, Issuer, JwtToken, Keyring, PeerCertificate, Published, Refused,
+        RevocationList, ScopeIndex, Terms, Validity, VerifyRules, verify, verify_certificate,
     },
     denial::{CloseReason, Denial},
     id::{DeviceId, TokenId},
@@ -182,6 +182,16 @@ impl Gate {
     /// Rung when a token names a key that its issuer may have published since.
     pub fn misses(&self) -> &Arc<Misses> {
         &self.misses
+    }
+
+    /// Whether a token that was refused may be good in a moment: for want of a key, and its issuer's keys are being fetched.
+    pub fn awaits_keys(&self, password: &[u8], denial: Denial) -> bool {
+        if !matches!(denial, Denial::KeyUnknown | Denial::Unavailable) {
+            return false;
+        }
+        let (identities, credential) = (self.identities.load(), Credential::parse(password).ok());
+        let Some((identities, Credential::Jwt(token))) = identities.as_deref().zip(credential) else { return false };
+        published_by(&token, identities).is_some_and(|issuer| self.misses.is_underway(&issuer.name))
     }
 
     /// What tokens are held to besides their signature, on listeners with this profile.
@@ -352,8 +362,7 @@ impl Gate {
     ) -> Result<Identity, Refused> {
         verify(credential, Some(device), identities.keyring(), self.rules(profile), now).inspect_err(|refused| {
             if let (Credential::Jwt(token), Denial::KeyUnknown | Denial::Unavailable) = (credential, refused.denial)
-                && let Some(issuer) = token.iss().and_then(|iss| identities.keyring.issuer(iss))
-                && issuer.published == Published::Yes
+                && let Some(issuer) = published_by(token, identities)
             {
                 self.misses.ring(&issuer.name);
             }
@@ -447,6 +456,12 @@ fn read_credential<'a>(request: &Admission<'a>) -> Result<Option<Credential<'a>>
         }
         _ => Ok(None),
     }
+}
+
+/// The issuer of a token, where its keys are fetched from an address.
+fn published_by<'i>(token: &JwtToken<'_>, identities: &'i Identities) -> Option<&'i Issuer> {
+    let issuer = token.iss().and_then(|iss| identities.keyring.issuer(iss));
+    issuer.filter(|issuer| issuer.published == Published::Yes)
 }
 
 fn certificate_id(request: &Admission<'_>) -> Option<TokenId> {

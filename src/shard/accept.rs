@@ -21,7 +21,11 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{Door, Entrance, HeldBy, Shard, Site, connection, home_of};
+use super::{
+    Door, Entrance, HeldBy, Shard, Site, connection,
+    holding::{Decided, until_keys_came},
+    home_of, renewal,
+};
 use crate::{
     credential::{PeerCertificate, Refused},
     denial::Denial,
@@ -386,14 +390,12 @@ async fn decide(
     verdict: Option<Denial>,
 ) {
     let site = &shard.site;
-    let epoch = site.gate.epoch();
     // A device that comes back takes the place of its own session, which may not have noticed yet that it is gone.
     let takes_over =
         |denial: &Denial| *denial == Denial::ConnectionQuota && site.registry.of_device(&connect.client_id).is_some();
-    let admitted = match verdict.filter(|denial| !takes_over(denial)) {
-        Some(denial) => Err((denial, None, String::new())),
-        None => admit(shard, &connect, &admission(&connect, certificate.as_ref(), profile), peer)
-            .map_err(|r| (r.denial, r.token_id, r.detail)),
+    let (epoch, admitted) = match verdict.filter(|denial| !takes_over(denial)) {
+        Some(denial) => (0, Err(Refused::new(denial, ""))),
+        None => admit(shard, &connect, &admission(&connect, certificate.as_ref(), profile), peer).await,
     };
     match admitted {
         Ok(grant) => {
@@ -410,7 +412,7 @@ async fn decide(
             let handed = Box::new(Handed { stream, connect, grant, epoch, peer, profile, unread, place });
             shard.shards.hand(home, handed).await;
         }
-        Err((denial, token_id, detail)) => {
+        Err(Refused { denial, token_id, detail, .. }) => {
             let who = Who { device: &connect.client_id, peer, token_id };
             match admission(&connect, certificate.as_ref(), profile).password {
                 Some(bytes) => {
@@ -426,16 +428,22 @@ async fn decide(
 }
 
 /// Asks the gate, within what an address may cost from which somebody guesses.
-fn admit(shard: &Shard, connect: &Connect, request: &Admission<'_>, peer: SocketAddr) -> Result<Grant, Refused> {
+async fn admit(shard: &Shard, connect: &Connect, request: &Admission<'_>, peer: SocketAddr) -> Decided {
     let Site { gate, backoff, .. } = &*shard.site;
+    let password = request.password.unwrap_or_default();
     // A certificate alone costs a chain of signatures.
     let is_costly = || request.password.map_or(request.certificate.is_some(), |password| gate.is_costly(password));
     if !backoff.allows_check(peer.ip(), is_costly, shard.site.now()) {
-        return Err(Refused::new(Denial::CheckRate, "The token was not looked at."));
+        return (0, Err(Refused::new(Denial::CheckRate, "The token was not looked at.")));
     }
-    ask_gate(shard, connect, request).map_err(|refused| {
-        let Judged { refused, ban_begins } =
-            backoff.judge(peer.ip(), request.password.unwrap_or_default(), refused, shard.site.now());
+    let ask = || (gate.epoch(), ask_gate(shard, connect, request));
+    let (mut epoch, mut asked) = ask();
+    if asked.as_ref().is_err_and(|refused| gate.awaits_keys(password, refused.denial)) {
+        // Apart, since few are held: what is heard of all others is not to be larger for it.
+        (epoch, asked) = Box::pin(until_keys_came(shard, password, (epoch, asked), ask)).await;
+    }
+    let judged = asked.map_err(|refused| {
+        let Judged { refused, ban_begins } = backoff.judge(peer.ip(), password, refused, shard.site.now());
         if let Some(of) = ban_begins {
             if of == BanOf::Address {
                 metrics::counter!(BANS).increment(1);
@@ -443,7 +451,8 @@ fn admit(shard: &Shard, connect: &Connect, request: &Admission<'_>, peer: Socket
             tracing::warn!(%peer, detail = printable(&refused.detail), "an address or a token is banned");
         }
         refused
-    })
+    });
+    (epoch, judged)
 }
 
 fn ask_gate(shard: &Shard, connect: &Connect, request: &Admission<'_>) -> Result<Grant, Refused> {
@@ -453,6 +462,9 @@ fn ask_gate(shard: &Shard, connect: &Connect, request: &Admission<'_>) -> Result
     {
         let detail = format!("The authentication method is {method:?}.");
         return Err(Refused::new(Denial::AuthenticationMethodUnknown, detail));
+    }
+    if let (Some(method), Some(token)) = (&connect.authentication_method, request.password) {
+        renewal::check_method(method, token)?;
     }
     let grant = shard.site.gate.admit(request, shard.site.clock.now())?;
     // A 3.1.1 device cannot be told what is offered: a will of QoS 2 is sent with QoS 1.

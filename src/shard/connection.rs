@@ -471,13 +471,16 @@ fn handle(shard: &Shard, cell: &SessionCell, bytes: &[u8]) -> Result<Handled, Cl
                     }
                 }
             }
-            Step::Renew(token) => match renewal::renew(shard, cell, token.as_bytes(), now)? {
-                Renewed::Done => session.renewed(out),
-                Renewed::Wait(pause) => {
-                    cell.set_pause(pause);
-                    break Work::Frames;
+            Step::Renew(token) => {
+                let method = session.authentication_method().unwrap_or_default();
+                match renewal::by_auth(shard, cell, (method, token.as_bytes()), now)? {
+                    Renewed::Done => session.renewed(out),
+                    Renewed::Wait(pause) => {
+                        cell.set_pause(pause);
+                        break Work::Frames;
+                    }
                 }
-            },
+            }
             Step::Publish(inbound) => match publish::offer(shard, cell, &inbound, now) {
                 publish::Offered::Taken => {
                     let Inbound { packet_id, qos, .. } = inbound;

@@ -11,6 +11,7 @@ mod deadlines;
 mod drain;
 mod echoes;
 mod ended;
+mod holding;
 mod inbox;
 mod iot_hub;
 mod kept;

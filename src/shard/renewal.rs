@@ -13,11 +13,11 @@ use super::{
     subscribe, wills,
 };
 use crate::{
-    credential::Refused,
+    credential::{Credential, Refused},
     denial::{CloseReason, Denial},
     journal::Who,
     packet::QoS,
-    policy::Grant,
+    policy::{Grant, TokenKind},
     registry::NotRenewed,
     session::server::{Inbound, OutgoingMessage, Room},
     time::Tick,
@@ -64,6 +64,37 @@ pub(super) fn renew(shard: &Shard, cell: &SessionCell, token: &[u8], now: Tick) 
     };
     take_up(shard, cell, grant);
     Ok(Renewed::Done)
+}
+
+/// A fresh token in AUTH, which is of the kind that the session's method says.
+///
+/// # Errors
+/// Why the connection is to be closed.
+pub(super) fn by_auth(
+    shard: &Shard,
+    cell: &SessionCell,
+    (method, token): (&str, &[u8]),
+    now: Tick,
+) -> Result<Renewed, CloseReason> {
+    check_method(method, token).map_err(|refused| refuse(shard, cell, &refused))?;
+    renew(shard, cell, token, now)
+}
+
+/// MQTT 5.0 §4.12: what is exchanged is what the Authentication Method says.
+///
+/// # Errors
+/// [`Denial::AuthenticationMethodMismatch`]. What is like no token at all is for the gate to name.
+pub(super) fn check_method(method: &str, token: &[u8]) -> Result<(), Refused> {
+    let (kind, said) = match Credential::kind_meant(token) {
+        Some(TokenKind::Sas) => ("SAS", "a SAS token"),
+        Some(TokenKind::Jwt) => ("JWT", "a JWT"),
+        _ => return Ok(()),
+    };
+    if method == kind {
+        return Ok(());
+    }
+    let detail = format!("The authentication method is {method}, and the authentication data holds {said}.");
+    Err(Refused::new(Denial::AuthenticationMethodMismatch, detail))
 }
 
 /// A PUBLISH to [`RENEW`] whose token was judged: answered on [`RESULT`], and by PUBACK.

@@ -5,6 +5,7 @@ import hashlib
 import json
 import secrets
 import ssl
+import subprocess
 import urllib.request
 
 import place
@@ -48,6 +49,21 @@ prefix = "holds-"
         held = json.loads(file.read_text())["refresh_token"]
         tokens.add(held.encode())
         self.assertNotEqual(held, first, "it was exchanged, and the next one kept")
+
+    def test_what_is_missing_is_said_in_a_sentence(self):
+        for example, environment, said in [
+            ("device_with_key", {}, "TOLLGATE_DEVICE is not set"),
+            ("device_with_key", {"TOLLGATE_DEVICE": "x"}, "TOLLGATE_KEY_FILE is not set"),
+            ("device_with_key", {"TOLLGATE_DEVICE": "x", "TOLLGATE_KEY_FILE": "/nowhere"}, "/nowhere cannot be read"),
+            ("device_with_tokens", {}, "TOLLGATE_DEVICE is not set"),
+            ("device_with_tokens", {"TOLLGATE_DEVICE": "x", "TOLLGATE_CA": "/nowhere"}, "/nowhere cannot be read"),
+            ("device_with_tokens", {"TOLLGATE_DEVICE": "x", "TOLLGATE_TOKEN_PORT": "many"}, "is no number"),
+        ]:
+            ran = subprocess.run([place.PROGRAMS / "examples" / example], env=environment, cwd=self.gateway.folder,
+                                 capture_output=True, text=True, timeout=place.PATIENCE)
+            self.assertEqual(ran.returncode, 2, ran)
+            self.assertIn(said, ran.stderr)
+            self.assertEqual(len(ran.stderr.splitlines()), 1, ran.stderr)
 
     def renews(self, example, device, **environment):
         """It sends under one token after the other, and is never refused or cut."""

@@ -14,7 +14,7 @@ use tokio::{signal, time::timeout};
 use super::{
     ConfigFile, Outcome,
     arguments::{PublishArguments, SubscribeArguments},
-    local::print,
+    local::{harmless, note, print},
 };
 use crate::id::DeviceId;
 use link::{Answer, Link, Message};
@@ -61,7 +61,7 @@ impl Console {
     fn say(self, line: &str) {
         match self {
             Self::Answers => print(&format!("{line}\n")),
-            Self::Messages => eprintln!("{line}"),
+            Self::Messages => eprintln!("{}", harmless(line)),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Client {
 
     /// The device is told little; its operator is told where to ask.
     fn refused(&self) -> Outcome {
-        eprintln!("why: tollgate refusals --device {} (on the gateway)", self.device);
+        note(&format!("why: tollgate refusals --device {} (on the gateway)", self.device));
         Outcome::Refused
     }
 }

@@ -318,6 +318,16 @@ fn what_is_wrong_with_a_module_is_said() {
 }
 
 #[test]
+fn kinds_of_token_that_are_all_unknown_are_one_mistake() {
+    let files = Files::new();
+    for (accept, about) in [("['foo']", "\"foo\""), ("[]", "`accept` is empty")] {
+        let text = format!("[[device]]\nid = 'a'\nprimary_key = '{{k0}}'\naccept = {accept}\n");
+        let found = files.load(&text).expect_err("a mistake");
+        assert!(found.len() == 1 && found[0].contains(about), "{accept}: {found:?}");
+    }
+}
+
+#[test]
 fn a_devices_public_keys_are_read_with_their_validity() {
     let files = Files::new();
     files.write("a.pem", EC_PEM, 0o644);

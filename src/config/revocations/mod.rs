@@ -9,6 +9,7 @@
 
 mod highest;
 mod local;
+mod named;
 mod tail;
 
 use std::{
@@ -19,8 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::local::{local_revocations, revoke_locally};
 use self::tail::Tail;
+pub use self::{
+    local::{local_revocations, revoke_locally},
+    named::{names_nobody, warn_of_entries_for_nobody},
+};
 use super::{Config, mistake::Mistake};
 use crate::{
     credential::{
@@ -123,6 +127,11 @@ impl RevocationFile {
     pub fn of(config: &Config) -> Self {
         let (path, state_dir) = (config.gateway.revocations.clone(), config.gateway.state_dir.clone());
         Self { path, rules: config.list_rules.clone(), state_dir, seen: None, proved: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Reads the list, and adds to it what the gateway revoked by itself. `in_force` is what the last call gave. While the whole of a large file is read, `early` is given the

@@ -89,6 +89,8 @@ impl Begun {
 
 /// Held from the first look at the files to the last write: two rotations at once would be one too many.
 pub(super) fn lock(state_dir: &Path) -> Result<File, RotateError> {
+    // Before the first start of a gateway there is none.
+    file::make_private_directory(state_dir).map_err(|error| RotateError::io("make", state_dir, error))?;
     let path = state_dir.join(LOCK);
     file::lock(&path, LOCK_PATIENCE).map_err(|error| RotateError::io("lock", &path, error))
 }

@@ -27,7 +27,7 @@ pub fn survey(site: &KeySite, identities: &Identities, schedules: &[Schedule]) -
     let state = State::read(&site.state_dir)?;
     let mut views = of_keyring(identities.keyring(), &site.gate);
     for view in &mut views {
-        let turn = state.keys.get(&view.name);
+        let turn = state.keys.get(&view.name).filter(|_| view.kid.is_none());
         view.rotated_at = turn.and_then(|turn| turn.rotated_at).map(|at| UnixSeconds(at).to_string());
         view.rotated_by = turn.and_then(|turn| turn.by.clone());
         let schedule = schedules.iter().find(|schedule| schedule.owner.to_string() == view.name);
@@ -73,7 +73,7 @@ pub(super) fn told(before: [Option<u64>; 2], after: [Option<u64>; 2]) -> String 
 }
 
 fn of_keyring(ring: &Keyring, gate: &GateConfig) -> Vec<KeyView> {
-    let default = gate.token_lifetime_max_anywhere();
+    let (default, skew) = (gate.token_lifetime_max_anywhere(), gate.clock_skew_anywhere());
     let limit = |own: Option<Duration>| own.unwrap_or(default).as_secs();
     let by_slots = |name: String, slots: &Slots, own: Option<Duration>| KeyView {
         name,
@@ -96,7 +96,7 @@ fn of_keyring(ring: &Keyring, gate: &GateConfig) -> Vec<KeyView> {
     for issuer in ring.issuers() {
         views.extend(issuer.keys.iter().map(|(kid, key)| KeyView {
             name: KeyOwner::Issuer { name: (*issuer.name).into(), kid: kid.clone() }.to_string(),
-            kind: if key.algorithm().is_hmac() { "jwt".into() } else { "jwt, public".into() },
+            kind: if key.algorithm().is_hmac() { "jwt".into() } else { PUBLIC.into() },
             primary: Some(SlotView::of(key.fingerprint())),
             secondary: key.secondary().map(|key| SlotView::of(key.fingerprint())),
             token_lifetime_max_seconds: limit(issuer.token_lifetime_max),
@@ -105,9 +105,27 @@ fn of_keyring(ring: &Keyring, gate: &GateConfig) -> Vec<KeyView> {
     }
     let devices = ring.devices().filter(|(_, device)| !device.keys.is_empty());
     views.extend(devices.map(|(id, device)| by_slots(format!("device:{id}"), &device.keys, device.token_lifetime_max)));
-    views.sort_by(|a, b| rank(&a.name).cmp(&rank(&b.name)).then_with(|| a.name.cmp(&b.name)));
+    for (id, device) in ring.devices() {
+        views.extend(device.public_keys.iter().map(|public| KeyView {
+            name: format!("device:{id}"),
+            kind: PUBLIC.into(),
+            kid: Some(public.slot()),
+            not_before: public.validity.not_before.map(|at| at.to_string()),
+            not_after: public.validity.not_after.map(|at| at.to_string()),
+            primary: Some(SlotView::of(public.key.fingerprint())),
+            token_lifetime_max_seconds: limit(device.token_lifetime_max),
+            ..KeyView::default()
+        }));
+    }
+    views.iter_mut().for_each(|view| view.clock_skew_seconds = skew.as_secs());
+    // Of a device's keys those that are rotated come first.
+    let order = |view: &KeyView| (rank(&view.name), view.name.clone(), view.kid.clone());
+    views.sort_by_cached_key(order);
     views
 }
+
+/// A key whose private half is elsewhere.
+const PUBLIC: &str = "jwt, public";
 
 /// What signs for many comes first.
 fn rank(name: &str) -> usize {

@@ -174,6 +174,12 @@ fn a_certificate_names_its_device_exactly() {
         assert!(!peer.is_of(&id(bad)), "{bad}");
         assert_eq!(prove(&peer, &id(bad), None, NOW).map_err(|refused| refused.denial), Err(Denial::DeviceMismatch));
     }
+    let mut both = leaf("pump-17");
+    both.subject_alt_names =
+        ["pump-17", "other", "pump-17"].map(|name| SanType::DnsName(name.try_into().expect("a name"))).to_vec();
+    let peer = shown_to(ca.believed(&[], StaleList::Refuse), ca.sign(&both));
+    let refused = prove(&peer, &id("pump-18"), None, NOW).expect_err("another's");
+    assert!(refused.detail.contains("is of \"pump-17\", \"other\"; the client id is pump-18"), "{}", refused.detail);
     let mut twice = leaf("pump-17");
     twice.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 3]), "pump-18");
     let peer = shown_to(ca.believed(&[], StaleList::Refuse), ca.sign(&twice));

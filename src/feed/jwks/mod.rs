@@ -81,11 +81,12 @@ impl KeySets {
         Self { misses, fetchers: Mutex::default() }
     }
 
-    /// From here on these sets are fetched and no others. One that is fetched already goes on as it was.
+    /// From here on these sets are fetched and no others. One that is fetched already goes on as it was. What was fetched
+    /// before `read` is in force.
     ///
     /// # Errors
     /// A thread could not be started; the others go on.
-    pub fn follow(&self, sources: Vec<KeySetSource>) -> io::Result<()> {
+    pub fn follow(&self, sources: Vec<KeySetSource>, read: Instant) -> io::Result<()> {
         let mut fetchers = lock(&self.fetchers);
         let old = std::mem::take(&mut *fetchers);
         let mut result = Ok(());
@@ -94,7 +95,7 @@ impl KeySets {
             let started = same.map_or_else(
                 || {
                     let of_issuer = old.iter().find(|fetcher| fetcher.source.issuer == source.issuer);
-                    Fetcher::start(source, of_issuer.and_then(|fetcher| *lock(&fetcher.began)))
+                    Fetcher::start(source, of_issuer.and_then(|fetcher| lock(&fetcher.course).began))
                 },
                 |same| Ok(same.clone()),
             );
@@ -103,6 +104,7 @@ impl KeySets {
                 Err(error) => result = Err(error),
             }
         }
+        fetchers.iter().for_each(|fetcher| fetcher.read_at(read));
         old.iter().filter(|old| !fetchers.iter().any(|kept| Arc::ptr_eq(old, kept))).for_each(|gone| gone.stop());
         self.misses.heard_by(fetchers.iter().map(|fetcher| {
             let wake: Arc<dyn Wake> = fetcher.clone();
@@ -140,9 +142,20 @@ struct Fetcher {
     thread: Mutex<Option<thread::Thread>>,
     missed: AtomicBool,
     stopped: AtomicBool,
-    /// When the last fetch began: it stands when the file changes and a new thread takes over.
-    began: Mutex<Option<Instant>>,
+    course: Mutex<Course>,
     error: Mutex<Option<String>>,
+}
+
+/// How far a fetch has come.
+#[derive(Debug, Default)]
+struct Course {
+    /// When the last fetch began: it stands when the file changes and a new thread takes over.
+    began: Option<Instant>,
+    /// A key was missed, and the fetch for it has not begun.
+    is_asked: bool,
+    is_fetching: bool,
+    /// When another set was written to the file, until that was read.
+    written: Option<Instant>,
 }
 
 impl Fetcher {
@@ -152,7 +165,7 @@ impl Fetcher {
             thread: Mutex::default(),
             missed: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            began: Mutex::new(began),
+            course: Mutex::new(Course { began, ..Course::default() }),
             error: Mutex::default(),
         });
         let own = fetcher.clone();
@@ -163,19 +176,27 @@ impl Fetcher {
     }
 
     fn run(&self) {
-        let mut schedule = Schedule::new(self.source.refresh, *lock(&self.began), Instant::now());
+        let mut schedule = Schedule::new(self.source.refresh, lock(&self.course).began, Instant::now());
         while !self.stopped.load(Ordering::Relaxed) {
+            let mut course = lock(&self.course);
             if self.missed.swap(false, Ordering::AcqRel) {
                 schedule.missed();
+                course.is_asked = true;
             }
             let now = Instant::now();
             if let Some(wait) = schedule.wait(now) {
+                drop(course);
                 thread::park_timeout(wait);
                 continue;
             }
             schedule.begin(now);
-            *lock(&self.began) = Some(now);
+            *course = Course { began: Some(now), is_fetching: true, ..Course::default() };
+            drop(course);
             let fetched = self.fetch();
+            let mut course = lock(&self.course);
+            course.is_fetching = false;
+            course.written = matches!(fetched, Ok(Fetched::Anew { .. })).then(Instant::now);
+            drop(course);
             schedule.ended(fetched.is_ok());
             self.note(fetched);
         }
@@ -225,6 +246,11 @@ impl Fetcher {
         *last = None;
     }
 
+    /// The files were read, all that was in them at this time.
+    fn read_at(&self, time: Instant) {
+        lock(&self.course).written.take_if(|written| *written <= time);
+    }
+
     fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.unpark();
@@ -243,7 +269,21 @@ impl Wake for Fetcher {
             self.unpark();
         }
     }
+
+    fn is_underway(&self) -> bool {
+        let course = lock(&self.course);
+        // The first fetch begins by itself.
+        let Some(began) = course.began else { return true };
+        let is_asked = course.is_asked || self.missed.load(Ordering::Acquire);
+        course.is_fetching
+            || (is_asked && began.elapsed() >= schedule::APART)
+            || course.written.is_some_and(|written| written.elapsed() < READ_WITHIN)
+    }
 }
+
+/// A watch looks twice a second at the files; where the identities have a mistake meanwhile, the set does not come into
+/// force at all.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 enum Fetched {
     Anew { keys: usize },

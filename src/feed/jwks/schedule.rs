@@ -52,7 +52,7 @@ impl Schedule {
 }
 
 /// The least time between two fetches of one issuer's set: a flood of unknown keys is one question (threat T4).
-const APART: Duration = Duration::from_secs(30);
+pub(super) const APART: Duration = Duration::from_secs(30);
 /// 30 s doubled so often is 16 minutes.
 const FAILURES_MAX: u32 = 5;
 

@@ -231,7 +231,7 @@ fn a_good_set_is_kept_and_a_bad_one_never_replaces_it() {
         thread: Mutex::default(),
         missed: AtomicBool::new(false),
         stopped: AtomicBool::new(false),
-        began: Mutex::default(),
+        course: Mutex::default(),
         error: Mutex::default(),
     };
     assert!(matches!(fetcher.fetch(), Ok(Fetched::Anew { keys: 1 })));
@@ -255,16 +255,50 @@ fn sets_are_fetched_while_they_are_followed() {
     let misses = Arc::new(Misses::default());
     let sets = KeySets::new(misses);
     let source = server.source("/jwks");
-    sets.follow(vec![source.clone()]).expect("a thread");
+    sets.follow(vec![source.clone()], Instant::now()).expect("a thread");
     until("the set is kept", || source.file.exists());
     until("the fetch has ended well", || sets.states().iter().all(|state| state.error.is_none()));
-    sets.follow(vec![source.clone()]).expect("no thread");
+    sets.follow(vec![source.clone()], Instant::now()).expect("no thread");
     assert_eq!(server.asked(), 1, "it goes on as it was");
     let away = KeySetSource { issuer: "away".into(), private: Vec::new(), ..source };
-    sets.follow(vec![away]).expect("a thread");
+    sets.follow(vec![away], Instant::now()).expect("a thread");
     until("the error shows", || sets.states().iter().any(|state| state.error.is_some()));
-    sets.follow(Vec::new()).expect("no thread");
+    sets.follow(Vec::new(), Instant::now()).expect("no thread");
     assert!(sets.states().is_empty());
+}
+
+#[test]
+fn a_fetch_is_under_way_until_what_it_wrote_was_read_and_again_when_another_may_begin() {
+    let at = |course: Course, missed: bool| Fetcher {
+        source: Server::start(Say::Set(SET)).source("/jwks"),
+        thread: Mutex::default(),
+        missed: AtomicBool::new(missed),
+        stopped: AtomicBool::new(false),
+        course: Mutex::new(course),
+        error: Mutex::default(),
+    };
+    let now = Instant::now();
+    let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
+    let ended = |seconds| Course { began: ago(seconds), ..Course::default() };
+    for (course, missed, expected) in [
+        (Course::default(), false, true),
+        (Course { is_fetching: true, ..ended(1) }, false, true),
+        (ended(1), true, false),
+        (ended(29), true, false),
+        (ended(31), true, true),
+        (ended(31), false, false),
+        (Course { is_asked: true, ..ended(31) }, false, true),
+        (Course { written: Some(now), ..ended(1) }, false, true),
+        (Course { written: ago(6), ..ended(7) }, false, false),
+    ] {
+        let told = format!("{course:?}, {missed}");
+        assert_eq!(at(course, missed).is_underway(), expected, "{told}");
+    }
+    let fetcher = at(Course { written: Some(now), ..ended(1) }, false);
+    fetcher.read_at(now.checked_sub(Duration::from_millis(1)).expect("a while after the start"));
+    assert!(fetcher.is_underway(), "what was read is older");
+    fetcher.read_at(now);
+    assert!(!fetcher.is_underway());
 }
 
 #[test]

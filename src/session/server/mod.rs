@@ -403,6 +403,11 @@ impl Session {
         self.subscriptions.withdraw(keep)
     }
 
+    /// By which method CONNECT was, and AUTH has to be.
+    pub fn authentication_method(&self) -> Option<&str> {
+        self.authentication_method.as_deref()
+    }
+
     /// The token of an AUTH is believed: the device is told.
     pub fn renewed(&mut self, out: &mut Vec<u8>) {
         self.token_asked = false;
