@@ -24,7 +24,10 @@ pub(super) type Text = Cow<'static, str>;
 impl Json {
     /// Reads a whole object.
     pub(super) fn parse_object(bytes: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice(bytes) {
+        // Looked at as a whole, and not again for each text in it.
+        let text =
+            str::from_utf8(bytes).map_err(|error| format!("it is no UTF-8 from byte {} on", error.valid_up_to()))?;
+        match serde_json::from_str(text) {
             Ok(object @ Self::Object(_)) => Ok(object),
             Ok(other) => Err(format!("it is {}, not an object", other.kind())),
             // serde_json's messages quote values of unexpected type only, and every type is expected here.

@@ -3,7 +3,7 @@
 
 mod device;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -51,13 +51,10 @@ impl<'t> JwtToken<'t> {
             return Err(malformed("The token has no signature.".into()));
         }
         let signature = decode_part("signature", signature_text).map_err(malformed)?;
-        let header = read_part("header", header).map_err(malformed)?;
         let hash = Sha256::new_with_prefix(message);
         let token_id = token_id_of(hash.clone());
         let about = |refused: Refused| refused.about(token_id, None);
-        check_header(&header).map_err(|what| about(malformed(what)))?;
-        let algorithm = read_algorithm(&header).map_err(about)?;
-        let kid = read_kid(&header).map_err(|what| about(malformed(what)))?;
+        let Header { algorithm, kid } = Header::of(header).map_err(about)?;
         let claims = read_part("payload", payload).map_err(|what| about(malformed(what)))?;
         let date = |name: &str| read_date(&claims, name).map_err(|what| about(claim_invalid(what)));
         check_texts(&claims).map_err(|what| about(claim_invalid(what)))?;
@@ -383,6 +380,46 @@ fn check_times(token: &JwtToken<'_>, limit: Duration, rules: &VerifyRules, now: 
     Ok(())
 }
 
+/// What a header says that counts.
+#[derive(Clone)]
+struct Header {
+    algorithm: Algorithm,
+    kid: Option<Text>,
+}
+
+impl Header {
+    /// An issuer writes one header into all of its tokens: the last ones that were read are not read again.
+    fn of(text: &str) -> Result<Self, Refused> {
+        HEADERS.with_borrow_mut(|known| {
+            if let Some((_, header)) = known.iter().find(|(known, _)| **known == *text) {
+                return Ok(header.clone());
+            }
+            let header = Self::read(text)?;
+            if text.len() <= PART_BYTES_USUAL {
+                if known.len() == HEADERS_MAX {
+                    known.pop_front();
+                }
+                known.push_back((text.into(), header.clone()));
+            }
+            Ok(header)
+        })
+    }
+
+    fn read(text: &str) -> Result<Self, Refused> {
+        let malformed = |what: String| Refused::new(Denial::CredentialMalformed, what);
+        let header = read_part("header", text).map_err(malformed)?;
+        check_header(&header).map_err(malformed)?;
+        let algorithm = read_algorithm(&header)?;
+        let kid = read_kid(&header).map_err(malformed)?;
+        Ok(Self { algorithm, kid })
+    }
+}
+
+thread_local! {
+    /// Headers that were well-formed, as they were written. What one says does not depend on anything else.
+    static HEADERS: RefCell<VecDeque<(Box<str>, Header)>> = const { RefCell::new(VecDeque::new()) };
+}
+
 fn check_header(header: &Json) -> Result<(), String> {
     // RFC 7515 §4.1.11: what must be understood and is not refuses the token. We understand no extension.
     if header.get("crit").is_some() {
@@ -517,6 +554,8 @@ fn claim_invalid(what: String) -> Refused {
 
 /// Of a part as it is written.
 const PART_BYTES_USUAL: usize = 512;
+/// As many as there are issuers with two keys each, as a rule.
+const HEADERS_MAX: usize = 8;
 const KID_BYTES_MAX: usize = 128;
 /// A `jti` is a name, not a text: no token with a longer one is good.
 pub const JTI_BYTES_MAX: usize = 128;
