@@ -44,8 +44,9 @@ fn main() {
         "µs a token, medians of {rounds} rounds of {tokens} tokens: bare signature and, one by one in alternation, parsing"
     );
     println!(
-        "and verify (and above bare); in turns of {TURN}, the whole of Gate::admit, and admit again with the same token"
+        "and verify (and above bare); in turns of {TURN}, the whole of Gate::admit, and admit again with the same token;"
     );
+    println!("parsing alone, after the sums of another token / after parsing another");
     for kind in kinds(tokens).into_iter().filter(|kind| kind.name.starts_with(&asked)) {
         kind.measure(rounds);
     }
@@ -68,7 +69,7 @@ struct Minted {
 
 impl Kind {
     fn measure(&self, rounds: usize) {
-        let mut columns: [Vec<f64>; 4] = Default::default();
+        let mut columns: [Vec<f64>; 6] = Default::default();
         for _ in 0..rounds {
             // A keyring of its own each round: nothing is remembered from the one before.
             let gate = Gate::new(GateConfig::default());
@@ -98,19 +99,27 @@ impl Kind {
                     columns[0].push(self.wall(other, &*self.bare));
                     columns[1].push(self.wall(token, decide));
                 }
-                for column in &mut columns[2..] {
+                for column in &mut columns[2..4] {
                     column.push(self.time(turn, admit));
+                }
+                // The same work on caches that the sums have used, and on caches that it left itself.
+                let parse = |token: &Minted| Credential::parse(token.text.as_bytes()).is_ok();
+                for (token, other) in turn.iter().zip(apart) {
+                    black_box((self.bare)(other));
+                    columns[4].push(self.wall(token, parse));
+                    columns[5].push(self.wall(other, parse));
                 }
             }
         }
-        let [bare, decided, admitted, again] = columns.map(|mut column| {
+        let [bare, decided, admitted, again, parsed_cold, parsed] = columns.map(|mut column| {
             column.sort_by(f64::total_cmp);
             column[column.len() / 2]
         });
         let name = self.name;
         let above = decided - bare;
         println!(
-            "{name:<22} bare {bare:7.2}  verify {decided:7.2} ({above:+.2})  admit {admitted:7.2}  again {again:7.2}"
+            "{name:<22} bare {bare:7.2}  verify {decided:7.2} ({above:+.2})  admit {admitted:7.2}  again {again:7.2}  \
+             parse {parsed_cold:5.2} / {parsed:5.2}"
         );
     }
 
