@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -119,7 +119,10 @@ impl Pool {
 pub struct Pools {
     file: PathBuf,
     by_hub: BTreeMap<String, Pool>,
-    is_kept: AtomicBool,
+    /// Of hubs that are not configured now, and may be again.
+    others: Kept,
+    /// How many pools had something open when it was written last.
+    written: AtomicUsize,
 }
 
 /// What the file says of each hub, the latest last.
@@ -140,7 +143,8 @@ impl Pools {
             earlier.retain(|layout| *layout != now && layout.is_possible());
             (hub, Pool::new(now, earlier))
         });
-        let pools = Self { by_hub: by_hub.collect(), file, is_kept: AtomicBool::new(false) };
+        let by_hub = by_hub.collect();
+        let pools = Self { by_hub, others: kept, file, written: AtomicUsize::new(0) };
         // Before a hub is asked for anything.
         pools.write();
         pools
@@ -153,24 +157,31 @@ impl Pools {
 
     /// Writes down that earlier connections are over, where they are and it was not. It waits for the disk.
     pub fn save(&self) {
-        if !self.is_kept.load(Ordering::Acquire) && self.by_hub.values().all(Pool::is_settled) {
+        if self.written.load(Ordering::Acquire) != self.unsettled() {
             self.write();
         }
     }
 
+    fn unsettled(&self) -> usize {
+        self.by_hub.values().filter(|pool| !pool.is_settled()).count()
+    }
+
     fn write(&self) {
+        let unsettled = self.unsettled();
         let of = |pool: &Pool| {
             let earlier = if pool.is_settled() { &[] } else { pool.earlier() };
             earlier.iter().chain([pool.now()]).cloned().collect()
         };
-        let kept: Kept = self.by_hub.iter().map(|(hub, pool)| (hub.clone(), of(pool))).collect();
+        let mut kept = self.others.clone();
+        kept.extend(self.by_hub.iter().map(|(hub, pool)| (hub.clone(), of(pool))));
         let written = serde_json::to_vec_pretty(&kept).map_err(io::Error::from).and_then(|mut text| {
             text.push(b'\n');
             file::replace(&self.file, &[&text], Readers::Owner)
         });
         match written {
-            Ok(()) => self.is_kept.store(self.by_hub.values().all(Pool::is_settled), Ordering::Release),
+            Ok(()) => self.written.store(unsettled, Ordering::Release),
             Err(error) => {
+                self.written.store(usize::MAX, Ordering::Release);
                 let path = self.file.display();
                 tracing::warn!(%error, file = %path, "it cannot be kept which connections hubs have");
             }
@@ -243,6 +254,17 @@ mod tests {
         (0..4).for_each(|number| pool.closes(&pool.now().client_id_of(number)));
         pools.save();
         assert_eq!(earlier(&open(folder.path(), a)), []);
+    }
+
+    #[test]
+    fn a_hub_that_is_not_configured_for_a_while_is_not_forgotten() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let other = |now: Layout| Pools::open(folder.path(), [("other".to_owned(), now)]);
+        open(folder.path(), layout(2, 1));
+        let pools = other(layout(3, 1));
+        assert_eq!(pools.of("other").expect("a pool").earlier(), []);
+        assert_eq!(earlier(&open(folder.path(), layout(3, 1))), [layout(2, 1)]);
+        assert_eq!(other(layout(1, 1)).of("other").expect("a pool").earlier(), [layout(3, 1)]);
     }
 
     #[test]

@@ -181,6 +181,7 @@ impl Link {
         deliver: &mut Deliver<'_>,
         now: Tick,
     ) -> Result<(), LinkError> {
+        self.messages += 1;
         let topic = TopicName::new(publish.topic).map_err(|_| ClientError::Protocol("an invalid topic name"))?;
         let sent = if publish.dup { Sent::Again } else { Sent::First };
         let ticket = match publish.qos {

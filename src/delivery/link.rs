@@ -43,6 +43,8 @@ pub struct Link {
     pub(super) subscriptions: Subscriptions,
     /// Messages of the hub that devices are to get.
     pub(super) holds: Holds,
+    /// How many of them came, those that came again included.
+    pub(super) messages: u64,
     subscribe_qos_max: QoS,
     stamper: Stamper,
     /// The spool's side; none where no message may be acknowledged from the disk.
@@ -80,6 +82,7 @@ impl Link {
             turns: Turns::default(),
             subscriptions: Subscriptions::default(),
             holds: Holds::default(),
+            messages: 0,
             subscribe_qos_max: config.subscribe_qos_max,
             stamper: Stamper::new(&config.id_prefix),
             spilling: Spilling::new(config.spool.as_ref().and_then(|spool| spool.spill_after)),

@@ -57,6 +57,8 @@ pub(super) struct Subscriptions {
     /// Sessions that are elsewhere now.
     moved: FilterTree<Holder>,
     has_moved: bool,
+    /// They get what is for nobody here.
+    moved_get_the_rest: bool,
 }
 
 /// A request for the hub.
@@ -378,7 +380,7 @@ impl Subscriptions {
         self.holders.for_each_match(copy.topic, |holder| matching.push(*holder));
         let is_named = |holder: &Holder| copy.subscription_ids.contains(&holder.id);
         // Identifiers that name none of these filters are of another time: the topic decides.
-        let named = matching.iter().any(is_named);
+        let named = matching.iter().any(is_named) || self.has_moved && self.names_moved(copy);
         let mut claim = if matching.is_empty() { Claim::Unclaimed } else { Claim::Claimed };
         let mut is_live = !copy.retained;
         if copy.retained && !matching.is_empty() {
@@ -398,7 +400,7 @@ impl Subscriptions {
             found.extend(got.map(of).map(|(session, qos, retain)| Found { session, qos, retain }));
         }
         self.matching = matching;
-        if self.has_moved { self.matches_moved(copy, found, claim) } else { claim }
+        if self.has_moved { self.matches_moved(copy, named, found, claim) } else { claim }
     }
 
     fn next_subscribe(&mut self, id: u16, identifiers: Identifiers) -> Option<(Option<Named>, Filters)> {

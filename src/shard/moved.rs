@@ -42,7 +42,30 @@ pub(super) struct Source {
     pub(super) client_id: String,
     /// Its place among the shard's members of the pool; none: the pool no longer has it.
     pub(super) member: Option<usize>,
+    /// By device.
     moves: Vec<Move>,
+    /// Each once; its place is its name there.
+    devices: Vec<DeviceId>,
+}
+
+impl Source {
+    fn new(upstream: usize, client_id: String, member: Option<usize>, mut moves: Vec<Move>) -> Self {
+        moves.sort_by(|one, other| one.device.as_str().cmp(other.device.as_str()));
+        let mut devices: Vec<DeviceId> = moves.iter().map(|one| one.device.clone()).collect();
+        devices.dedup();
+        Self { upstream, client_id, member, moves, devices }
+    }
+
+    /// Each filter with the name of its session.
+    fn named(&self) -> impl Iterator<Item = (SessionRef, &Move)> {
+        let mut index = 0;
+        self.moves.iter().map(move |one| {
+            while self.devices.get(index).is_some_and(|device| *device != one.device) {
+                index += 1;
+            }
+            (name(index), one)
+        })
+    }
 }
 
 /// What every shard has to fetch.
@@ -65,7 +88,7 @@ pub(super) fn sources(site: &Site, log: Option<&SessionLog>, shards: usize) -> V
                 None => (homes.iter().enumerate().min_by_key(|(_, home)| home.len()).map_or(0, |(home, _)| home), None),
             };
             if let Some(home) = homes.get_mut(home) {
-                home.push(Source { upstream: index, client_id, member, moves });
+                home.push(Source::new(index, client_id, member, moves));
             }
         }
     }
@@ -112,14 +135,11 @@ fn of_pool(pool: &Pool, held: &[Move]) -> Vec<(String, Option<usize>, Vec<Move>)
             let queue = queue_of(device_hash(&one.device));
             (layout.number_of(queue), now.number_of(queue))
         };
-        // A connection that others had the filter by, too, brings itself what was published for it. Of several layouts it
-        // is not known which the hub had last: rather twice than not at all.
-        let is_last = pool.earlier().len() == 1;
-        let there: HashSet<(&TopicFilter, usize)> = held.iter().map(|one| (&one.filter, numbers(one).0)).collect();
         for one in held {
             let (was, is) = numbers(one);
-            let comes_by_itself = is_same && (was == is || is_last && there.contains(&(&one.filter, is)));
-            let Some(place) = of_layout.get(was).filter(|_| !comes_by_itself) else { continue };
+            // The connection that it has now may have had the same filter for others. What that one still has is not what this
+            // one has: rather twice than not at all.
+            let Some(place) = of_layout.get(was).filter(|_| !is_same || was != is) else { continue };
             if known.insert((*place, &one.device, &one.filter))
                 && let Some((.., moves)) = sources.get_mut(*place)
             {
@@ -139,8 +159,12 @@ pub(super) struct Fetching {
     stage: Cell<Stage>,
     /// Since when the filters are given back.
     ends_since: Cell<Tick>,
-    /// Since when nothing has come.
+    /// Since when nothing has come, for whomever.
     quiet_since: Cell<Option<Tick>>,
+    /// How much had come by then.
+    heard: Cell<u64>,
+    /// When the last message came for somebody who is elsewhere.
+    passed_at: Cell<Tick>,
     /// Messages that other shards are not done with.
     passed: Cell<usize>,
     /// For shards whose inboxes are full.
@@ -165,8 +189,8 @@ enum Stage {
 impl Fetching {
     /// What a member has to fetch; `link` learns of whom it is.
     pub(super) fn of(source: Option<Source>, link: &mut Link) -> Self {
-        for (index, one) in source.iter().flat_map(|source| &source.moves).enumerate() {
-            link.moved_away(name(index), &one.filter, one.qos);
+        for (who, one) in source.iter().flat_map(Source::named) {
+            link.moved_away(who, &one.filter, one.qos);
         }
         let stage = if source.is_some() { Stage::Fetches } else { Stage::Over };
         let is_retiring = source.as_ref().is_some_and(|source| source.member.is_none());
@@ -229,6 +253,7 @@ pub(super) fn look(shard: &Shard, member: &Member, now: Tick) {
     let mut link = member.link.borrow_mut();
     if !link.is_up() {
         fetching.quiet_since.set(None);
+        fetching.ends_since.set(now);
         return;
     }
     match fetching.stage.get() {
@@ -242,18 +267,22 @@ pub(super) fn look(shard: &Shard, member: &Member, now: Tick) {
             link.give_back_moved(source.moves.iter().map(|one| &one.filter), now);
             fetching.stage.set(Stage::Ends);
             fetching.ends_since.set(now);
+            fetching.passed_at.set(now);
             fetching.quiet_since.set(Some(now));
             drop(link);
             member.wake();
         }
         Stage::Ends => {
+            let is_late = now.since(fetching.ends_since.get()) >= ENDS_WITHIN;
             if now.since(fetching.ends_since.get()) >= SHARED_WITHIN {
-                let names = source.moves.iter().enumerate().map(|(index, one)| (name(index), &one.filter, one.qos));
-                link.forget_shared(names);
+                link.moved_get_the_rest();
             }
-            let since = fetching.quiet_since.get().unwrap_or(now);
+            // Hubs send what they keep in its order: behind what others are sent something may wait for those who moved.
+            let is_quiet = fetching.heard.replace(link.messages()) == link.messages() && link.held() == 0;
+            let since = fetching.quiet_since.get().filter(|_| is_quiet).unwrap_or(now);
             fetching.quiet_since.set(Some(since));
-            if fetching.passed.get() == 0 && now.since(since) >= QUIET {
+            let is_over = now.since(since) >= QUIET || is_late && now.since(fetching.passed_at.get()) >= ENDS_WITHIN;
+            if is_over && fetching.passed.get() == 0 {
                 link.forget_moved();
                 drop(link);
                 is_fetched(shard, member);
@@ -295,9 +324,11 @@ fn tell_open(upstream: &str, pool: &Pool) {
 pub(super) fn pass(shard: &Shard, member: &Member, who: SessionRef, incoming: &Incoming<'_>) -> Taken {
     let fetching = &member.fetching;
     let source = fetching.source.as_ref();
-    let Some(one) = source.and_then(|source| source.moves.get(who.generation as usize)) else { return Taken::Whole };
+    let Some(device) = source.and_then(|source| source.devices.get(who.generation as usize)) else {
+        return Taken::Whole;
+    };
     let Ok(topic) = str::from_utf8(incoming.publish.topic) else { return Taken::Whole };
-    fetching.quiet_since.set(Some(shard.site.now()));
+    fetching.passed_at.set(shard.site.now());
     let is_full = fetching.waiting.borrow().len() >= WAITING_MAX;
     if incoming.ticket.is_none() && is_full {
         shard.meter.dropped("queue_full", 1);
@@ -317,11 +348,11 @@ pub(super) fn pass(shard: &Shard, member: &Member, who: SessionRef, incoming: &I
     let passed = Passed {
         from: member.address,
         ticket: incoming.ticket,
-        device: one.device.clone(),
+        device: device.clone(),
         qos: incoming.qos,
         frame: frame.into(),
     };
-    let home = home_of(&one.device, shard.shards.len());
+    let home = home_of(device, shard.shards.len());
     fetching.waiting.borrow_mut().push_back((home, Inbox::Passed(Box::new(passed))));
     flush(shard, member);
     if incoming.ticket.is_none() {
@@ -396,7 +427,6 @@ pub(super) fn taken(shard: &Shard, from: LinkAddress, ticket: Ticket) {
     let Some(member) = shard.member_at(from) else { return };
     let fetching = &member.fetching;
     fetching.passed.set(fetching.passed.get().saturating_sub(1));
-    fetching.quiet_since.set(Some(shard.site.now()));
     member.release(ticket);
 }
 
@@ -406,7 +436,7 @@ pub(super) fn is_one(who: SessionRef) -> bool {
     who.slot == MOVED
 }
 
-/// The name of a filter's session at its earlier connection.
+/// The name of a device's session at its earlier connection.
 fn name(index: usize) -> SessionRef {
     SessionRef { slot: MOVED, generation: u32::try_from(index).unwrap_or(u32::MAX) }
 }
@@ -415,8 +445,11 @@ fn name(index: usize) -> SessionRef {
 const MOVED: u32 = u32::MAX - 2;
 /// Marks tickets that are no link's of the shard.
 const PASSED: u64 = 1 << 63;
-/// What others hold by way of an earlier connection goes on to come, and comes twice to those who moved: for so long.
-const SHARED_WITHIN: Duration = Duration::from_secs(5);
+/// What others hold by way of an earlier connection goes on to come, and comes twice to those who moved, for so long: it
+/// cannot be told from what the hub kept.
+const SHARED_WITHIN: Duration = Duration::from_secs(60);
+/// Where something comes all the time, nothing is waited for any more that has not come for so long.
+const ENDS_WITHIN: Duration = Duration::from_secs(300);
 /// A hub that has sent nothing for so long has nothing more that it kept.
 const QUIET: Duration = Duration::from_secs(5);
 /// Messages that nobody waits for are dropped while so many wait for the inbox of another shard.

@@ -13,7 +13,8 @@ use crate::{
 impl Subscriptions {
     /// A session that is elsewhere held the filter here, and is called so.
     pub(super) fn moved_away(&mut self, who: SessionRef, filter: &TopicFilter, qos: QoS) {
-        self.moved.insert(filter, holder(who, filter, qos));
+        let (id, as_published, missed) = (subscription_id(filter), false, false);
+        self.moved.insert(filter, Holder { session: who, qos, id, as_published, missed });
         self.has_moved = true;
     }
 
@@ -24,19 +25,31 @@ impl Subscriptions {
         }
     }
 
-    /// Those who are elsewhere and get a copy, too: each one, and of what the hub retains none.
-    pub(super) fn matches_moved(&mut self, copy: &HubCopy<'_>, found: &mut Vec<Found>, claim: Claim) -> Claim {
+    /// Whether a copy says that it is for a filter of theirs.
+    pub(super) fn names_moved(&self, copy: &HubCopy<'_>) -> bool {
+        let mut named = false;
+        self.moved.for_each_match(copy.topic, |holder| named |= copy.subscription_ids.contains(&holder.id));
+        named
+    }
+
+    /// Those who are elsewhere and get a copy, too: each one, and of what the hub retains none. `named`: it says for which of
+    /// the filters here and there it is.
+    pub(super) fn matches_moved(
+        &mut self,
+        copy: &HubCopy<'_>,
+        named: bool,
+        found: &mut Vec<Found>,
+        claim: Claim,
+    ) -> Claim {
         // With RETAIN it is for those here who have just subscribed, if there are any.
-        if copy.retained && claim != Claim::Unclaimed {
+        if claim != Claim::Unclaimed && (copy.retained || self.moved_get_the_rest) {
             return claim;
         }
         let mut matching = std::mem::take(&mut self.matching);
         matching.clear();
         self.moved.for_each_match(copy.topic, |holder| matching.push(*holder));
-        let is_named = |holder: &Holder| copy.subscription_ids.contains(&holder.id);
-        let named = matching.iter().any(is_named);
         one_a_session(&mut matching);
-        let got = matching.iter().filter(|holder| !named || is_named(holder));
+        let got = matching.iter().filter(|holder| !named || copy.subscription_ids.contains(&holder.id));
         found.extend(got.map(|holder| Found { session: holder.session, qos: holder.qos, retain: false }));
         let any = !matching.is_empty();
         self.matching = matching;
@@ -57,17 +70,19 @@ impl Link {
         self.ask(now);
     }
 
-    /// Of these, nothing more is expected for filters that sessions here hold: what comes is new, and reaches those who
-    /// are elsewhere there.
-    pub fn forget_shared<'f>(&mut self, moved: impl Iterator<Item = (SessionRef, &'f TopicFilter, QoS)>) {
-        for (session, filter, qos) in moved.filter(|(_, filter, _)| self.subscriptions.entries.contains_key(*filter)) {
-            self.subscriptions.moved.remove(filter, &holder(session, filter, qos));
-        }
+    /// From here on they get what is for nobody here: the rest is new, and reaches them elsewhere.
+    pub fn moved_get_the_rest(&mut self) {
+        self.subscriptions.moved_get_the_rest = true;
     }
 
     /// Nothing more is expected for them.
     pub fn forget_moved(&mut self) {
         (self.subscriptions.moved, self.subscriptions.has_moved) = (FilterTree::default(), false);
+    }
+
+    /// How many messages the hub has sent, since the start.
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Whether the hub has answered for every filter that it was asked for.
@@ -87,8 +102,4 @@ impl Link {
     pub fn begin_anew(&mut self) {
         self.client.begin_anew();
     }
-}
-
-fn holder(session: SessionRef, filter: &TopicFilter, qos: QoS) -> Holder {
-    Holder { session, qos, id: subscription_id(filter), as_published: false, missed: false }
 }

@@ -323,9 +323,15 @@ fn what_a_hub_kept_for_those_who_are_elsewhere_is_theirs_beside_those_who_are_he
     assert_eq!(matched(&mut s, "nine/c"), [(9, 1)]);
     assert_eq!(matched(&mut s, "all/c"), [(1, 1), (8, 1)], "each once");
     assert_eq!(matched_copy(&mut s, "all/c", false, &["all/#"]), [(1, 1), (8, 1)], "the copy for this filter");
-    assert_eq!(matched_copy(&mut s, "all/c", false, &["all/c"]), [(1, 1)], "not the copy for the other");
+    assert_eq!(
+        matched_copy(&mut s, "all/c", false, &["all/c"]),
+        [],
+        "the copy for a filter that is not the best of 8's"
+    );
     assert_eq!(retained_for(&mut s, "nine/c", 20_000), [9], "nobody here can have asked for it");
     assert_eq!(retained_copy(&mut s, "all/c", &[], 20_000), (vec![], Claim::Unasked));
+    s.moved_get_the_rest = true;
+    assert_eq!((matched(&mut s, "all/c"), matched(&mut s, "nine/c")), (vec![(1, 1)], vec![(9, 1)]));
 }
 
 #[test]
