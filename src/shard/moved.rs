@@ -225,6 +225,10 @@ pub(super) struct Arrived {
 
 /// A member that the pool no longer has, until all is fetched and the hub has forgotten it.
 pub(super) async fn retire(shard: Rc<Shard>, member: Rc<Member>) {
+    // Where the hub takes no more connections than the pool has, they are the pool's.
+    while shard.site.pools.of(member.name()).is_some_and(|pool| !pool.has_placed()) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     pump::run(shard.clone(), member.clone()).await;
     if member.fetching.stage.get() != Stage::Forgets {
         // The gateway ends: the next start goes on.
@@ -452,5 +456,6 @@ const SHARED_WITHIN: Duration = Duration::from_secs(60);
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 /// A hub that has sent nothing for so long has nothing more that it kept.
 const QUIET: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Messages that nobody waits for are dropped while so many wait for the inbox of another shard.
 const WAITING_MAX: usize = 1_000;
