@@ -41,18 +41,31 @@ impl Layout {
 
     /// The number of the connection that the devices of a queue of the spool have.
     pub fn number_of(&self, queue: u16) -> usize {
-        let queue = usize::from(queue);
-        queue % self.shards * self.connections + queue / self.shards % self.connections
+        let (shard, connection) = place_of(queue, self.shards, self.connections);
+        shard * self.connections + connection
     }
 
     /// The client id of a connection.
     pub fn client_id_of(&self, number: usize) -> String {
-        format!("{}-{number}", self.client_id)
+        client_id_of(&self.client_id, number)
     }
 
     fn is_possible(&self) -> bool {
         (1..=LEN_MAX).contains(&self.shards) && (1..=LEN_MAX).contains(&self.connections) && self.len() <= LEN_MAX
     }
+}
+
+/// The shard of a queue of the spool, and which of the shard's connections to a hub it has: all of a queue belongs to one
+/// link, however many there are.
+#[inline]
+pub fn place_of(queue: u16, shards: usize, connections: usize) -> (usize, usize) {
+    let queue = usize::from(queue);
+    (queue % shards, queue / shards % connections)
+}
+
+/// The client id of the connection with this number, among all of a pool.
+pub fn client_id_of(pool: &str, number: usize) -> String {
+    format!("{pool}-{number}")
 }
 
 /// The pool of one hub: how it is, how it was, and what has yet to be fetched from there.

@@ -29,6 +29,7 @@ use crate::{
     },
     denial::CloseReason,
     id::DeviceId,
+    pools::place_of,
     registry::Live,
 };
 
@@ -175,8 +176,8 @@ impl Shards {
         let (mut asked, mut taken, mut left) = (0, 0, Vec::new());
         let mut by_link: BTreeMap<(usize, usize), Vec<AsideMessage>> = BTreeMap::new();
         for message in messages {
-            let Some(queue) = message.record().map(|record| usize::from(queue_of(record.device))) else { continue };
-            let link = (queue % self.len(), queue / self.len() % members);
+            let Some(queue) = message.record().map(|record| queue_of(record.device)) else { continue };
+            let link = place_of(queue, self.len(), members);
             by_link.entry(link).or_default().push(message);
         }
         for ((shard, member), messages) in by_link {

@@ -62,7 +62,7 @@ use crate::{
     meter::{Meters, ShardMeter},
     packet::ProtocolVersion,
     policy::Scope,
-    pools::Pools,
+    pools::{Pools, place_of},
     registry::{Registry, Threshold},
     roster::Roster,
     route::Routes,
@@ -224,19 +224,17 @@ pub(crate) fn device_hash(device: &DeviceId) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// By the device's queue of the spool, so that all of a queue belongs to one link, however many there are.
 fn home_of(device: &DeviceId, shards: usize) -> usize {
-    usize::from(queue_of(device_hash(device))) % shards
+    place_of(queue_of(device_hash(device)), shards, 1).0
 }
 
 fn member_of(hash: u64, shards: usize, members: usize) -> usize {
-    usize::from(queue_of(hash)) / shards % members
+    place_of(queue_of(hash), shards, members).1
 }
 
 /// The queues of one link.
 fn queues_of(shard: usize, member: usize, shards: usize, members: usize) -> impl Iterator<Item = u16> {
-    (0..QUEUES)
-        .filter(move |queue| usize::from(*queue) % shards == shard && usize::from(*queue) / shards % members == member)
+    (0..QUEUES).filter(move |queue| place_of(*queue, shards, members) == (shard, member))
 }
 
 /// One core's state. Never leaves its thread.

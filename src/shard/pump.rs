@@ -36,7 +36,7 @@ use crate::{
         Woken, spool::LinkAddress,
     },
     denial::Denial,
-    meter,
+    meter, pools,
     route::Ack,
     time::{Tick, UnixSeconds},
     upstream::{
@@ -98,7 +98,7 @@ pub(super) fn members(
         .map(|i| {
             let number = shard * upstream.members_a_shard + i;
             let mut config = upstream.link.clone();
-            config.client.client_id = format!("{}-{number}", config.client.client_id);
+            config.client.client_id = pools::client_id_of(&config.client.client_id, number);
             config.id_prefix = format!("{}-{number}", config.id_prefix);
             let queues: Vec<u16> = queues_of(shard, i, shards, upstream.members_a_shard).collect();
             config.spool = upstream.backlog.as_ref().map(|backlog| backlog.of_queues(&queues));
